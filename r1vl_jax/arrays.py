@@ -1,0 +1,165 @@
+"""The arrays that travel between stages: what each holds, its shape, and a check at every door.
+
+Axis letters, used as suffixes of names and in annotations:
+
+    P prompts     G samples per prompt    B rows = P*G (row p*G + g)    T token or query positions
+    S positions attended to   V vocabulary   D residual width   F MLP width   N query heads
+    K key/value heads   Q = N/K   H head width   L layers   E vision width   I images
+    Z batch shards   M packed image patches of a shard   C values of a patch (3*2*14*14 = 1176)
+    J steps of a completion   R key-step groups   A alternatives   U bytes of a completion
+
+Bundles are frozen and registered as pytrees, so they pass through `jax.jit` unchanged.
+"""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+Bundle = TypeVar("Bundle")
+
+
+def bundle(cls: type[Bundle]) -> type[Bundle]:
+    """Makes a class a frozen dataclass whose fields are the leaves of a pytree."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@bundle
+class PackedVision:
+    """The patches of all images of a batch, end to end, in one row per batch shard.
+
+    Patches stand in Qwen's order: every four neighbours are one 2x2 square, which the merger turns into one feature.
+
+        shard z:  | image 0: 4 patches a feature ... | image 1 ... | padding |
+                  segment 1                            segment 2     segment 0
+
+    Attributes:
+        patch_ZMC: normalised pixel values, (channel, frame, row, column) flattened; 0 in padding.
+        segment_ZM: number of the frame a patch belongs to, from 1; patches see their own frame only; 0 is padding.
+        position_ZM2: row and column of the patch in its frame, in patches.
+    """
+
+    patch_ZMC: Float[Array, "Z M C"]
+    segment_ZM: Int[Array, "Z M"]
+    position_ZM2: Int[Array, "Z M 2"]
+
+
+@bundle
+class PromptBatch:
+    """P prompts, padded on the left so that all end at the last column.
+
+    Attributes:
+        token_PT: token ids; any id in padding.
+        mask_PT: True where a token is real.
+        position_3PT: rope position in time, height and width; 0 in padding.
+        feature_index_PT: which merged patch replaces the embedding, counted over the flattened [Z, M/4]; -1 for text.
+        next_position_P: rope position of the first token after the prompt (the same on all three axes).
+        prompt_id_P: number of the prompt within its step; with seed and step it determines the random keys.
+        vision: the images of all prompts.
+    """
+
+    token_PT: Int[Array, "P T"]
+    mask_PT: Bool[Array, "P T"]
+    position_3PT: Int[Array, "3 P T"]
+    feature_index_PT: Int[Array, "P T"]
+    next_position_P: Int[Array, " P"]
+    prompt_id_P: Int[Array, " P"]
+    vision: PackedVision
+
+
+@bundle
+class Completions:
+    """One completion per row, from the left. Row p*G + g is sample g of prompt p.
+
+    Attributes:
+        token_BT: token ids; any id outside the mask.
+        mask_BT: True up to and including the first end-of-sequence token.
+    """
+
+    token_BT: Int[Array, "B T"]
+    mask_BT: Bool[Array, "B T"]
+
+
+@bundle
+class Rollout:
+    """What the sampler returns.
+
+    Attributes:
+        completions: the sampled tokens and their mask.
+        logp_BT: log-probability of each token under the full, unfiltered distribution, in nats; 0 outside the mask.
+        entropy_BT: entropy of that distribution, in nats; 0 outside the mask.
+        has_ended_B: True where an end-of-sequence token was drawn before the length limit.
+        num_steps: decode steps taken until all rows had ended.
+    """
+
+    completions: Completions
+    logp_BT: Float[Array, "B T"]
+    entropy_BT: Float[Array, "B T"]
+    has_ended_B: Bool[Array, " B"]
+    num_steps: Int[Array, ""]
+
+
+@bundle
+class WarmupBatch:
+    """Supervised examples: one wanted completion per prompt (B = P)."""
+
+    prompts: PromptBatch
+    completions: Completions
+
+
+@bundle
+class TrainBatch:
+    """What one StepGRPO update needs.
+
+    Attributes:
+        prompts: P prompts, each shared by its G rows.
+        completions: B = P*G sampled completions.
+        advantage_B: advantage of the row, in standard deviations of its group.
+        ref_logp_BT: log-probability under the frozen reference, in nats; None with beta = 0.
+    """
+
+    prompts: PromptBatch
+    completions: Completions
+    advantage_B: Float[Array, " B"]
+    ref_logp_BT: Float[Array, "B T"] | None
+
+
+def check_shapes(bundle: Bundle) -> Bundle:
+    """Returns the bundle if every array in it fits its annotation, with each axis letter meaning one size throughout.
+
+    Raises:
+        ValueError: names every field that does not fit, with expected and actual shape or dtype.
+    """
+    size_of_axis: dict[str, int] = {}
+    faults = list(_faults(bundle, type(bundle).__name__, size_of_axis))
+    if faults:
+        raise ValueError("arrays do not fit their annotations:\n  " + "\n  ".join(faults))
+    return bundle
+
+
+def _faults(bundle: Any, path: str, size_of_axis: dict[str, int]):
+    for field in dataclasses.fields(bundle):
+        value, name = getattr(bundle, field.name), f"{path}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _faults(value, name, size_of_axis)
+        elif value is not None:
+            yield from _faults_of_array(value, _array_annotation(field.type), name, size_of_axis)
+
+
+def _array_annotation(annotation: Any) -> Any:
+    """The jaxtyping part of `Float[Array, "B"] | None`."""
+    return next(part for part in getattr(annotation, "__args__", (annotation,)) if hasattr(part, "dim_str"))
+
+
+def _faults_of_array(value: Any, annotation: Any, name: str, size_of_axis: dict[str, int]):
+    axes = annotation.dim_str.split()
+    if len(axes) != len(value.shape):
+        yield f"{name}: expected axes [{' '.join(axes)}], got shape {tuple(value.shape)}"
+        return
+    if value.dtype.name not in annotation.dtypes:
+        yield f"{name}: expected {annotation.__name__.split('[')[0]} values, got {value.dtype.name}"
+    for axis, size in zip(axes, value.shape, strict=True):
+        expected = int(axis) if axis.isdigit() else size_of_axis.setdefault(axis, size)
+        if size != expected:
+            yield f"{name}: axis {axis} is {size} here and {expected} elsewhere (shape {tuple(value.shape)})"

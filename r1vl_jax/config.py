@@ -1,0 +1,372 @@
+"""Every setting of the project, with its default, in one place; and the refusal of settings that contradict each other.
+
+A recipe in `configs/` calls `default()`, changes what it needs and returns the result. `resolve()` turns that editable
+tree into frozen dataclasses and refuses, before any device is touched, what cannot work.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model, and how it is computed.
+
+    Attributes:
+        path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
+            weights of the size `preset`, with a tokenizer trained on the embedded task.
+        preset: name of a size in `models.qwen2_vl.presets`; used only when `path` is empty.
+        dtype: of the computation; master weights, softmax and losses are float32 always.
+        remat: what the backward pass recomputes: "none", or "block" (all inside a layer).
+    """
+
+    path: str = ""
+    preset: str = "tiny"
+    dtype: str = "float32"
+    remat: str = "block"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where records come from and how large a prompt may be.
+
+    Attributes:
+        source: "handwriting", the embedded task, or a directory of ArrayRecord splits written by this project.
+        directory: where the embedded task is written; "" means `WORKDIR/data`.
+        difficulty: of the embedded task, 1 (at most 2 digits) to 3 (4 digits, two operators).
+        warmup_records: distinct records with a reasoning path, for the warm-up.
+        train_records: distinct records without one, for StepGRPO.
+        eval_records: held-out problems of the validation and of the test split, each.
+        max_prompt_length: tokens, images included; longer prompts are dropped by name and counted, never cut.
+        prompt_bucket: prompts of a batch are padded to a multiple of this many tokens.
+        patch_bucket: patches of a batch are padded to a multiple of this many.
+        min_pixels, max_pixels: images are resized to an area between these.
+    """
+
+    source: str = "handwriting"
+    directory: str = ""
+    difficulty: int = 2
+    warmup_records: int = 2_000
+    train_records: int = 10_000
+    eval_records: int = 1_000
+    max_prompt_length: int = 1024
+    prompt_bucket: int = 64
+    patch_bucket: int = 512
+    min_pixels: int = 28 * 28
+    max_pixels: int = 400_000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        num_generations: samples G per prompt.
+        temperature: divides the logits before drawing; greater than 0.
+        top_k: draw among the k likeliest tokens only; 0 is off.
+        top_p: draw among the fewest tokens whose probability reaches p only; 1 is off.
+        min_p: draw among tokens at least this fraction as likely as the likeliest only; 0 is off.
+        max_completion_length: tokens, the end-of-sequence token included.
+    """
+
+    num_generations: int = 4
+    temperature: float = 1.2
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_completion_length: int = 1024
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What a completion earns.
+
+    Attributes:
+        semantics: "paper" or "released", the two readings of StepGRPO's rewards.
+        backend: "reference", the definition on strings.
+        alpha: worth of all key steps together, the correct answer being 1.
+        reward_weights: of StepRAR (accuracy) and StepRVR (validity).
+        num_workers: processes that answer what needs math-verify.
+        timeout_s: after which a worker is killed and the answer counts as wrong.
+    """
+
+    semantics: str = "paper"
+    backend: str = "reference"
+    alpha: float = 0.1
+    reward_weights: tuple[float, float] = (1.0, 1.0)
+    num_workers: int = 1
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The StepGRPO objective.
+
+    Attributes:
+        beta: weight of the KL to the frozen reference; 0 needs no reference at all.
+        scale_rewards: "group" divides advantages by the group's spread, "none" does not.
+        temperature_in_loss: whether log-probabilities are of the tempered distribution, in sampler, reference and loss.
+        logp_chunk_size: tokens whose logits exist at one time.
+    """
+
+    beta: float = 0.04
+    scale_rewards: str = "group"
+    temperature_in_loss: bool = False
+    logp_chunk_size: int = 1024
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW and its schedule.
+
+    Attributes:
+        learning_rate: peak, reached after `warmup_ratio` of the updates.
+        lr_scheduler_type: "linear" or "cosine" to zero, or "constant".
+        weight_decay: on matrices only; norms, biases and embeddings are spared.
+        max_grad_norm: global norm above which gradients are scaled down.
+    """
+
+    learning_rate: float = 1e-6
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The supervised stage before StepGRPO: imitation of written reasoning paths, loss on the response only."""
+
+    max_steps: int = 0
+    batch_size: int = 128
+    optim: Optim = field(
+        default_factory=lambda: Optim(learning_rate=1e-5, lr_scheduler_type="cosine", warmup_ratio=0.03)
+    )
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; -1 takes all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Train:
+    """The StepGRPO stage and what both stages share.
+
+    Attributes:
+        stages: which stages run, in order: "warmup", "step_grpo".
+        prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
+        max_steps: updates of StepGRPO.
+        micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
+        save_steps: updates between checkpoints; 0 saves at the end of a stage only.
+        save_total_limit: checkpoints of a stage that are kept.
+        max_skipped_updates: non-finite updates that are skipped before the run stops.
+    """
+
+    stages: tuple[str, ...] = ("warmup", "step_grpo")
+    prompts_per_update: int = 16
+    max_steps: int = 100
+    micro_batches: int = 1
+    save_steps: int = 100
+    save_total_limit: int = 1
+    max_skipped_updates: int = 10
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Greedy accuracy on held-out problems.
+
+    Attributes:
+        num_problems: problems of the test split, before, between and after the stages.
+        steps: updates between evaluations on the validation split; 0 is never.
+        num_validation: problems of such an evaluation.
+        batch_size: prompts decoded together.
+    """
+
+    num_problems: int = 1_000
+    steps: int = 0
+    num_validation: int = 200
+    batch_size: int = 128
+
+
+@dataclass(frozen=True)
+class Observe:
+    """What is written and printed.
+
+    Attributes:
+        logging_steps: updates between lines of `metrics.jsonl`.
+        log_completions: updates between completions kept as Parquet; 0 is never.
+        num_completions_to_print: rows of the console table.
+    """
+
+    logging_steps: int = 1
+    log_completions: int = 25
+    num_completions_to_print: int = 4
+    tensorboard: bool = True
+    progress: bool = True
+    report: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. `workdir` receives everything; started again with the same configuration, the run resumes."""
+
+    workdir: str = ""
+    seed: int = 0
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    sampling: Sampling = field(default_factory=Sampling)
+    reward: Reward = field(default_factory=Reward)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    warmup: Warmup = field(default_factory=Warmup)
+    mesh: Mesh = field(default_factory=Mesh)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    observe: Observe = field(default_factory=Observe)
+
+
+def default() -> ConfigDict:
+    """The default configuration, to be changed by a recipe. Unknown keys are refused with the nearest known one."""
+    return _to_config_dict(Config())
+
+
+def resolve(config: ConfigDict) -> Config:
+    """The frozen form of a configuration.
+
+    Raises:
+        ValueError: lists every setting that is out of range or contradicts another, with what would do.
+    """
+    resolved = _from_config_dict(Config, config, "config")
+    faults = list(contradictions(resolved))
+    if faults:
+        raise ValueError("the configuration cannot work:\n  " + "\n  ".join(faults))
+    return resolved
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """One sentence for each setting that cannot work: what, expected, got, what to do."""
+    yield from _out_of_range(config)
+    rows = config.train.prompts_per_update * config.sampling.num_generations
+    if config.sampling.num_generations < 2:
+        yield (
+            f"sampling.num_generations={config.sampling.num_generations}: a group needs at least 2 samples to be"
+            " compared; set 4"
+        )
+    if config.train.micro_batches < 1 or config.train.prompts_per_update % max(config.train.micro_batches, 1):
+        yield (
+            f"train.micro_batches={config.train.micro_batches} does not divide train.prompts_per_update="
+            f"{config.train.prompts_per_update} ({rows} rows); set one of {_divisors(config.train.prompts_per_update)}"
+        )
+    if config.data.min_pixels > config.data.max_pixels:
+        yield f"data.min_pixels={config.data.min_pixels} is more than data.max_pixels={config.data.max_pixels}"
+    if config.data.max_prompt_length % config.data.prompt_bucket:
+        yield (
+            f"data.max_prompt_length={config.data.max_prompt_length} is no multiple of data.prompt_bucket="
+            f"{config.data.prompt_bucket}; set one that is"
+        )
+    if config.eval.num_problems > config.data.eval_records:
+        yield f"eval.num_problems={config.eval.num_problems} exceeds data.eval_records={config.data.eval_records}"
+    if "warmup" in config.train.stages and config.warmup.max_steps < 1:
+        yield "train.stages has 'warmup' but warmup.max_steps is 0; set it, or drop the stage"
+    if config.data.source == "handwriting" and config.warmup.batch_size > config.data.warmup_records:
+        yield (
+            f"warmup.batch_size={config.warmup.batch_size} exceeds data.warmup_records={config.data.warmup_records};"
+            " an epoch must hold a batch"
+        )
+
+
+_CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "block"),
+    "reward.semantics": ("paper", "released"),
+    "reward.backend": ("reference",),
+    "loss.scale_rewards": ("group", "none"),
+    "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
+    "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
+    "data.difficulty": (1, 2, 3),
+}
+
+# (setting, test, what is expected)
+_RANGES = (
+    ("sampling.temperature", lambda x: x > 0, "more than 0 (greedy decoding is for evaluation)"),
+    ("sampling.top_p", lambda x: 0 < x <= 1, "in (0, 1]"),
+    ("sampling.top_k", lambda x: x >= 0, "at least 0"),
+    ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("sampling.max_completion_length", lambda x: x >= 1, "at least 1"),
+    ("reward.alpha", lambda x: x >= 0, "at least 0"),
+    ("reward.num_workers", lambda x: x >= 1, "at least 1"),
+    ("reward.timeout_s", lambda x: x > 0, "more than 0"),
+    ("loss.beta", lambda x: x >= 0, "at least 0"),
+    ("loss.logp_chunk_size", lambda x: x >= 1, "at least 1"),
+    ("optim.learning_rate", lambda x: x > 0, "more than 0"),
+    ("optim.warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("warmup.batch_size", lambda x: x >= 1, "at least 1"),
+    ("train.prompts_per_update", lambda x: x >= 1, "at least 1"),
+    ("train.max_steps", lambda x: x >= 1, "at least 1"),
+    ("eval.batch_size", lambda x: x >= 1, "at least 1"),
+    ("observe.logging_steps", lambda x: x >= 1, "at least 1"),
+    ("data.prompt_bucket", lambda x: x >= 1, "at least 1"),
+    ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
+    ("train.stages", lambda x: x and set(x) <= {"warmup", "step_grpo"}, "among 'warmup', 'step_grpo'"),
+    ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),
+)
+
+
+def _out_of_range(config: Config) -> Iterator[str]:
+    for name, choices in _CHOICES.items():
+        if (value := _get(config, name)) not in choices:
+            yield f"{name}={value!r}: expected one of {choices}"
+    for name, is_fine, expected in _RANGES:
+        if not is_fine(value := _get(config, name)):
+            yield f"{name}={value!r}: expected {expected}"
+
+
+def _get(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _to_config_dict(node: Any) -> ConfigDict:
+    values = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
+    return ConfigDict({k: _to_config_dict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()})
+
+
+def _from_config_dict(cls: Any, node: Any, path: str) -> Any:
+    """Rebuilds a dataclass; a value of another type than the default's is an error that names the setting."""
+    values = {}
+    for name, annotation in typing.get_type_hints(cls).items():
+        value = node[name]
+        if dataclasses.is_dataclass(annotation):
+            values[name] = _from_config_dict(annotation, value, f"{path}.{name}")
+        else:
+            values[name] = _typed(value, annotation, f"{path}.{name}")
+    return cls(**values)
+
+
+def _typed(value: Any, annotation: Any, name: str) -> Any:
+    kind = typing.get_origin(annotation) or annotation
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{name}={value!r}: expected {annotation}, got {type(value).__name__}")
+    return value

@@ -1,0 +1,46 @@
+"""Metadata of the package; settings of the tools stand in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "ruff", "pyright"]
+
+setup(
+    name="r1vl_jax",
+    version="0.1.0",
+    description="Reinforcement learning of step-by-step reasoning for vision-language models, in JAX",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["r1vl_jax", "r1vl_jax.*"]),
+    package_data={"r1vl_jax.report": ["*.html", "*.css", "*.js"]},
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "transformers>=5",
+        "tensorflow-datasets>=4.9.9",
+        "array-record",
+        "grain",
+        "ml-collections",
+        "jaxtyping",
+        "numpy",
+        "pillow",
+        "pyarrow",
+        "rich",
+        "safetensors",
+        "scikit-learn",
+        "tensorboardX",
+        "tokenizers",
+        "math-verify[antlr4_13_2]",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "test": TEST,
+        "notebook": ["jupyter", "matplotlib"],
+    },
+)
