@@ -50,19 +50,19 @@ class PromptBatch:
     """P prompts, padded on the left so that all end at the last column.
 
     Attributes:
-        token_PT: token ids; any id in padding.
-        mask_PT: True where a token is real.
-        position_3PT: rope position in time, height and width; 0 in padding.
-        feature_index_PT: which merged patch replaces the embedding, counted over the flattened [Z, M/4]; -1 for text.
+        token_PS: token ids; any id in padding.
+        mask_PS: True where a token is real.
+        position_3PS: rope position in time, height and width; 0 in padding.
+        feature_index_PS: which merged patch replaces the embedding, counted over the flattened [Z, M/4]; -1 for text.
         next_position_P: rope position of the first token after the prompt (the same on all three axes).
         prompt_id_P: number of the prompt within its step; with seed and step it determines the random keys.
         vision: the images of all prompts.
     """
 
-    token_PT: Int[Array, "P T"]
-    mask_PT: Bool[Array, "P T"]
-    position_3PT: Int[Array, "3 P T"]
-    feature_index_PT: Int[Array, "P T"]
+    token_PS: Int[Array, "P S"]
+    mask_PS: Bool[Array, "P S"]
+    position_3PS: Int[Array, "3 P S"]
+    feature_index_PS: Int[Array, "P S"]
     next_position_P: Int[Array, " P"]
     prompt_id_P: Int[Array, " P"]
     vision: PackedVision
@@ -109,20 +109,27 @@ class WarmupBatch:
 
 
 @bundle
-class TrainBatch:
-    """What one StepGRPO update needs.
+class TrainRows:
+    """What a StepGRPO update knows of each sampled completion, row by row.
 
     Attributes:
-        prompts: P prompts, each shared by its G rows.
-        completions: B = P*G sampled completions.
         advantage_B: advantage of the row, in standard deviations of its group.
         ref_logp_BT: log-probability under the frozen reference, in nats; None with beta = 0.
+        sampling_logp_BT: log-probability that the sampler reported, in nats; for the record, not for the loss.
     """
 
-    prompts: PromptBatch
     completions: Completions
     advantage_B: Float[Array, " B"]
     ref_logp_BT: Float[Array, "B T"] | None
+    sampling_logp_BT: Float[Array, "B T"]
+
+
+@bundle
+class TrainBatch:
+    """One StepGRPO update: P prompts, each shared by its G rows."""
+
+    prompts: PromptBatch
+    rows: TrainRows
 
 
 def check_shapes(bundle: Bundle) -> Bundle:

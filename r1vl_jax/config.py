@@ -170,7 +170,7 @@ class Train:
         prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
         max_steps: updates of StepGRPO.
         micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
-        save_steps: updates between checkpoints; 0 saves at the end of a stage only.
+        save_steps: updates between checkpoints; one is written at the end of a stage anyway.
         save_total_limit: checkpoints of a stage that are kept.
         max_skipped_updates: non-finite updates that are skipped before the run stops.
     """
@@ -206,12 +206,10 @@ class Observe:
     """What is written and printed.
 
     Attributes:
-        logging_steps: updates between lines of `metrics.jsonl`.
         log_completions: updates between completions kept as Parquet; 0 is never.
         num_completions_to_print: rows of the console table.
     """
 
-    logging_steps: int = 1
     log_completions: int = 25
     num_completions_to_print: int = 4
     tensorboard: bool = True
@@ -315,9 +313,10 @@ _RANGES = (
     ("optim.warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("warmup.batch_size", lambda x: x >= 1, "at least 1"),
     ("train.prompts_per_update", lambda x: x >= 1, "at least 1"),
+    ("train.save_steps", lambda x: x >= 1, "at least 1"),
+    ("train.save_total_limit", lambda x: x >= 1, "at least 1"),
     ("train.max_steps", lambda x: x >= 1, "at least 1"),
     ("eval.batch_size", lambda x: x >= 1, "at least 1"),
-    ("observe.logging_steps", lambda x: x >= 1, "at least 1"),
     ("data.prompt_bucket", lambda x: x >= 1, "at least 1"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
     ("train.stages", lambda x: x and set(x) <= {"warmup", "step_grpo"}, "among 'warmup', 'step_grpo'"),

@@ -16,6 +16,9 @@ STEP = "### Step "  # a number and a colon follow
 ANSWER = "### The final answer is:"
 
 
+HEADINGS = (DESCRIPTION, RATIONALE, THINK, STEP, ANSWER)
+
+
 def step_heading(number: int) -> str:
     """The heading of one numbered step, counted from 1."""
     return f"{STEP}{number}:"

@@ -1,0 +1,190 @@
+"""From a configuration to the parts of a run: data, tokenizer, model, samplers."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from r1vl_jax.arrays import Completions, PromptBatch
+from r1vl_jax.checkpoint.hf_import import load_params, local_directory, read_config
+from r1vl_jax.config import Config
+from r1vl_jax.data import handwriting, pipeline, vocabulary
+from r1vl_jax.data.images import load_image_processor
+from r1vl_jax.data.pipeline import Encoder, Stream
+from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.records import Record, Split, open_split
+from r1vl_jax.evaluation.run import Evaluator
+from r1vl_jax.models.qwen2_vl.config import PRESETS
+from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.rewards import Judge
+from r1vl_jax.sampling import methods
+from r1vl_jax.sampling.loop import Sampler
+from r1vl_jax.sharding import make_mesh, shardings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. Everything but the parameters, which come from `initial_params`."""
+
+    config: Config
+    data_directory: Path
+    tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
+    definition: Definition
+    eos_token_ids: tuple[int, ...]
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Digest of the records' files."""
+        digest = hashlib.sha256()
+        for path in sorted(self.data_directory.glob("*array_record*")):
+            digest.update(path.name.encode() + path.read_bytes())
+        return digest.hexdigest()
+
+    def initial_params(self) -> Params:
+        """Parameters to start from, each placed where the table of `sharding` says as soon as it exists."""
+        mesh = make_mesh(self.config.mesh)
+        placement = shardings(self.definition.abstract_params(), mesh)
+        if self.config.model.path:
+            return jax.device_put(load_params(self.config.model.path, self.definition.config), placement)
+        init = jax.jit(self.definition.init, out_shardings=placement)
+        return init(jax.random.key(self.config.seed))
+
+    def split(self, name: str) -> Split:
+        return open_split(self.data_directory, name)
+
+    def warmup_stream(self) -> Stream:
+        return pipeline.warmup_stream(
+            self.split("warmup"),
+            self.encoder,
+            batch_size=self.config.warmup.batch_size,
+            seed=self.config.seed,
+            max_completion_length=self.config.sampling.max_completion_length,
+        )
+
+    def prompt_stream(self) -> Stream:
+        return pipeline.prompt_stream(
+            self.split("train"), self.encoder, batch_size=self.config.train.prompts_per_update, seed=self.config.seed
+        )
+
+    def eval_batches(self, split: str, num_problems: int) -> Iterator[tuple[list[Record], PromptBatch]]:
+        source = self.split(split)
+        records = (source[index] for index in range(min(num_problems, len(source))))
+        return pipeline.eval_batches(records, self.encoder, batch_size=self.config.eval.batch_size)
+
+    def sampler(self) -> Sampler:
+        """Draws as the configuration says, for training."""
+        s = self.config.sampling
+        method = methods.from_settings(temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p)
+        temperature_in_report = s.temperature if self.config.loss.temperature_in_loss else 1.0
+        return self._sampler(method, s.num_generations, temperature_in_report)
+
+    def greedy_sampler(self) -> Sampler:
+        """Takes the likeliest token each time, once a prompt, for evaluation."""
+        return self._sampler(methods.Greedy(), 1, 1.0)
+
+    def texts(self, completions: Completions) -> list[str]:
+        """Completions as strings, without special tokens."""
+        token_BT, mask_BT = np.asarray(completions.token_BT), np.asarray(completions.mask_BT)
+        rows = [token_T[mask_T].tolist() for token_T, mask_T in zip(token_BT, mask_BT, strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def _sampler(self, method: methods.Method, num_generations: int, temperature_in_report: float) -> Sampler:
+        return Sampler(
+            definition=self.definition,
+            method=method,
+            num_generations=num_generations,
+            max_length=self.config.sampling.max_completion_length,
+            eos_token_ids=self.eos_token_ids,
+            forbidden_token_ids=self._forbidden_token_ids(),
+            temperature_in_report=temperature_in_report,
+        )
+
+    def _forbidden_token_ids(self) -> tuple[int, ...]:
+        """Vision tokens, and rows of the embedding that no token belongs to."""
+        config = self.definition.config
+        vision = self.tokenizer.convert_tokens_to_ids(list(vocabulary.VISION_TOKENS))
+        return (*vision, *range(len(self.tokenizer), config.vocab_size))
+
+
+def assemble(config: Config) -> Parts:
+    """Writes the embedded task's data if there is none, and reads or makes tokenizer and model definition.
+
+    Raises:
+        FileNotFoundError, ValueError: data or model that are not there or do not fit the configuration.
+    """
+    directory = _data_directory(config)
+    tokenizer = _tokenizer(config, directory)
+    image_processor = load_image_processor(
+        config.model.path, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
+    )
+    encoder = Encoder(
+        Processor(tokenizer, image_processor),
+        max_prompt_length=config.data.max_prompt_length,
+        prompt_bucket=config.data.prompt_bucket,
+        patch_bucket=config.data.patch_bucket,
+    )
+    weights = local_directory(config.model.path) if config.model.path else None
+    eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))
+    return Parts(config, directory, tokenizer, encoder, _definition(config, tokenizer), eos_token_ids)
+
+
+def evaluator(parts: Parts, judge: Judge) -> Evaluator:
+    """Greedy evaluation on the test and validation splits."""
+    config = parts.config
+    return Evaluator(
+        sampler=parts.greedy_sampler(),
+        texts=parts.texts,
+        test=lambda: parts.eval_batches("test", config.eval.num_problems),
+        validation=lambda: parts.eval_batches("validation", config.eval.num_validation),
+        reading=handwriting.reading if config.data.source == "handwriting" else None,
+        judge=judge,
+        semantics=config.reward.semantics,
+    )
+
+
+def _data_directory(config: Config) -> Path:
+    data = config.data
+    if data.source != "handwriting":
+        return Path(data.source)
+    directory = Path(data.directory or Path(config.workdir) / "data")
+    handwriting.write(
+        directory,
+        difficulty=data.difficulty,
+        warmup_records=data.warmup_records,
+        train_records=data.train_records,
+        eval_records=data.eval_records,
+        seed=config.seed,
+    )
+    return directory
+
+
+def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
+    """The model's own, or a small one trained on the warm-up records and kept with the run."""
+    if config.model.path:
+        return vocabulary.load_tokenizer(config.model.path)
+    directory = Path(config.workdir) / "tokenizer"
+    if not directory.exists():
+        texts: Iterable[str] = handwriting.texts(open_split(data_directory, "warmup"))
+        vocabulary.train_tokenizer(texts).save_pretrained(directory)
+    return vocabulary.load_tokenizer(directory)
+
+
+def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definition:
+    settings = {"dtype": config.model.dtype, "remat": config.model.remat, "platform": jax.default_backend()}
+    if config.model.path:
+        return Definition(read_config(config.model.path), **settings)
+    sizes = dataclasses.replace(
+        PRESETS[config.model.preset],
+        vocab_size=len(tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids(vocabulary.IMAGE_TOKEN),
+        video_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VIDEO_TOKEN),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VISION_START),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VISION_END),
+    )
+    return Definition(sizes, **settings)

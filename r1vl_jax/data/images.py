@@ -1,0 +1,103 @@
+"""From pictures to patches, and from the patches of many pictures to one packed row.
+
+The preprocessing is transformers' own, by its NumPy and PIL class: to sizes that are multiples of 28 pixels, normalised,
+cut into 14x14 patches of two frames, in Qwen's order (four neighbours in memory are one 2x2 square).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+from transformers import Qwen2VLImageProcessorPil
+
+from r1vl_jax.arrays import PackedVision
+
+MERGE_SIZE = 2
+PATCHES_PER_FEATURE = MERGE_SIZE**2
+PATCH_VALUES = 3 * 2 * 14 * 14  # C: (channel, frame, row, column)
+
+Patches = Float[np.ndarray, "M C"]
+Grid = tuple[int, int, int]  # frames (after pairing), rows and columns of patches
+
+
+def load_image_processor(
+    directory_or_hub_name: str | os.PathLike = "", *, min_pixels: int, max_pixels: int
+) -> Qwen2VLImageProcessorPil:
+    """The image processor of a model, or with "" one with Qwen2-VL's constants.
+
+    Args:
+        min_pixels, max_pixels: images are resized to an area between these, in square pixels.
+    """
+    size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    if not directory_or_hub_name:
+        return Qwen2VLImageProcessorPil(size=size)
+    return Qwen2VLImageProcessorPil.from_pretrained(directory_or_hub_name, size=size)
+
+
+def image_patches(image: Image.Image, processor: Qwen2VLImageProcessorPil) -> tuple[Patches, Grid]:
+    """The patches of a still picture, which fills both frames of a patch."""
+    outputs = processor(images=[image])
+    return outputs["pixel_values"], _grid(outputs)
+
+
+def video_patches(frames: Sequence[Image.Image], processor: Qwen2VLImageProcessorPil) -> tuple[Patches, Grid]:
+    """The patches of a video: two frames share a patch; an odd last frame is repeated.
+
+    Frames are resized within the processor's limits for images.
+
+    Raises:
+        ValueError: there are no frames, or they differ in size.
+    """
+    sizes = {frame.size for frame in frames}
+    if len(sizes) != 1:
+        raise ValueError(f"a video: expected frames of one size, got {len(frames)} frames of sizes {sorted(sizes)}")
+    outputs = processor(images=[*frames, frames[-1]] if len(frames) % 2 else list(frames))
+    _, rows, columns = _grid(outputs)
+    # As pictures, frames fill both slots of their patches; the second slot is wanted from every second frame.
+    pairs = outputs["pixel_values"].reshape(-1, 2, rows * columns, 3, 2, 14 * 14)
+    patch = np.stack([pairs[:, 0, :, :, 0], pairs[:, 1, :, :, 1]], axis=-2)
+    return patch.reshape(-1, PATCH_VALUES), (len(pairs), rows, columns)
+
+
+def num_features(grid: Grid) -> int:
+    """Merged patches of an image or a video, which is the number of tokens it takes."""
+    return int(np.prod(grid)) // PATCHES_PER_FEATURE
+
+
+def pack(visions: Sequence[tuple[Patches, Grid]], *, bucket: int) -> tuple[PackedVision, list[int]]:
+    """Lays patches of images and videos end to end, padded to a multiple of `bucket` patches.
+
+    All go to one batch shard (Z = 1). A batch without images gets one bucket of padding.
+
+    Returns:
+        The packed patches, and for each image the number of its first merged patch.
+    """
+    sizes = [int(np.prod(grid)) for _, grid in visions]
+    starts = np.cumsum([0, *sizes])
+    num_slots = max(-(-int(starts[-1]) // bucket), 1) * bucket
+    patch_MC = np.zeros((num_slots, PATCH_VALUES), np.float32)
+    segment_M = np.zeros(num_slots, np.int32)
+    position_M2 = np.zeros((num_slots, 2), np.int32)
+    num_frames = 0
+    for (patches, grid), start, size in zip(visions, starts, sizes, strict=False):
+        slots = slice(start, start + size)
+        patch_MC[slots] = patches
+        segment_M[slots] = num_frames + 1 + np.repeat(np.arange(grid[0]), grid[1] * grid[2])
+        position_M2[slots] = np.tile(_patch_positions(grid[1], grid[2]), (grid[0], 1))
+        num_frames += grid[0]
+    packed = PackedVision(patch_ZMC=patch_MC[None], segment_ZM=segment_M[None], position_ZM2=position_M2[None])
+    return packed, [int(start) // PATCHES_PER_FEATURE for start in starts[:-1]]
+
+
+def _grid(outputs: Mapping[str, np.ndarray]) -> Grid:
+    frames, rows, columns = (int(size) for size in outputs["image_grid_thw"][0])
+    return frames, rows, columns
+
+
+def _patch_positions(num_rows: int, num_columns: int) -> Int[np.ndarray, "M 2"]:
+    """Row and column of every patch of a frame, in Qwen's order."""
+    positions = np.stack(np.mgrid[:num_rows, :num_columns], axis=-1)
+    squares = positions.reshape(num_rows // MERGE_SIZE, MERGE_SIZE, num_columns // MERGE_SIZE, MERGE_SIZE, 2)
+    return squares.transpose(0, 2, 1, 3, 4).reshape(-1, 2)

@@ -1,0 +1,181 @@
+"""From text and images to the arrays of a model, under Hugging Face's names and under ours."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from r1vl_jax.arrays import PromptBatch
+from r1vl_jax.data.images import Grid, Patches, image_patches, num_features, video_patches
+from r1vl_jax.data.layout import TEXT, Visions, pad_rows, prompt_batch, token_types
+from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, usable_images
+from r1vl_jax.data.vocabulary import IMAGE_TOKEN, VIDEO_TOKEN
+
+
+class RecordRefused(ValueError):
+    """A record that cannot become a prompt; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as tokens, with one token for each merged patch, and its images as patches.
+
+    Attributes:
+        token_S: token ids.
+        type_S: 0 text, 1 image, 2 video.
+        images: patches and grid of each image.
+    """
+
+    token_S: Int[np.ndarray, " S"]
+    type_S: Int[np.ndarray, " S"]
+    images: tuple[tuple[Patches, Grid], ...]
+
+
+class Processor:
+    """A tokenizer and an image processor, called like transformers' Qwen2-VL processor, which needs torchvision."""
+
+    def __init__(self, tokenizer: Any, image_processor: Any):
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.video_token_id: int = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
+
+    def __call__(
+        self,
+        text: Sequence[str],
+        images: Sequence[Sequence[Image.Image]] = (),
+        videos: Sequence[Sequence[Sequence[Image.Image]]] = (),
+        *,
+        padding_side: str = "left",
+    ) -> dict[str, np.ndarray]:
+        """The inputs of a model, under Hugging Face's names.
+
+        Args:
+            text: prompts, with one `<|image_pad|>` or `<|video_pad|>` where each image or video belongs.
+            images, videos: those of each prompt, in order; a video is a sequence of frames.
+            padding_side: "left" or "right".
+
+        Raises:
+            ValueError: the images (or videos) of a prompt are not as many as its placeholders.
+        """
+        pictures = [[image_patches(image, self.image_processor) for image in row] for row in images]
+        films = [[video_patches(video, self.image_processor) for video in row] for row in videos]
+        text = _expand_rows(_expand_rows(text, IMAGE_TOKEN, pictures), VIDEO_TOKEN, films)
+        rows = [np.array(row, np.int64) for row in self.tokenizer(text)["input_ids"]]
+        width = max(len(row) for row in rows)
+        token_PS = pad_rows(rows, width, side=padding_side, value=self.tokenizer.pad_token_id)
+        mask_PS = pad_rows([np.ones_like(row) for row in rows], width, side=padding_side, value=0)
+        inputs = {"input_ids": token_PS, "attention_mask": mask_PS, "mm_token_type_ids": self.types(token_PS)}
+        inputs |= _stack(itertools.chain(*pictures), "pixel_values", "image_grid_thw")
+        return inputs | _stack(itertools.chain(*films), "pixel_values_videos", "video_grid_thw")
+
+    def types(self, token: np.ndarray) -> np.ndarray:
+        """Which tokens stand for text (0), images (1) and videos (2)."""
+        return token_types(token, image_token_id=self.image_token_id, video_token_id=self.video_token_id)
+
+
+def encode(record: Record, processor: Processor, *, max_prompt_length: int, instruction: str = "") -> EncodedPrompt:
+    """Turns a record into a prompt: one turn of the user, then the opening of the assistant's.
+
+    Args:
+        max_prompt_length: tokens, images included; a longer prompt is refused, never cut.
+        instruction: how to reason, on a line of its own after the problem; "" for none.
+
+    Raises:
+        RecordRefused: the record is unusable or its prompt too long.
+    """
+    turn = {"role": "user", "content": _content(record.problem, instruction)}
+    text = processor.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    try:
+        images = tuple(image_patches(image, processor.image_processor) for image in usable_images(record))
+        text = _expand(text, IMAGE_TOKEN, [grid for _, grid in images])
+    except ValueError as error:
+        raise RecordRefused(f"record {record.id!r}: {error}") from error
+    token_S = np.array(processor.tokenizer(text)["input_ids"], np.int32)
+    if len(token_S) > max_prompt_length:
+        num_image_tokens = sum(num_features(grid) for _, grid in images)
+        raise RecordRefused(
+            f"record {record.id!r}: its prompt has {len(token_S)} tokens, {num_image_tokens} of them for images; at most"
+            f" max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels"
+        )
+    return EncodedPrompt(token_S=token_S, type_S=processor.types(token_S), images=images)
+
+
+def batch(prompts: Sequence[EncodedPrompt], *, prompt_bucket: int, patch_bucket: int) -> PromptBatch:
+    """Lays prompts out as arrays, padded on the left to multiples of the buckets; numbered from 0."""
+    longest = max(len(prompt.token_S) for prompt in prompts)
+    width = -(-longest // prompt_bucket) * prompt_bucket
+    return prompt_batch(
+        token_PS=pad_rows([prompt.token_S for prompt in prompts], width, side="left", value=0),
+        mask_PS=pad_rows([np.ones(len(prompt.token_S), bool) for prompt in prompts], width, side="left", value=0),
+        type_PS=pad_rows([prompt.type_S for prompt in prompts], width, side="left", value=TEXT),
+        images=[image for prompt in prompts for image in prompt.images],
+        videos=[],
+        patch_bucket=patch_bucket,
+    )
+
+
+def from_inputs(
+    inputs: Mapping[str, np.ndarray], *, image_token_id: int, video_token_id: int, patch_bucket: int = 256
+) -> PromptBatch:
+    """The same arrays from Hugging Face's inputs, padded on either side; columns stay where they are.
+
+    Raises:
+        ValueError: the images or videos do not take as many tokens as there are.
+    """
+    token_PS = np.asarray(inputs["input_ids"], np.int32)
+    mask_PS = np.asarray(inputs.get("attention_mask", np.ones_like(token_PS)), bool)
+    type_PS = inputs.get("mm_token_type_ids")
+    if type_PS is None:
+        type_PS = token_types(token_PS, image_token_id=image_token_id, video_token_id=video_token_id)
+    return prompt_batch(
+        token_PS=token_PS,
+        mask_PS=mask_PS,
+        type_PS=np.where(mask_PS, type_PS, TEXT),
+        images=_unstack(inputs, "pixel_values", "image_grid_thw"),
+        videos=_unstack(inputs, "pixel_values_videos", "video_grid_thw"),
+        patch_bucket=patch_bucket,
+    )
+
+
+def _content(problem: str, instruction: str) -> list[dict[str, str]]:
+    """A user's turn as a list of parts: text, and images where their placeholders stood."""
+    texts = (f"{problem}\n{instruction}" if instruction else problem).split(IMAGE_PLACEHOLDER)
+    parts = [part for text in texts for part in ({"type": "image"}, {"type": "text", "text": text})][1:]
+    return [part for part in parts if part.get("text") != ""]
+
+
+def _expand_rows(text: Sequence[str], token: str, visions: Sequence[Visions]) -> list[str]:
+    grids = [[grid for _, grid in row] for row in visions] or [[] for _ in text]
+    return [_expand(row, token, row_grids) for row, row_grids in zip(text, grids, strict=True)]
+
+
+def _expand(text: str, token: str, grids: Sequence[Grid]) -> str:
+    """Repeats each image token once for every merged patch of its image."""
+    parts = text.split(token)
+    if len(parts) - 1 != len(grids):
+        raise ValueError(f"expected one {token} for each of {len(grids)} images or videos, got {len(parts) - 1}")
+    repeats = [token * num_features(grid) for grid in grids]
+    return "".join(itertools.chain(*itertools.zip_longest(parts, repeats, fillvalue="")))
+
+
+def _stack(visions: Iterable[tuple[Patches, Grid]], patches_name: str, grids_name: str) -> dict[str, np.ndarray]:
+    pairs = list(visions)
+    if not pairs:
+        return {}
+    return {
+        patches_name: np.concatenate([patches for patches, _ in pairs]),
+        grids_name: np.array([grid for _, grid in pairs], np.int64),
+    }
+
+
+def _unstack(inputs: Mapping[str, np.ndarray], patches_name: str, grids_name: str) -> list[tuple[Patches, Grid]]:
+    if inputs.get(patches_name) is None:
+        return []
+    grids: list[Grid] = [tuple(grid) for grid in np.asarray(inputs[grids_name]).tolist()]
+    ends = np.cumsum([np.prod(grid) for grid in grids])
+    return list(zip(np.split(np.asarray(inputs[patches_name], np.float32), ends[:-1]), grids, strict=True))

@@ -1,0 +1,209 @@
+"""Questions of the embedded task: what the picture shows, what is asked, and how one reasons to the answer."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from r1vl_jax.sections import DESCRIPTION, compose
+
+_WORDS = {"+": "plus", "-": "minus", "x": "times"}
+_LATEX = {"+": "+", "-": "-", "x": r"\times"}
+_LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """A question about one picture.
+
+    Attributes:
+        rows: the symbols of the picture, row by row.
+        description: the same, as a reasoning path names them.
+        steps: one statement each, in order.
+        answer: a number or the letter of an option.
+        final: the answer as a path writes it (`B: 45` for an option).
+        key_steps: equivalent spellings of what the steps state.
+    """
+
+    kind: str
+    rows: tuple[str, ...]
+    description: str
+    question: str
+    rationale: str
+    steps: tuple[str, ...]
+    answer: str
+    final: str
+    key_steps: tuple[tuple[str, ...], ...]
+
+    @property
+    def path(self) -> str:
+        """The reasoning path, in its sections."""
+        return compose(self.description, self.rationale, list(self.steps), self.final)
+
+
+def make_expression(rng: np.random.Generator, difficulty: int) -> Puzzle:
+    """The value of an expression of 1 (difficulty 1) or 2 operators, at most one of which multiplies."""
+    terms = _draw_terms(rng, difficulty)
+    steps, value = _evaluate(terms)
+    return Puzzle(
+        kind="expression",
+        rows=("".join(terms),),
+        description=" ".join(terms),
+        question="What is the value?",
+        rationale=_precedence(terms),
+        steps=tuple(_equation(*step) for step in steps),
+        answer=str(value),
+        final=str(value),
+        key_steps=tuple(_spellings(*step) for step in steps),
+    )
+
+
+def make_choice(rng: np.random.Generator, difficulty: int) -> Puzzle:
+    """The same, with four options to choose from."""
+    puzzle = make_expression(rng, difficulty)
+    value = int(puzzle.answer)
+    near = [value + offset for offset in (-10, -2, -1, 1, 2, 10)]
+    options = [str(option) for option in rng.permutation([value, *rng.choice(near, 3, replace=False)])]
+    letter = _LETTERS[options.index(puzzle.answer)]
+    listed = " ".join(f"{name}: {option}" for name, option in zip(_LETTERS, options, strict=True))
+    return Puzzle(
+        kind="choice",
+        rows=puzzle.rows,
+        description=puzzle.description,
+        question=f"Which is the value? {listed}",
+        rationale=puzzle.rationale,
+        steps=puzzle.steps,
+        answer=letter,
+        final=f"{letter}: {value}",
+        key_steps=puzzle.key_steps,
+    )
+
+
+def make_row_sum(rng: np.random.Generator, difficulty: int) -> Puzzle:
+    """The sum of one of two rows, of 2 digits (difficulty 1) or 3 each."""
+    rows = [_draw_digits(rng, 2 if difficulty == 1 else 3) for _ in range(2)]
+    asked = int(rng.integers(2))
+    name = ("top", "bottom")[asked]
+    steps, value = _evaluate(list(" + ".join(rows[asked]).split()))
+    return Puzzle(
+        kind="row_sum",
+        rows=tuple(rows),
+        description=" / ".join(" ".join(row) for row in rows),
+        question=f"What is the sum of the {name} row?",
+        rationale=f"Add the {name} row.",
+        steps=tuple(_equation(*step) for step in steps),
+        answer=str(value),
+        final=str(value),
+        key_steps=tuple(_spellings(*step) for step in steps),
+    )
+
+
+def make_largest(rng: np.random.Generator, difficulty: int) -> Puzzle:
+    """Arithmetic with the largest digit of a row of 2 to 4."""
+    row = _draw_digits(rng, difficulty + 1)
+    largest, term = int(max(row)), int(rng.integers(2, 10))
+    if rng.integers(2):
+        question, step = "What is twice the largest digit?", (2, "x", largest)
+    else:
+        question, step = f"What is the largest digit plus {term}?", (largest, "+", term)
+    found = (f"largest = {largest}", f"{largest} = largest", f"largest is {largest}", f"{largest} is the largest")
+    return Puzzle(
+        kind="largest",
+        rows=(row,),
+        description=" ".join(row),
+        question=question,
+        rationale="Find the largest digit.",
+        steps=(found[0], _equation(*step)),
+        answer=str(_value(*step)),
+        final=str(_value(*step)),
+        key_steps=(found, _spellings(*step)),
+    )
+
+
+def make_count(rng: np.random.Generator, difficulty: int) -> Puzzle:
+    """How many digits of a row of 2 to 4 exceed a number."""
+    row, bound = _draw_digits(rng, difficulty + 1), int(rng.integers(1, 9))
+    greater = [digit for digit in row if int(digit) > bound]
+    count = len(greater)
+    compared = ", ".join(f"{digit} > {bound}" for digit in greater) or f"none > {bound}"
+    comparisons = [
+        (f"{digit} > {bound}", f"{bound} < {digit}", f"{digit} is greater than {bound}")
+        for digit in sorted(set(greater))
+    ]
+    return Puzzle(
+        kind="count",
+        rows=(row,),
+        description=" ".join(row),
+        question=f"How many digits are greater than {bound}?",
+        rationale=f"Compare each digit to {bound}.",
+        steps=(compared, f"count = {count}"),
+        answer=str(count),
+        final=str(count),
+        key_steps=(*comparisons, (f"count = {count}", f"{count} = count", f"count is {count}")),
+    )
+
+
+MAKERS: tuple[Callable[[np.random.Generator, int], Puzzle], ...] = (
+    make_expression,
+    make_row_sum,
+    make_largest,
+    make_count,
+    make_choice,
+)
+
+
+def described_digits(path: str) -> str:
+    """The digits that the image description of a path names, in order; "" if it has none."""
+    _, _, rest = path.partition(DESCRIPTION)
+    return "".join(re.findall("[0-9]", rest.partition("###")[0]))
+
+
+def _draw_digits(rng: np.random.Generator, count: int) -> str:
+    return "".join(str(digit) for digit in rng.integers(10, size=count))
+
+
+def _draw_terms(rng: np.random.Generator, difficulty: int) -> list[str]:
+    """Numbers and operators by turns: 2 or 3 numbers, the first of two digits at difficulty 3."""
+    numbers = [str(number) for number in rng.integers(10, size=min(difficulty, 2) + 1)]
+    if difficulty == 3:
+        numbers[0] = str(rng.integers(10, 100))
+    operators = list(rng.choice(["+", "-"], size=len(numbers) - 1))
+    if rng.random() < 2 / 3:
+        operators[rng.integers(len(operators))] = "x"
+    return [term for pair in zip(numbers, [*operators, ""], strict=True) for term in pair][:-1]
+
+
+def _precedence(terms: list[str]) -> str:
+    if len(terms) == 3:
+        return "One operation."
+    return "Multiply first." if "x" in terms else "Left to right."
+
+
+def _evaluate(terms: list[str]) -> tuple[list[tuple[int, str, int]], int]:
+    """The operations that evaluate an expression, products first, and its value."""
+    terms, steps = list(terms), []
+    while len(terms) > 1:
+        position = terms.index("x") if "x" in terms else 1
+        step = (int(terms[position - 1]), terms[position], int(terms[position + 1]))
+        steps.append(step)
+        terms[position - 1 : position + 2] = [str(_value(*step))]
+    return steps, int(terms[0])
+
+
+def _value(left: int, operator: str, right: int) -> int:
+    return {"+": left + right, "-": left - right, "x": left * right}[operator]
+
+
+def _equation(left: int, operator: str, right: int) -> str:
+    return f"{left} {operator} {right} = {_value(left, operator, right)}"
+
+
+def _spellings(left: int, operator: str, right: int) -> tuple[str, ...]:
+    """An operation in equivalent spellings: either side first, plain, in LaTeX, in words."""
+    value = _value(left, operator, right)
+    signs = dict.fromkeys((operator, _LATEX[operator], "*" if operator == "x" else operator))
+    orders = [(left, right)] if operator == "-" or left == right else [(left, right), (right, left)]
+    plain = [f"{a} {sign} {b}" for sign in signs for a, b in orders]
+    spoken = [f"{a} {_WORDS[operator]} {b} is {value}" for a, b in orders]
+    return (*(f"{side} = {value}" for side in plain), *(f"{value} = {side}" for side in plain), *spoken)

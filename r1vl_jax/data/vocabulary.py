@@ -1,0 +1,77 @@
+"""Tokenizers: Qwen2's own, read from a directory or the hub, or a small one trained for the embedded task."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TURN = "<|im_end|>"
+VISION_START = "<|vision_start|>"
+VISION_END = "<|vision_end|>"
+IMAGE_TOKEN = "<|image_pad|>"
+VIDEO_TOKEN = "<|video_pad|>"
+VISION_TOKENS = (VISION_START, VISION_END, "<|vision_pad|>", IMAGE_TOKEN, VIDEO_TOKEN)  # never in a completion
+SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, *VISION_TOKENS)
+
+# Turns of a conversation, as Qwen2-VL was trained to see them; an image or a video is one placeholder token here.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.content is string -%}
+{{ message.content }}
+{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == "text" -%}
+{{ part.text }}
+{%- else -%}
+<|vision_start|><|{{ part.type }}_pad|><|vision_end|>
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}
+"""
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 512) -> PreTrainedTokenizerBase:
+    """Trains a byte-level BPE on texts, with Qwen2's splitting into words, special tokens and turns.
+
+    Every text in Unicode's NFC form survives encoding and decoding unchanged, whatever it was trained on.
+
+    Args:
+        vocab_size: tokens, the 256 bytes and the special tokens included.
+    """
+    untrained = Qwen2Tokenizer(
+        eos_token=END_OF_TURN,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=list(SPECIAL_TOKENS),
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer = untrained.train_new_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def load_tokenizer(directory_or_hub_name: str | os.PathLike) -> PreTrainedTokenizerBase:
+    """Reads a tokenizer saved by `save_pretrained`, or one of the hub."""
+    return AutoTokenizer.from_pretrained(directory_or_hub_name)
+
+
+def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLike | None = None) -> list[int]:
+    """The ids that end a completion: those of the generation config beside the weights, else the tokenizer's.
+
+    Args:
+        directory: of the weights; None if there are none yet.
+    """
+    path = Path(directory or "") / "generation_config.json"
+    if directory is not None and path.is_file():
+        eos = json.loads(path.read_text()).get("eos_token_id")
+        if eos is not None:
+            return [eos] if isinstance(eos, int) else list(eos)
+    return tokenizer.convert_tokens_to_ids([tokenizer.eos_token, END_OF_TEXT])

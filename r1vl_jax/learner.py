@@ -1,0 +1,242 @@
+"""The learning step: log-probabilities of given completions, gradients, and the optimizer's update.
+
+Three programs are compiled from here, each `(state or params, batch) -> ...` on arrays alone:
+
+    score           log-probabilities and entropies of completions, no gradient (the reference)
+    warmup_step     TrainState, WarmupBatch -> TrainState, metrics
+    step_grpo_step  TrainState, TrainBatch  -> TrainState, metrics
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from r1vl_jax import losses
+from r1vl_jax.arrays import Completions, PromptBatch, TrainBatch, TrainRows, WarmupBatch, bundle, check_shapes
+from r1vl_jax.models.qwen2_vl.model import Definition, Params
+
+Metrics = dict[str, Float[Array, ""]]
+# (logp_BT, rows) -> loss, metrics; `rows` is any pytree of arrays with leading axis B.
+Rows = Any
+Objective = Callable[[Float[Array, "B T"], Rows], tuple[Float[Array, ""], Metrics]]
+
+
+@bundle
+class TrainState:
+    """All that an update changes. The frozen reference is not part of it.
+
+    Attributes:
+        step: updates done, skipped ones included.
+        params: float32 master weights.
+        opt_state: the optimizer's moments and count.
+        num_skipped: updates not applied because loss or gradient was not finite.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    num_skipped: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The settings of scoring and updating that stay fixed over a stage; a static argument of the jitted steps.
+
+    Attributes:
+        optimizer: gradients -> updates, its schedule included.
+        chunk_size: tokens whose logits exist at one time.
+        temperature: divides the logits of every log-probability in the loss.
+        micro_batches: parts of the rows that are differentiated one after another.
+        beta: weight of the KL term (StepGRPO only).
+    """
+
+    definition: Definition
+    optimizer: optax.GradientTransformation
+    chunk_size: int
+    temperature: float = 1.0
+    micro_batches: int = 1
+    beta: float = 0.0
+
+    def init(self, params: Params) -> TrainState:
+        return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
+
+
+@bundle
+class Sequences:
+    """Prompt and completion of every row, end to end: what the decoder reads when completions are scored."""
+
+    token_BS: Int[Array, "B S"]
+    mask_BS: Bool[Array, "B S"]
+    position_BS3: Int[Array, "B S 3"]
+    feature_index_BS: Int[Array, "B S"]
+
+
+@partial(jax.jit, static_argnums=0)
+def score(
+    learner: Learner, params: Params, prompts: PromptBatch, completions: Completions
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Log-probability and entropy of every completion token, in nats; 0 outside the mask."""
+    check_shapes(completions)
+    feature_MD = learner.definition.bind(params).image_features(prompts.vision)
+    return _completion_logp(learner, params, feature_MD, _join(prompts, completions), completions)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def warmup_step(learner: Learner, state: TrainState, batch: WarmupBatch) -> tuple[TrainState, Metrics]:
+    """One supervised update; the loss is over completion tokens only."""
+    check_shapes(batch)
+    denominator = jnp.sum(batch.completions.mask_BT)
+
+    def objective(logp_BT: Float[Array, "B T"], rows: Completions) -> tuple[Float[Array, ""], Metrics]:
+        return losses.supervised(logp_BT, rows.mask_BT, denominator=denominator)
+
+    return _update(learner, state, batch.prompts, batch.completions, objective, rows=batch.completions)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def step_grpo_step(learner: Learner, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
+    """One on-policy StepGRPO update (SPEC 1.4)."""
+    check_shapes(batch)
+    denominator = losses.denominator(batch.rows.completions.mask_BT)
+
+    def objective(logp_BT: Float[Array, "B T"], rows: TrainRows) -> tuple[Float[Array, ""], Metrics]:
+        return losses.step_grpo(
+            logp_BT,
+            rows.completions.mask_BT,
+            rows.advantage_B,
+            ref_logp_BT=rows.ref_logp_BT,
+            beta=learner.beta,
+            denominator=denominator,
+        )
+
+    def with_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> tuple[Float[Array, ""], Metrics]:
+        loss, metrics = objective(logp_BT, rows)
+        return loss, metrics | _sampling_difference(logp_BT, rows)
+
+    return _update(learner, state, batch.prompts, batch.rows.completions, with_difference, rows=batch.rows)
+
+
+def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metrics:
+    """How far the learner's log-probabilities are from those the sampler reported for the same parameters, in nats."""
+    mask_BT = rows.completions.mask_BT
+    difference_BT = jnp.where(mask_BT, jnp.abs(logp_BT - rows.sampling_logp_BT), 0.0)
+    return {
+        "sampling/sampling_logp_difference/max": jnp.max(difference_BT),
+        "sampling/sampling_logp_difference/mean": jnp.sum(difference_BT) / jnp.maximum(jnp.sum(mask_BT), 1),
+    }
+
+
+def _update(
+    learner: Learner,
+    state: TrainState,
+    prompts: PromptBatch,
+    completions: Completions,
+    objective: Objective,
+    *,
+    rows: Rows,
+) -> tuple[TrainState, Metrics]:
+    """Applies one gradient, unless it is not finite: then only `step` and `num_skipped` change."""
+    gradient, logp_BT, entropy_BT = _gradient(learner, state.params, prompts, completions, objective, rows)
+    loss, metrics = objective(logp_BT, rows)
+    grad_norm = optax.global_norm(gradient)
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old),
+        (optax.apply_updates(state.params, updates), opt_state),
+        (state.params, state.opt_state),
+    )
+    num_skipped = state.num_skipped + ~is_finite
+    entropy = jnp.sum(entropy_BT) / jnp.maximum(jnp.sum(completions.mask_BT), 1)
+    metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "entropy": entropy, "num_skipped": num_skipped}
+    return TrainState(state.step + 1, params, opt_state, num_skipped), metrics
+
+
+def _gradient(
+    learner: Learner,
+    params: Params,
+    prompts: PromptBatch,
+    completions: Completions,
+    objective: Objective,
+    rows: Rows,
+) -> tuple[Params, Float[Array, "B T"], Float[Array, "B T"]]:
+    """Gradient of the objective, with the log-probabilities and entropies met on the way, micro-batch by micro-batch.
+
+    The vision tower runs once: its features are an input of every micro-batch, and the sum of what flows back to them
+    goes through the tower at the end.
+    """
+
+    def features(params: Params) -> Float[Array, "M D"]:
+        return learner.definition.bind(params).image_features(prompts.vision)
+
+    def loss_of_part(params: Params, feature_MD: Float[Array, "M D"], part: Any):
+        sequences, completions, rows = part
+        logp_BT, entropy_BT = _completion_logp(learner, params, feature_MD, sequences, completions)
+        return objective(logp_BT, rows)[0], (logp_BT, entropy_BT)
+
+    def accumulate(total: Any, part: Any):
+        gradient, report = jax.grad(loss_of_part, argnums=(0, 1), has_aux=True)(params, feature_MD, part)
+        return jax.tree.map(jnp.add, total, gradient), report
+
+    feature_MD, features_vjp = jax.vjp(features, params)
+    parts = jax.tree.map(
+        lambda leaf: leaf.reshape(learner.micro_batches, -1, *leaf.shape[1:]),
+        (_join(prompts, completions), completions, rows),
+    )
+    zeros = jax.tree.map(jnp.zeros_like, (params, feature_MD))
+    (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, parts)
+    (vision_gradient,) = features_vjp(feature_gradient_MD)
+    shape = completions.token_BT.shape
+    return jax.tree.map(jnp.add, text_gradient, vision_gradient), logp.reshape(shape), entropy.reshape(shape)
+
+
+def _completion_logp(
+    learner: Learner,
+    params: Params,
+    feature_MD: Float[Array, "M D"],
+    sequences: Sequences,
+    completions: Completions,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """One forward pass over whole sequences; only the positions that predict completion tokens meet the head."""
+    model = learner.definition.bind(params)
+    hidden_BSD = model.hidden_states(
+        sequences.token_BS,
+        mask_BT=sequences.mask_BS,
+        position_3BT=jnp.moveaxis(sequences.position_BS3, -1, 0),
+        feature_index_BT=sequences.feature_index_BS,
+        feature_MD=feature_MD,
+    )
+    first = sequences.token_BS.shape[1] - completions.token_BT.shape[1]
+    logp_BT, entropy_BT = losses.token_logp(
+        hidden_BSD[:, first - 1 : -1],
+        model.head(),
+        completions.token_BT,
+        chunk_size=learner.chunk_size,
+        temperature=learner.temperature,
+    )
+    return jnp.where(completions.mask_BT, logp_BT, 0.0), jnp.where(completions.mask_BT, entropy_BT, 0.0)
+
+
+def _join(prompts: PromptBatch, completions: Completions) -> Sequences:
+    """Puts every completion behind its prompt; positions of the completion count on from the prompt's."""
+    num_rows, length = completions.token_BT.shape
+    num_generations = num_rows // prompts.token_PS.shape[0]
+
+    def rows(array_P: Array) -> Array:
+        return jnp.repeat(array_P, num_generations, axis=0)
+
+    position_BT = rows(prompts.next_position_P)[:, None] + jnp.arange(length)[None]
+    position_BT3 = jnp.broadcast_to(position_BT[:, :, None], (num_rows, length, 3))
+    text_BT = jnp.full((num_rows, length), -1, prompts.feature_index_PS.dtype)
+    return Sequences(
+        token_BS=jnp.concatenate([rows(prompts.token_PS), completions.token_BT], axis=1),
+        mask_BS=jnp.concatenate([rows(prompts.mask_PS), completions.mask_BT], axis=1),
+        position_BS3=jnp.concatenate([rows(jnp.moveaxis(prompts.position_3PS, 0, -1)), position_BT3], axis=1),
+        feature_index_BS=jnp.concatenate([rows(prompts.feature_index_PS), text_BT], axis=1),
+    )

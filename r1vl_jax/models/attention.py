@@ -1,0 +1,140 @@
+"""The one attention function of the project, and its counterpart for decoding.
+
+Platforms differ behind it; callers see segments, causality and grouped heads only. Scores are float32 everywhere.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# A score that no visible key can reach. It is finite, so that rows without any visible key stay finite too.
+_HIDDEN = -1e30
+
+
+def attention(
+    query_BTNH: Float[Array, "B T N H"],
+    key_BSKH: Float[Array, "B S K H"],
+    value_BSKH: Float[Array, "B S K H"],
+    *,
+    segment_BT: Int[Array, "B T"],
+    segment_BS: Int[Array, "B S"],
+    is_causal: bool,
+    platform: str,
+    chunk_size: int = 512,
+) -> Float[Array, "B T N H"]:
+    """Softmax attention among tokens of the same segment, scaled by 1 / sqrt(H).
+
+    Args:
+        segment_BT, segment_BS: segment numbers of queries and keys; 0 is padding, which sees nothing, is seen by nothing
+            and gets zeros.
+        is_causal: whether a query sees only keys of its own column and before; T and S are then the same columns.
+        platform: "cpu", "gpu" or "tpu", where the program will run; never asked of the machine that compiles.
+        chunk_size: queries whose scores exist at one time, when there are more than that.
+    """
+    if platform not in ("cpu", "gpu", "tpu"):
+        raise ValueError(f"platform: expected 'cpu', 'gpu' or 'tpu', got {platform!r}")
+    # Every platform takes the XLA path; a kernel for one of them is chosen here.
+    num_kv_heads = key_BSKH.shape[2]
+    attend = partial(_attend, key_BSKH=key_BSKH, value_BSKH=value_BSKH, segment_BS=segment_BS, is_causal=is_causal)
+    query_BTKQH = query_BTNH.reshape(*query_BTNH.shape[:2], num_kv_heads, -1, query_BTNH.shape[-1])
+    if query_BTNH.shape[1] <= chunk_size:
+        output_BTKQH = attend(query_BTKQH, segment_BT, jnp.arange(query_BTNH.shape[1]))
+    else:
+        output_BTKQH = _in_chunks(attend, query_BTKQH, segment_BT, chunk_size)
+    return output_BTKQH.reshape(query_BTNH.shape)
+
+
+def _in_chunks(attend, query_BTKQH: Float[Array, "B T K Q H"], segment_BT: Int[Array, "B T"], chunk_size: int):
+    """Attends for one chunk of queries after another; the backward pass computes each chunk's scores again."""
+    length = query_BTKQH.shape[1]
+    num_chunks = -(-length // chunk_size)
+    missing = num_chunks * chunk_size - length
+
+    def chunks(array: Array) -> Array:
+        padded = jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
+        return jnp.moveaxis(padded.reshape(padded.shape[0], num_chunks, chunk_size, *padded.shape[2:]), 1, 0)
+
+    column = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, chunk_size)
+    inputs = chunks(query_BTKQH), chunks(segment_BT), column
+    output = jax.lax.map(jax.checkpoint(lambda chunk: attend(*chunk)), inputs)
+    output = jnp.moveaxis(output, 0, 1)
+    return output.reshape(output.shape[0], num_chunks * chunk_size, *output.shape[3:])[:, :length]
+
+
+def _attend(
+    query_BTKQH: Float[Array, "B T K Q H"],
+    segment_BT: Int[Array, "B T"],
+    column_T: Int[Array, " T"],
+    *,
+    key_BSKH: Float[Array, "B S K H"],
+    value_BSKH: Float[Array, "B S K H"],
+    segment_BS: Int[Array, "B S"],
+    is_causal: bool,
+) -> Float[Array, "B T K Q H"]:
+    scale = query_BTKQH.shape[-1] ** -0.5
+    score_BKQTS = scale * jnp.einsum("btkqh,bskh->bkqts", query_BTKQH, key_BSKH, preferred_element_type=jnp.float32)
+    is_visible_BTS = (segment_BT[:, :, None] == segment_BS[:, None]) & (segment_BT[:, :, None] != 0)
+    if is_causal:
+        is_visible_BTS &= column_T[None, :, None] >= jnp.arange(segment_BS.shape[1])[None, None]
+    is_visible_BKQTS = is_visible_BTS[:, None, None]
+    weight_BKQTS = jax.nn.softmax(jnp.where(is_visible_BKQTS, score_BKQTS, _HIDDEN))
+    # Where a row sees nothing the softmax is uniform: make it zero.
+    weight_BKQTS = jnp.where(is_visible_BKQTS, weight_BKQTS, 0.0).astype(value_BSKH.dtype)
+    return jnp.einsum("bkqts,bskh->btkqh", weight_BKQTS, value_BSKH)
+
+
+def decode_attention(
+    query_BNH: Float[Array, "B N H"],
+    *,
+    prefix_key_PSKH: Float[Array, "P S K H"],
+    prefix_value_PSKH: Float[Array, "P S K H"],
+    prefix_mask_PS: Bool[Array, "P S"],
+    suffix_key_BTKH: Float[Array, "B T K H"],
+    suffix_value_BTKH: Float[Array, "B T K H"],
+    step: Int[Array, ""],
+) -> Float[Array, "B N H"]:
+    """Attention of one new token per row to its prompt and to the row's own tokens up to column `step`.
+
+    The two parts are attended to apart and merged by their log-sum-exp, so the keys of a prompt are read once for all
+    the rows that share it: row p*G + g belongs to prompt p.
+    """
+    num_prompts, _, num_kv_heads, head_dim = prefix_key_PSKH.shape
+    num_rows, length = suffix_key_BTKH.shape[:2]
+    query_BNH = query_BNH * head_dim**-0.5
+    is_past_T = jnp.arange(length) <= step
+
+    query_PGKQH = query_BNH.reshape(num_prompts, num_rows // num_prompts, num_kv_heads, -1, head_dim)
+    score_PKGQS = jnp.einsum("pgkqh,pskh->pkgqs", query_PGKQH, prefix_key_PSKH, preferred_element_type=jnp.float32)
+    weight_PKGQS, top_PKGQ, total_PKGQ = _exponentials(score_PKGQS, prefix_mask_PS[:, None, None, None])
+    prefix_PGKQH = jnp.einsum("pkgqs,pskh->pgkqh", weight_PKGQS.astype(query_BNH.dtype), prefix_value_PSKH)
+
+    query_BKQH = query_BNH.reshape(num_rows, num_kv_heads, -1, head_dim)
+    score_BKQT = jnp.einsum("bkqh,btkh->bkqt", query_BKQH, suffix_key_BTKH, preferred_element_type=jnp.float32)
+    weight_BKQT, top_BKQ, total_BKQ = _exponentials(score_BKQT, is_past_T[None, None, None])
+    suffix_BKQH = jnp.einsum("bkqt,btkh->bkqh", weight_BKQT.astype(query_BNH.dtype), suffix_value_BTKH)
+
+    def rows(array_PKGQ: Float[Array, "P K G Q"]) -> Float[Array, "B K Q"]:
+        return jnp.moveaxis(array_PKGQ, 1, 2).reshape(total_BKQ.shape)
+
+    prefix_part, suffix_part = _shares(rows(top_PKGQ), rows(total_PKGQ), top_BKQ, total_BKQ)
+    prefix_BKQH = prefix_PGKQH.reshape(suffix_BKQH.shape)
+    output_BKQH = prefix_BKQH * prefix_part[..., None] + suffix_BKQH * suffix_part[..., None]
+    return output_BKQH.reshape(query_BNH.shape).astype(query_BNH.dtype)
+
+
+def _exponentials(score: Float[Array, "*rows S"], is_visible: Bool[Array, "*rows S"]):
+    """exp(score - top) where visible and 0 elsewhere, with the largest visible score `top` and their sum, per row."""
+    score = jnp.where(is_visible, score, _HIDDEN)
+    top = jnp.max(score, axis=-1, keepdims=True)
+    weight = jnp.where(is_visible, jnp.exp(score - top), 0.0)
+    return weight, top[..., 0], jnp.sum(weight, axis=-1)
+
+
+def _shares(first_top: Array, first_total: Array, second_top: Array, second_total: Array) -> tuple[Array, Array]:
+    """What to multiply two unnormalised attention outputs with, so that their sum is one softmax over both parts."""
+    top = jnp.maximum(first_top, second_top)
+    first, second = jnp.exp(first_top - top), jnp.exp(second_top - top)
+    total = first * first_total + second * second_total
+    return first / total, second / total

@@ -1,0 +1,177 @@
+"""Qwen2-VL as one module, and its definition: what is needed to bind plain nested parameters to it inside `jit`.
+
+    definition = Definition(PRESETS["tiny"])
+    params = jax.jit(definition.init)(jax.random.key(0))     # plain nested dict, float32
+
+    @jax.jit
+    def logits(params, prompts):
+        model = definition.bind(params)
+        hidden_PSD, _ = model.prefill(prompts, model.image_features(prompts.vision))
+        return hidden_PSD @ model.head()
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from r1vl_jax.arrays import PackedVision, PromptBatch
+from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
+from r1vl_jax.models.qwen2_vl.config import Config
+from r1vl_jax.models.qwen2_vl.layers import linear, scan, unstack
+from r1vl_jax.models.qwen2_vl.rope import text_rotation
+from r1vl_jax.models.qwen2_vl.text import DecoderLayer, Text
+from r1vl_jax.models.qwen2_vl.vision import Vision
+
+# A nested dictionary of arrays, keyed as the modules are: params["text"]["norm"]["scale"].
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """How a model is computed; hashable, so it can be a static argument of `jit`.
+
+    Attributes:
+        dtype: of the computation; parameters stay float32.
+        remat: "block" computes every layer again in the backward pass, "none" keeps its inside in memory.
+        platform: "cpu", "gpu" or "tpu", where the program will run.
+    """
+
+    config: Config
+    dtype: str = "float32"
+    remat: str = "block"
+    platform: str = "cpu"
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Fresh float32 parameters: matrices normal with standard deviation 0.02, biases 0, norms 1."""
+        return nnx.to_pure_dict(nnx.state(Qwen2VL(self, rngs=nnx.Rngs(key))))
+
+    def abstract_params(self) -> Params:
+        """The shapes and dtypes `init` would give, without an array."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def bind(self, params: Params) -> "Qwen2VL":
+        """The model with these parameters; to be called inside the jitted function that uses it."""
+        return nnx.merge(_graphdef(self), params)
+
+
+@functools.cache
+def _graphdef(definition: Definition) -> nnx.GraphDef:
+    return nnx.graphdef(nnx.eval_shape(lambda: Qwen2VL(definition, rngs=nnx.Rngs(0))))
+
+
+class Qwen2VL(nnx.Module):
+    """Vision tower, text decoder and head."""
+
+    def __init__(self, definition: Definition, *, rngs: nnx.Rngs):
+        config, dtype, platform = definition.config, jnp.dtype(definition.dtype), definition.platform
+        self.definition = definition
+        self.visual = Vision(
+            config.vision, config.hidden_size, dtype=dtype, remat=definition.remat, platform=platform, rngs=rngs
+        )
+        self.text = Text(config, dtype=dtype, platform=platform, rngs=rngs)
+        if not config.tie_word_embeddings:
+            self.lm_head = linear(config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def image_features(self, vision: PackedVision) -> Float[Array, "M D"]:
+        """One feature for every four patches, over the flattened [Z, M/4]: what `feature_index` counts in."""
+        return self.visual(vision).reshape(-1, self.definition.config.hidden_size)
+
+    def head(self) -> Float[Array, "D V"]:
+        """What turns hidden states into logits, in the dtype of the computation."""
+        config = self.definition.config
+        head_DV = self.text.embed_tokens.embedding.T if config.tie_word_embeddings else self.lm_head.kernel[...]
+        return head_DV.astype(self.definition.dtype)
+
+    def hidden_states(
+        self,
+        token_BT: Int[Array, "B T"],
+        *,
+        mask_BT: Bool[Array, "B T"],
+        position_3BT: Int[Array, "3 B T"],
+        feature_index_BT: Int[Array, "B T"],
+        feature_MD: Float[Array, "M D"],
+        return_layers: bool = False,
+    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Float[Array, "L+1 B T D"]]:
+        """Hidden states behind the final norm, for whole sequences with padding anywhere.
+
+        Args:
+            mask_BT: True where a token is real; nothing is promised of hidden states elsewhere but that they are finite.
+            feature_index_BT: which feature replaces a token's embedding; -1 for text.
+            return_layers: also returns what enters every layer and, last, the result itself, as transformers'
+                `output_hidden_states` does.
+        """
+        x_BTD = self._embed(token_BT, feature_index_BT, feature_MD)
+        rotation = text_rotation(position_3BT, self.definition.config)
+
+        def apply(layer: DecoderLayer, x_BTD: Float[Array, "B T D"]):
+            return layer(x_BTD, rotation, mask_BT)[0], x_BTD if return_layers else None
+
+        x_BTD, input_LBTD = scan(self.text.layers, apply, x_BTD, remat=self.definition.remat)
+        hidden_BTD = self.text.norm(x_BTD)
+        return (hidden_BTD, jnp.concatenate([input_LBTD, hidden_BTD[None]])) if return_layers else hidden_BTD
+
+    def prefill(
+        self, prompts: PromptBatch, feature_MD: Float[Array, "M D"]
+    ) -> tuple[Float[Array, "P S D"], PrefixCache]:
+        """Hidden states of the prompts behind the final norm, and the keys and values that decoding attends to."""
+        x_PSD = self._embed(prompts.token_PS, prompts.feature_index_PS, feature_MD)
+        rotation = text_rotation(prompts.position_3PS, self.definition.config)
+
+        def apply(layer: DecoderLayer, x_PSD: Float[Array, "P S D"]):
+            return layer(x_PSD, rotation, prompts.mask_PS)
+
+        x_PSD, (key_LPSKH, value_LPSKH) = scan(self.text.layers, apply, x_PSD, remat=self.definition.remat)
+        return self.text.norm(x_PSD), PrefixCache(list(key_LPSKH), list(value_LPSKH), prompts.mask_PS)
+
+    def unstack(self) -> list[DecoderLayer]:
+        """The decoder's layers one by one, for `decode`; to be done once, outside the decoding loop."""
+        return unstack(self.text.layers, self.definition.config.num_hidden_layers, self.definition.dtype)
+
+    def decode(
+        self,
+        layers: list[DecoderLayer],
+        token_B: Int[Array, " B"],
+        position_B: Int[Array, " B"],
+        prefix: PrefixCache,
+        suffix: SuffixCache,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, "B D"], SuffixCache]:
+        """Reads one drawn token per row; row p*G + g continues prompt p.
+
+        Args:
+            layers: of `unstack`.
+            position_B: rope position of the token, the same in time, height and width.
+            step: the column of the suffix it is written to; columns up to it are attended to.
+
+        Returns:
+            Hidden states behind the final norm, from which the next token is drawn, and the suffix with the token in it.
+        """
+        x_B1D = self.text.embed(token_B[:, None])
+        position_3B1 = jnp.broadcast_to(position_B[None, :, None], (3, *position_B.shape, 1))
+        rotation = text_rotation(position_3B1, self.definition.config)
+        key_BTKH, value_BTKH = [], []
+        for index, layer in enumerate(layers):
+            x_B1D, (key, value) = layer.decode(
+                x_B1D,
+                rotation,
+                prefix=(prefix.key_PSKH[index], prefix.value_PSKH[index]),
+                prefix_mask_PS=prefix.mask_PS,
+                suffix=(suffix.key_BTKH[index], suffix.value_BTKH[index]),
+                step=step,
+            )
+            key_BTKH.append(key)
+            value_BTKH.append(value)
+        return self.text.norm(x_B1D)[:, 0], SuffixCache(key_BTKH, value_BTKH)
+
+    def _embed(
+        self, token_BT: Int[Array, "B T"], feature_index_BT: Int[Array, "B T"], feature_MD: Float[Array, "M D"]
+    ) -> Float[Array, "B T D"]:
+        """Embeddings of the tokens, with features in the place of image tokens."""
+        embedding_BTD = self.text.embed(token_BT)
+        feature_BTD = feature_MD[jnp.maximum(feature_index_BT, 0)].astype(embedding_BTD.dtype)
+        return jnp.where(feature_index_BT[:, :, None] >= 0, feature_BTD, embedding_BTD)

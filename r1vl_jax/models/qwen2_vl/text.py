@@ -1,0 +1,125 @@
+"""The text decoder: a pre-norm transformer with grouped heads, M-RoPE and a gated MLP; modules named as in the weights."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from r1vl_jax.models.attention import attention, decode_attention
+from r1vl_jax.models.qwen2_vl.config import Config
+from r1vl_jax.models.qwen2_vl.layers import NORMAL, linear, stack
+from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
+
+KeyValue = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
+
+
+class SelfAttention(nnx.Module):
+    """The projections around attention."""
+
+    def __init__(self, config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        dim, kv_dim = config.hidden_size, config.num_key_value_heads * config.head_dim
+        self.head_dim = config.head_dim
+        self.q_proj = linear(dim, dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.k_proj = linear(dim, kv_dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.v_proj = linear(dim, kv_dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.o_proj = linear(dim, dim, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def project(self, x_BTD: Float[Array, "B T D"], rotation: Rotation) -> tuple[Float[Array, "B T N H"], KeyValue]:
+        """Queries, and keys and values; queries and keys are rotated."""
+        query, key, value = (
+            proj(x_BTD).reshape(*x_BTD.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return rotate(query, rotation), (rotate(key, rotation), value)
+
+
+class MLP(nnx.Module):
+    """down(silu(gate(x)) * up(x))"""
+
+    def __init__(self, config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        dim, hidden_dim = config.hidden_size, config.intermediate_size
+        self.gate_proj = linear(dim, hidden_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.up_proj = linear(dim, hidden_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.down_proj = linear(hidden_dim, dim, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+
+
+class DecoderLayer(nnx.Module):
+    """Attention and MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: Config, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+        self.platform = platform
+        self.input_layernorm = _norm(config, dtype, rngs)
+        self.self_attn = SelfAttention(config, dtype=dtype, rngs=rngs)
+        self.post_attention_layernorm = _norm(config, dtype, rngs)
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x_BTD: Float[Array, "B T D"], rotation: Rotation, mask_BT: Bool[Array, "B T"]
+    ) -> tuple[Float[Array, "B T D"], KeyValue]:
+        """Whole sequences at once. Also returns the keys and values, for a cache."""
+        query_BTNH, (key_BTKH, value_BTKH) = self.self_attn.project(self.input_layernorm(x_BTD), rotation)
+        segment_BT = mask_BT.astype(jnp.int32)
+        mixed_BTNH = attention(
+            query_BTNH,
+            key_BTKH,
+            value_BTKH,
+            segment_BT=segment_BT,
+            segment_BS=segment_BT,
+            is_causal=True,
+            platform=self.platform,
+        )
+        return self._add(x_BTD, mixed_BTNH), (key_BTKH, value_BTKH)
+
+    def decode(
+        self,
+        x_B1D: Float[Array, "B 1 D"],
+        rotation: Rotation,
+        *,
+        prefix: KeyValue,
+        prefix_mask_PS: Bool[Array, "P S"],
+        suffix: KeyValue,
+        step: Int[Array, ""],
+    ) -> tuple[Float[Array, "B 1 D"], KeyValue]:
+        """One new token per row, written into column `step` of the suffix, which is returned."""
+        query_B1NH, new = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
+        key_BTKH, value_BTKH = (
+            jax.lax.dynamic_update_slice_in_dim(cache, part, step, axis=1)
+            for cache, part in zip(suffix, new, strict=True)
+        )
+        mixed_BNH = decode_attention(
+            query_B1NH[:, 0],
+            prefix_key_PSKH=prefix[0],
+            prefix_value_PSKH=prefix[1],
+            prefix_mask_PS=prefix_mask_PS,
+            suffix_key_BTKH=key_BTKH,
+            suffix_value_BTKH=value_BTKH,
+            step=step,
+        )
+        return self._add(x_B1D, mixed_BNH[:, None]), (key_BTKH, value_BTKH)
+
+    def _add(self, x_BTD: Float[Array, "B T D"], mixed_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        x_BTD = x_BTD + self.self_attn.o_proj(mixed_BTNH.reshape(x_BTD.shape))
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Text(nnx.Module):
+    """Embedding, layers (stacked on a leading axis) and final norm."""
+
+    def __init__(self, config: Config, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+        self.embed_tokens = nnx.Embed(
+            config.vocab_size, config.hidden_size, dtype=dtype, embedding_init=NORMAL, rngs=rngs
+        )
+        self.layers = stack(
+            lambda rngs: DecoderLayer(config, dtype=dtype, platform=platform, rngs=rngs), config.num_hidden_layers, rngs
+        )
+        self.norm = _norm(config, dtype, rngs)
+
+    def embed(self, token: Int[Array, "*tokens"]) -> Float[Array, "*tokens D"]:
+        # Rows first, cast after: nnx.Embed would cast the whole table.
+        return self.embed_tokens.embedding[token].astype(self.embed_tokens.dtype)
+
+
+def _norm(config: Config, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    return nnx.RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype, rngs=rngs)

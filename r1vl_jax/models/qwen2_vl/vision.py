@@ -1,0 +1,122 @@
+"""The vision tower: a transformer over packed patches, and the merger that makes four neighbours one feature."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Int
+
+from r1vl_jax.arrays import PackedVision
+from r1vl_jax.models.attention import attention
+from r1vl_jax.models.qwen2_vl.config import VisionConfig
+from r1vl_jax.models.qwen2_vl.layers import linear, scan, stack
+from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation
+
+
+class PatchEmbed(nnx.Module):
+    """Patches do not overlap, so the weights' convolution is a product with each flattened patch."""
+
+    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.proj = linear(config.patch_dim, config.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
+
+
+class VisionAttention(nnx.Module):
+    """Every patch attends to all patches of its own frame."""
+
+    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+        self.num_heads, self.platform = config.num_heads, platform
+        self.qkv = linear(config.embed_dim, 3 * config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.proj = linear(config.embed_dim, config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x_ZME: Float[Array, "Z M E"], rotation: Rotation, segment_ZM: Int[Array, "Z M"]
+    ) -> Float[Array, "Z M E"]:
+        query, key, value = (
+            part.reshape(*x_ZME.shape[:2], self.num_heads, -1) for part in jnp.split(self.qkv(x_ZME), 3, axis=-1)
+        )
+        mixed_ZMNH = attention(
+            rotate(query, rotation),
+            rotate(key, rotation),
+            value,
+            segment_BT=segment_ZM,
+            segment_BS=segment_ZM,
+            is_causal=False,
+            platform=self.platform,
+        )
+        return self.proj(mixed_ZMNH.reshape(x_ZME.shape))
+
+
+class VisionMLP(nnx.Module):
+    """fc2(quick_gelu(fc1(x))), with quick_gelu(x) = x sigmoid(1.702 x)."""
+
+    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        hidden_dim = config.mlp_ratio * config.embed_dim
+        self.fc1 = linear(config.embed_dim, hidden_dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden_dim, config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_ZME: Float[Array, "Z M E"]) -> Float[Array, "Z M E"]:
+        hidden_ZMF = self.fc1(x_ZME)
+        return self.fc2(hidden_ZMF * jax.nn.sigmoid(1.702 * hidden_ZMF))
+
+
+class VisionBlock(nnx.Module):
+    """Attention and MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+        self.norm1 = _norm(config, dtype, rngs)
+        self.attn = VisionAttention(config, dtype=dtype, platform=platform, rngs=rngs)
+        self.norm2 = _norm(config, dtype, rngs)
+        self.mlp = VisionMLP(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x_ZME: Float[Array, "Z M E"], rotation: Rotation, segment_ZM: Int[Array, "Z M"]
+    ) -> Float[Array, "Z M E"]:
+        x_ZME = x_ZME + self.attn(self.norm1(x_ZME), rotation, segment_ZM)
+        return x_ZME + self.mlp(self.norm2(x_ZME))
+
+
+class Merger(nnx.Module):
+    """Joins the four patches of a 2x2 square, which stand side by side, into one feature of the text's width."""
+
+    def __init__(self, config: VisionConfig, feature_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.merged_dim = config.merge_length * config.embed_dim
+        self.ln_q = _norm(config, dtype, rngs)
+        self.mlp_0 = linear(self.merged_dim, self.merged_dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.mlp_2 = linear(self.merged_dim, feature_dim, use_bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_ZME: Float[Array, "Z M E"]) -> Float[Array, "Z M/4 D"]:
+        square = self.ln_q(x_ZME).reshape(x_ZME.shape[0], -1, self.merged_dim)
+        return self.mlp_2(jax.nn.gelu(self.mlp_0(square), approximate=False))
+
+
+class Vision(nnx.Module):
+    """The whole tower: patches in, features in the text's width out."""
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        feature_dim: int,
+        *,
+        dtype: DTypeLike,
+        remat: str,
+        platform: str,
+        rngs: nnx.Rngs,
+    ):
+        self.head_dim, self.remat = config.head_dim, remat
+        self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
+        self.blocks = stack(
+            lambda rngs: VisionBlock(config, dtype=dtype, platform=platform, rngs=rngs), config.depth, rngs
+        )
+        self.merger = Merger(config, feature_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, vision: PackedVision) -> Float[Array, "Z M/4 D"]:
+        rotation = vision_rotation(vision.position_ZM2, self.head_dim)
+
+        def apply(block: VisionBlock, x_ZME: Float[Array, "Z M E"]) -> tuple[Float[Array, "Z M E"], None]:
+            return block(x_ZME, rotation, vision.segment_ZM), None
+
+        x_ZME, _ = scan(self.blocks, apply, self.patch_embed.proj(vision.patch_ZMC), remat=self.remat)
+        return self.merger(x_ZME)
+
+
+def _norm(config: VisionConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(config.embed_dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)

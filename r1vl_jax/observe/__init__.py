@@ -1,0 +1,19 @@
+"""What a run writes down and prints. Nothing leaves the run's directory and the console."""
+
+from r1vl_jax.observe.completions import print_completions, write_completions
+from r1vl_jax.observe.manifest import check_workdir, write_manifest
+from r1vl_jax.observe.metrics import MetricsWriter, Timers
+from r1vl_jax.observe.progress import Progress
+from r1vl_jax.observe.results import update_summary, write_machine
+
+__all__ = [
+    "MetricsWriter",
+    "Progress",
+    "Timers",
+    "check_workdir",
+    "print_completions",
+    "update_summary",
+    "write_completions",
+    "write_machine",
+    "write_manifest",
+]

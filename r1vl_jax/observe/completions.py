@@ -1,0 +1,66 @@
+"""Sampled completions with what they earned: kept as Parquet, shown as a table."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from etils import epath
+from pyarrow import parquet
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from r1vl_jax.observe.files import write_whole
+
+Row = Mapping[str, Any]
+
+# One row is one completion. `prompt` is the question; `image` a PNG, may be empty; `key_steps` and `key_step_spans` are
+# JSON, the spans being [start, end) in characters of `completion`, a list for each group.
+SCHEMA = pa.schema(
+    [("step", pa.int64())]
+    + [(name, pa.string()) for name in ("prompt", "kind", "answer", "key_steps", "completion", "key_step_spans")]
+    + [("image", pa.binary())]
+    + [(name, pa.float64()) for name in ("reward", "step_accuracy", "step_validity", "answer_correct")]
+    + [(name, pa.float64()) for name in ("key_step_match", "complete", "ordered", "advantage")]
+)
+
+
+def write_completions(workdir: epath.PathLike, step: int, rows: Sequence[Row]) -> epath.Path:
+    """Writes `completions/completions_{step:05d}.parquet`; rows of one prompt are neighbours.
+
+    Args:
+        rows: a value for each column of `SCHEMA`.
+
+    Raises:
+        ValueError: a row lacks a column or has another one.
+    """
+    for row in rows:
+        if row.keys() != set(SCHEMA.names):
+            raise ValueError(
+                f"a completion of step {step}: missing columns {sorted(set(SCHEMA.names) - row.keys())},"
+                f" unknown columns {sorted(row.keys() - set(SCHEMA.names))}; expected {SCHEMA.names}"
+            )
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), buffer)
+    path = epath.Path(workdir) / "completions" / f"completions_{step:05d}.parquet"
+    write_whole(path, buffer.getvalue())
+    return path
+
+
+def read_completions(path: epath.Path) -> list[dict[str, Any]]:
+    """The rows of one file."""
+    return parquet.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+
+
+def print_completions(rows: Sequence[Row], *, console: Console | None = None) -> None:
+    """Prints completions and what they earned as a table; what the model wrote is shown as it is, never as markup."""
+    table = Table(title=f"completions of step {rows[0]['step']}" if rows else "no completions", show_lines=True)
+    table.add_column("question", ratio=2, overflow="fold")
+    table.add_column("completion", ratio=5, overflow="fold")
+    for name in ("answer", "reward", "accuracy", "validity", "advantage"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        numbers = [f"{row[name]:.2f}" for name in ("reward", "step_accuracy", "step_validity", "advantage")]
+        table.add_row(*(Text(str(cell)) for cell in (row["prompt"], row["completion"], row["answer"], *numbers)))
+    (console or Console()).print(table)

@@ -1,0 +1,121 @@
+"""What a run was made from: configuration, versions, git revision, data, seed. A directory belongs to one such run."""
+
+import dataclasses
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from r1vl_jax.observe.files import read_json, write_json
+
+MANIFEST = "manifest.json"
+
+# Packages whose version can change a number.
+_PACKAGES = (
+    *("r1vl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "pillow"),
+    *("transformers", "tokenizers", "safetensors", "grain", "array-record", "tensorflow-datasets", "math-verify"),
+)
+
+# Settings that change neither the weights nor the order of the data: a run may be resumed with others.
+_FREE_TO_CHANGE = ("workdir", "eval.", "observe.")
+
+
+def write_manifest(workdir: epath.PathLike, config: Any, *, data_fingerprint: str) -> None:
+    """Writes `manifest.json`, or checks the one there; a resumed run keeps its first.
+
+    Args:
+        config: the resolved configuration, a dataclass with a `seed`.
+        data_fingerprint: digest of the records that the run reads.
+
+    Raises:
+        ValueError: the directory holds a run of another configuration, or of other data; lists what differs.
+    """
+    check_workdir(workdir, config)
+    path = epath.Path(workdir) / MANIFEST
+    before, versions = read_json(path), dict(_versions())
+    if not before:
+        write_json(path, _manifest(config, data_fingerprint, versions))
+    elif before["data_fingerprint"] != data_fingerprint:
+        raise ValueError(
+            f"{path}: the data changed since this run began (fingerprint {before['data_fingerprint']} ->"
+            f" {data_fingerprint}); restore the data, or choose another workdir"
+        )
+    elif changed := list(_differences(before["versions"], versions)):
+        logging.warning("resuming with other versions, so not to the bit: %s", "; ".join(changed))
+
+
+def check_workdir(workdir: epath.PathLike, config: Any) -> None:
+    """Refuses a directory that holds a run of another configuration; the settings of `eval` and `observe` may differ.
+
+    Raises:
+        ValueError: lists each setting that differs, old -> new.
+    """
+    path = epath.Path(workdir) / MANIFEST
+    before = read_json(path)
+    changed = _differences(_flat(before["configuration"]), _flat(_configuration(config))) if before else ()
+    if refused := [line for line in changed if not line.startswith(_FREE_TO_CHANGE)]:
+        raise ValueError(
+            f"{workdir} holds a run of another configuration; set config.workdir to another directory, or undo:\n  "
+            + "\n  ".join(refused)
+        )
+
+
+def _manifest(config: Any, data_fingerprint: str, versions: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "configuration": _configuration(config),
+        "seed": config.seed,
+        "data_fingerprint": data_fingerprint,
+        "versions": versions,
+        "git_revision": _git_revision(),
+    }
+
+
+def _configuration(config: Any) -> dict[str, Any]:
+    """The settings as JSON gives them back: nested objects, tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name."""
+    flat = {}
+    for name, value in node.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            yield f"{name}: {old.get(name, 'absent')!r} -> {new.get(name, 'absent')!r}"
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    for package in _PACKAGES:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            yield package, "absent"
+
+
+def _git_revision() -> str | None:
+    """The commit of this code, with `-dirty` behind it if files were changed; None outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        # A checkout that merely contains an environment with this package installed does not count.
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,129 @@
+"""Numbers by step: one line of JSON each, and TensorBoard."""
+
+import contextlib
+import json
+import math
+import numbers
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+from tensorboardX import SummaryWriter
+
+from r1vl_jax.observe.files import write_whole
+
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.jsonl"
+
+
+class MetricsWriter:
+    """Writes `metrics.jsonl`, only what the seed determines, and `timings.jsonl`, what the machine adds.
+
+    A line is `{"stage": "step_grpo", "step": 3, "reward": 1.25, ...}`, on disk when `write` returns.
+
+    Args:
+        workdir: the run's directory; lines are added to those there.
+        tensorboard: whether the same numbers also go to `tensorboard/<stage>`.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, tensorboard: bool):
+        self._workdir = epath.Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._has_tensorboard = tensorboard
+        self._boards: dict[str, SummaryWriter] = {}
+        self._resumed: Mapping[str, int] | None = None
+
+    def write(
+        self, stage: str, step: int, metrics: Mapping[str, Any], timings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Adds the line of a step.
+
+        Args:
+            stage: "warmup" or "step_grpo".
+            step: updates of that stage so far; 0 is before the first.
+            metrics: numbers that depend on the seed alone; one that is not finite is written as null.
+            timings: seconds, rates, memory.
+        """
+        for name, values in ((METRICS, metrics), (TIMINGS, timings or {})):
+            if values:
+                line = {"stage": stage, "step": step} | {key: _plain(value) for key, value in values.items()}
+                with (self._workdir / name).open("a") as file:
+                    file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._has_tensorboard:
+            for key, value in {**metrics, **(timings or {})}.items():
+                self._board(stage).add_scalar(key, float(value), step)
+            self._board(stage).flush()
+
+    def rewind(self, stage_steps: Mapping[str, int]) -> None:
+        """Drops what was written after the checkpoint that a run resumes from, for it will be written again.
+
+        Args:
+            stage_steps: the step that each stage resumes from; all lines of a stage that is not named are dropped.
+        """
+        for name in (METRICS, TIMINGS):
+            path = self._workdir / name
+            if path.exists():
+                kept = [text for text in path.read_text().splitlines() if _is_before(text, stage_steps)]
+                write_whole(path, "".join(f"{text}\n" for text in kept).encode())
+        self._resumed = stage_steps
+
+    def close(self) -> None:
+        """Closes TensorBoard's files."""
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()
+
+    def _board(self, stage: str) -> SummaryWriter:
+        if stage not in self._boards:
+            first_again = None if self._resumed is None else self._resumed.get(stage, -1) + 1
+            directory = str(self._workdir / "tensorboard" / stage)
+            self._boards[stage] = SummaryWriter(directory, purge_step=first_again)
+        return self._boards[stage]
+
+
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; none if there is no file. A last line cut short by a kill is left out."""
+    lines = [_parsed(text) for text in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if line is not None]
+
+
+def _is_before(text: str, stage_steps: Mapping[str, int]) -> bool:
+    line = _parsed(text)
+    return line is not None and line["step"] <= stage_steps.get(line["stage"], -1)
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A line of JSON; None for one that a killed run left unfinished."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _plain(value: Any) -> int | float | None:
+    """A number as JSON has it, from Python, NumPy or JAX."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if math.isfinite(value) else None
+
+
+class Timers:
+    """Seconds spent in named parts of a step: `with timers("gen"): ...`; a part entered twice adds up."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Adds the time until its block ends to the part `name`, also if the block raises."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """Seconds by part since the last call, as `{"timing_s/gen": 1.5}`."""
+        taken, self._seconds = self._seconds, {}
+        return {f"timing_s/{name}": seconds for name, seconds in taken.items()}

@@ -1,0 +1,83 @@
+"""A run's results: `summary.json`, only what the seed determines, and `machine.json`, what the machine adds."""
+
+import multiprocessing
+import os
+import re
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from r1vl_jax.observe.files import read_json, write_json
+
+SUMMARY = "summary.json"
+MACHINE = "machine.json"
+
+
+def update_summary(workdir: epath.PathLike, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds results to `summary.json` and returns all of them.
+
+    Args:
+        results: JSON values; a dot in a name nests, so "accuracy.warmup" becomes {"accuracy": {"warmup": ...}}.
+
+    Raises:
+        ValueError: a name would replace a number by a group of numbers.
+    """
+    path = epath.Path(workdir) / SUMMARY
+    summary = read_json(path)
+    for name, value in results.items():
+        *groups, last = name.split(".")
+        node = summary
+        for group in groups:
+            node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                raise ValueError(
+                    f"{path}: {name!r} needs {group!r} to be a group, but it is {node!r}; rename one of them"
+                )
+        node[last] = value
+    write_json(path, summary)
+    return summary
+
+
+def write_machine(workdir: epath.PathLike, *, seconds: float) -> dict[str, Any]:
+    """Adds up what a run has cost in `machine.json` and returns it; a resumed run adds to what it cost before.
+
+    Args:
+        seconds: wall time since the last call, or since the start.
+    """
+    path = epath.Path(workdir) / MACHINE
+    before = read_json(path)
+    machine = {
+        "seconds": before.get("seconds", 0.0) + seconds,
+        "peak_memory_gib": max(before.get("peak_memory_gib", 0.0), peak_memory_gib()),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "cpu_count": os.cpu_count(),
+    }
+    write_json(path, machine)
+    return machine
+
+
+def peak_memory_gib() -> float:
+    """The most memory that this process and its living workers have held, each at its own peak, in GiB.
+
+    Read where Linux keeps it: getrusage() would count for a child also what its parent held when it was started.
+    Elsewhere, of this process alone.
+    """
+    if sys.platform != "linux":
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    return sum(_peak_kib(Path(f"/proc/{pid}/status")) for pid in pids) / 2**20
+
+
+def _peak_kib(status: Path) -> int:
+    """The line `VmHWM:  123456 kB`; 0 for a process that has just ended."""
+    try:
+        peak = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(peak.group(1)) if peak else 0

@@ -1,0 +1,169 @@
+"""The rewards of a batch of completions: every part of StepGRPO's reward, and where it was earned."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from r1vl_jax.arrays import bundle
+from r1vl_jax.rewards import answers, reference
+from r1vl_jax.rewards.judge import Judge
+from r1vl_jax.rewards.reference import Reading
+
+_BACKENDS = ("reference",)
+
+
+@bundle
+class StepReward:
+    """What B completions earned, part by part.
+
+    A path is cut into sections, J at most: all before the first step, each step, the final answer; without structure it
+    is one. A matched group of key steps pays in the section that first holds it, all else in the last.
+
+    Attributes:
+        total: step_accuracy + step_validity, in [0, 2 + alpha].
+        step_accuracy: StepRAR, in [0, 1 + alpha]: 1 for a correct answer, alpha * key_step_match on top.
+        step_validity: StepRVR, 0 or 1: complete and ordered.
+        answer_correct: False while undecided.
+        key_step_match: fraction of the groups of key steps that were matched; 0 where there are none.
+        complete: whether all parts are there.
+        ordered: whether they are in logical order.
+        undecided: only math-verify could tell whether the answer is right, and no judge was given.
+        section_end_BJ: byte offset in the completion where each section ends; -1 where there is none.
+        section_reward_BJ: what each section earned; a row sums to its total.
+    """
+
+    total: Float[np.ndarray, " B"]
+    step_accuracy: Float[np.ndarray, " B"]
+    step_validity: Float[np.ndarray, " B"]
+    answer_correct: Bool[np.ndarray, " B"]
+    key_step_match: Float[np.ndarray, " B"]
+    complete: Bool[np.ndarray, " B"]
+    ordered: Bool[np.ndarray, " B"]
+    undecided: Bool[np.ndarray, " B"]
+    section_end_BJ: Int[np.ndarray, "B J"]
+    section_reward_BJ: Float[np.ndarray, "B J"]
+
+
+def score(
+    completions: Sequence[str | bytes],
+    records: Sequence[Mapping[str, Any]],
+    *,
+    semantics: str = "paper",
+    backend: str = "reference",
+    alpha: float = 0.1,
+    judge: Judge | None = None,
+) -> StepReward:
+    """Rewards completions against the records of their questions.
+
+    Args:
+        completions: B texts, or their UTF-8 bytes; anything a model writes is allowed.
+        records: one for each completion, with `answer` (or `solution`, which may hold a whole path) and `key_steps`, a
+            list of groups of equivalent spellings (or `{"Steps": [...]}`); a bare string is a group of one.
+        semantics: "paper" or "released", the two readings of StepGRPO's rewards; see `rewards.reference`.
+        backend: "reference".
+        alpha: worth of all key steps together, the correct answer being 1.
+        judge: asked about answers that a plain comparison does not settle; without one they stay undecided.
+
+    Raises:
+        ValueError: an unknown setting, records that do not fit the completions, or one without answer or key steps.
+    """
+    _check_settings(semantics, backend, len(completions), len(records))
+    readings = [
+        reference.read(reference.to_bytes(completion), _gold(record, row), _key_steps(record, row), semantics=semantics)
+        for row, (completion, record) in enumerate(zip(completions, records, strict=True))
+    ]
+    return _assemble(readings, _judged(readings, judge), alpha)
+
+
+def _judged(readings: list[Reading], judge: Judge | None) -> list[bool | None]:
+    """Whether each answer is correct, after the judge has been asked; None where nobody could tell."""
+    verdicts = [reading.is_correct for reading in readings]
+    rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
+    if judge is not None and rows:
+        questions = [_to_text(readings[row].question) for row in rows]
+        for row, verdict in zip(rows, judge.decide(questions), strict=True):
+            verdicts[row] = verdict.is_correct
+    return verdicts
+
+
+def _assemble(readings: list[Reading], verdicts: list[bool | None], alpha: float) -> StepReward:
+    def column(values: Iterable[Any], dtype: type) -> np.ndarray:
+        return np.array(list(values), dtype)
+
+    correct = column((verdict is True for verdict in verdicts), bool)
+    match = column((len(r.sections_of_matches) / max(r.num_groups, 1) for r in readings), float)
+    complete = column((r.is_complete for r in readings), bool)
+    ordered = column((r.is_ordered for r in readings), bool)
+    accuracy = np.where(column((r.has_answer for r in readings), bool), correct + alpha * match, 0.0)
+    validity = (complete & ordered).astype(float)
+    section_end_BJ, section_reward_BJ = _place(readings, correct + validity, alpha)
+    return StepReward(
+        total=(accuracy + validity).astype(np.float32),
+        step_accuracy=accuracy.astype(np.float32),
+        step_validity=validity.astype(np.float32),
+        answer_correct=correct,
+        key_step_match=match.astype(np.float32),
+        complete=complete,
+        ordered=ordered,
+        undecided=column((verdict is None for verdict in verdicts), bool),
+        section_end_BJ=section_end_BJ,
+        section_reward_BJ=section_reward_BJ,
+    )
+
+
+def _place(
+    readings: list[Reading], paid_at_end: Float[np.ndarray, " B"], alpha: float
+) -> tuple[Int[np.ndarray, "B J"], Float[np.ndarray, "B J"]]:
+    """Puts what was earned where it was earned: key steps in their sections, the rest in the last."""
+    width = max((len(reading.section_ends) for reading in readings), default=1)
+    section_end_BJ = np.full((len(readings), width), -1, np.int32)
+    section_reward_BJ = np.zeros((len(readings), width), np.float32)
+    for row, reading in enumerate(readings):
+        count = len(reading.section_ends)
+        section_end_BJ[row, :count] = reading.section_ends
+        section_reward_BJ[row, count - 1] = paid_at_end[row]
+        if reading.has_answer:
+            for section in reading.sections_of_matches:
+                section_reward_BJ[row, section] += alpha / reading.num_groups
+    return section_end_BJ, section_reward_BJ
+
+
+def _check_settings(semantics: str, backend: str, num_completions: int, num_records: int) -> None:
+    if semantics not in reference.SEMANTICS:
+        raise ValueError(f"rewards.score: semantics={semantics!r}: expected one of {reference.SEMANTICS}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"rewards.score: backend={backend!r}: expected one of {_BACKENDS}")
+    if num_completions != num_records:
+        raise ValueError(
+            f"rewards.score: {num_completions} completions but {num_records} records; give each completion the record"
+            " of its question"
+        )
+
+
+def _gold(record: Mapping[str, Any], row: int) -> bytes:
+    text = record.get("answer") or record.get("solution")
+    gold = answers.reference_answer(reference.to_bytes(text)) if isinstance(text, str | bytes) else b""
+    if not gold:
+        raise ValueError(
+            f"rewards.score: record {row} has no answer: expected text in `answer` or `solution`, got {text!r};"
+            " leave the record out"
+        )
+    return gold
+
+
+def _key_steps(record: Mapping[str, Any], row: int) -> Sequence[reference.Group]:
+    key_steps = record.get("key_steps")
+    groups = key_steps.get("Steps") if isinstance(key_steps, Mapping) else key_steps
+    if groups is None or isinstance(groups, str):
+        raise ValueError(
+            f"rewards.score: record {row} has no key_steps: expected a list of groups, got {key_steps!r};"
+            " give [] where there are none"
+        )
+    return groups
+
+
+def _to_text(question: tuple[bytes, bytes]) -> tuple[str, str]:
+    gold, prediction = (text.decode("utf-8", "replace") for text in question)
+    return gold, prediction

@@ -1,0 +1,141 @@
+"""What the stages of a run share, and the loop around a stage's updates: resuming, recording, saving, evaluating."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from etils import epath
+
+from r1vl_jax import observe
+from r1vl_jax.assembly import Parts
+from r1vl_jax.checkpoint.manager import Checkpoints
+from r1vl_jax.config import Config, Optim
+from r1vl_jax.data.pipeline import Stream
+from r1vl_jax.evaluation.run import Evaluator
+from r1vl_jax.learner import TrainState
+from r1vl_jax.optim import schedule
+from r1vl_jax.rewards import Judge
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a configuration: its parts, and where its figures go."""
+
+    config: Config
+    parts: Parts
+    judge: Judge
+    evaluator: Evaluator
+    writer: observe.MetricsWriter
+    timers: observe.Timers
+
+    @property
+    def workdir(self) -> epath.Path:
+        return epath.Path(self.config.workdir)
+
+    def checkpoints(self, stage: str) -> Checkpoints:
+        return Checkpoints(self.workdir / "checkpoints" / stage, keep=self.config.train.save_total_limit)
+
+    def key(self, step: int) -> jax.Array:
+        """The key that all draws of a step are folded from."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), step)
+
+
+class Stage:
+    """One stage: a context manager whose `steps()` are the updates still to be done.
+
+    The figures of update n are read from the device after update n+1 was dispatched, so that the device never waits for
+    the host to write. Evaluations and checkpoints happen between updates; a checkpoint comes last, so that whatever is
+    written after it is written again by the run that resumes from it.
+
+    Attributes:
+        state: parameters and optimizer; the loop's body replaces it.
+    """
+
+    def __init__(self, run: Run, name: str, max_steps: int, state: TrainState, stream: Stream, optim: Optim):
+        """Starts from `state`, or from the newest checkpoint of the stage if there is one."""
+        self.state = state
+        self._run, self._name, self._max_steps, self._stream = run, name, max_steps, stream
+        self._learning_rate = schedule(optim, max_steps)
+        self._checkpoints = run.checkpoints(name)
+        self._first_step, self._totals = 1, {"num_tokens": 0.0, "max_logp_difference": 0.0}
+        self._pending: tuple[int, Mapping[str, Any], Mapping[str, float]] | None = None
+        if self._checkpoints.latest_step() is not None:
+            step, self.state, position = self._checkpoints.restore(state)
+            stream.set_state(position["stream"])
+            self._first_step, self._totals = step + 1, dict(position["totals"])
+        self._tokens_before, self._last_time = self._totals["num_tokens"], time.perf_counter()
+        self._progress = observe.Progress(name, max_steps, first=self._first_step - 1)
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._checkpoints.close()
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the updates still to do, counted from 1; whatever is due after an update is done in between."""
+        with self._progress:
+            for step in range(self._first_step, self._max_steps + 1):
+                yield step
+                if self.is_due(step, self._run.config.eval.steps):
+                    self._evaluate(step)
+                if self.is_due(step, self._run.config.train.save_steps):
+                    self._save(step)
+
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something happens after this step that happens every so many steps and after the last; 0 is never."""
+        return every > 0 and (step % every == 0 or step == self._max_steps)
+
+    def record(self, step: int, figures: Mapping[str, Any], *, num_tokens: int, host: Mapping[str, float]) -> None:
+        """Takes the figures of an update from the device and from the host; those of the update before are written now."""
+        self._flush()
+        self._totals["num_tokens"] += num_tokens
+        told = {
+            **host,
+            "num_tokens": self._totals["num_tokens"],
+            "learning_rate": float(self._learning_rate(step - 1)),
+        }
+        self._pending = (step, figures, told)
+
+    def _flush(self) -> None:
+        """Waits for the figures of the update dispatched last, checks and writes them."""
+        if self._pending is None:
+            return
+        (step, figures, told), self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(figures).items()} | told
+        difference = metrics.get("sampling/sampling_logp_difference/max", 0.0)
+        self._totals["max_logp_difference"] = max(self._totals["max_logp_difference"], difference)
+        now = time.perf_counter()
+        seconds, self._last_time = now - self._last_time, now
+        tokens = metrics["num_tokens"] - self._tokens_before
+        self._tokens_before = metrics["num_tokens"]
+        timings = {"step_time": seconds, "perf/throughput": tokens / seconds} | self._run.timers.take()
+        self._run.writer.write(self._name, step, metrics, timings)
+        self._progress.update(step, {name: metrics[name] for name in _SHOWN if name in metrics})
+        self._refuse_if_broken(step, metrics)
+
+    def _refuse_if_broken(self, step: int, metrics: Mapping[str, float]) -> None:
+        limit = self._run.config.train.max_skipped_updates
+        if metrics["num_skipped"] > limit:
+            raise FloatingPointError(
+                f"stage {self._name}, step {step}: {metrics['num_skipped']:.0f} updates had a loss or gradient that is"
+                f" not finite, more than train.max_skipped_updates={limit}. The newest checkpoint is untouched; lower the"
+                " learning rate, or look at the records of these steps"
+            )
+
+    def _evaluate(self, step: int) -> None:
+        with self._run.timers("eval"):
+            results = self._run.evaluator.on_validation(self.state.params)
+        self._flush()
+        self._run.writer.write(self._name, step, {f"eval/{name}": value for name, value in results.items()})
+
+    def _save(self, step: int) -> None:
+        self._flush()
+        with self._run.timers("save"):
+            position = {"stream": self._stream.get_state(), "totals": self._totals}
+            self._checkpoints.save(step, self.state, position)
+
+
+_SHOWN = ("loss", "reward", "kl", "completions/mean_length")

@@ -1,0 +1,113 @@
+"""Trains: `python -m r1vl_jax.train --config=configs/tiny.py [--config.SECTION.KEY=VALUE ...]`.
+
+`config.workdir` receives everything; started again with the same configuration, a run that was interrupted resumes.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+from rich.console import Console
+
+from r1vl_jax import observe, report, stages
+from r1vl_jax.assembly import assemble, evaluator
+from r1vl_jax.config import Config, resolve
+from r1vl_jax.models.qwen2_vl.model import Params
+from r1vl_jax.observe.metrics import METRICS, read_lines
+from r1vl_jax.rewards import Judge
+from r1vl_jax.run import Run
+
+_STAGES = {"warmup": stages.warm_up, "step_grpo": stages.step_grpo}
+_STEPS_OF_FINAL_KL = 10
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains through all stages, with an evaluation before, between and after them.
+
+    Args:
+        config: of `config.resolve`.
+
+    Returns:
+        What `summary.json` holds.
+
+    Raises:
+        ValueError: the workdir holds a run of another configuration.
+        FloatingPointError: too many updates were not finite.
+    """
+    start = time.monotonic()
+    observe.check_workdir(config.workdir, config)
+    parts = assemble(config)
+    observe.write_manifest(config.workdir, config, data_fingerprint=parts.data_fingerprint)
+    with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
+        writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
+        this = Run(config, parts, judge, evaluator(parts, judge), writer, observe.Timers())
+        writer.rewind(_steps_done(this))
+        params = parts.initial_params()
+        _evaluate(this, "start", params)
+        for stage in config.train.stages:
+            params = _STAGES[stage](this, params)
+            _evaluate(this, stage, params)
+        writer.close()
+    summary = observe.update_summary(config.workdir, _totals(this))
+    machine = observe.write_machine(config.workdir, seconds=time.monotonic() - start)
+    _conclude(config, summary, machine)
+    return summary
+
+
+def _steps_done(this: Run) -> dict[str, int]:
+    """The step that each stage will go on from."""
+    done = {}
+    for stage in this.config.train.stages:
+        with this.checkpoints(stage) as checkpoints:
+            done[stage] = checkpoints.latest_step() or 0
+    return done
+
+
+def _evaluate(this: Run, stage: str, params: Params) -> None:
+    """Accuracy on the test split, once; a resumed run finds it in the summary."""
+    if stage in observe.update_summary(this.workdir, {}).get("accuracy", {}):
+        return
+    results = this.evaluator.on_test(params)
+    kinds = {name.split("/")[1]: value for name, value in results.items() if name.startswith("accuracy/")}
+    totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
+    observe.update_summary(this.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
+    shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
+    Console().print(f"evaluation, {stage}:  {shown}", highlight=False, soft_wrap=True)
+
+
+def _totals(this: Run) -> dict[str, float]:
+    """What is known only at the end: the largest difference between sampler and scorer, and the last mean KL."""
+    lines = [line for line in read_lines(this.workdir / METRICS) if line["stage"] == "step_grpo" and "loss" in line]
+    if not lines:
+        return {}
+    return {
+        "max_logp_difference": max(line["sampling/sampling_logp_difference/max"] for line in lines),
+        "kl": float(np.mean([line["kl"] for line in lines[-_STEPS_OF_FINAL_KL:]])),
+    }
+
+
+def _conclude(config: Config, summary: dict[str, Any], machine: dict[str, Any]) -> None:
+    console = Console()
+    accuracy = "  ".join(f"accuracy.{stage} {value:.3f}" for stage, value in summary["accuracy"].items())
+    console.print(f"{accuracy}  max_logp_difference {summary.get('max_logp_difference', 0.0):.1e}", highlight=False)
+    console.print(f"{machine['seconds']:.0f} seconds, {machine['peak_memory_gib']:.2f} GiB at most", highlight=False)
+    if config.observe.report:
+        console.print(f"report: {report.write_report(epath.Path(config.workdir))}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    flag = config_flags.DEFINE_config_file("config", None, "A recipe, such as configs/7b.py.", lock_config=True)
+
+    def start(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets tell every step of theirs
+        run(resolve(flag.value))
+
+    flags.mark_flag_as_required("config")
+    app.run(start)
+
+
+if __name__ == "__main__":
+    main()

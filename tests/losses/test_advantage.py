@@ -1,0 +1,47 @@
+"""Advantages of a group of samples."""
+
+import numpy as np
+import pytest
+
+from r1vl_jax import losses
+
+
+def test_standardises_with_one_degree_of_freedom():
+    reward = np.array([[0.0, 1.0, 2.0, 1.1], [2.1, 0.05, 0.0, 1.0]], np.float32)
+    wanted = (reward - reward.mean(1, keepdims=True)) / (reward.std(1, ddof=1, keepdims=True) + 1e-4)
+    np.testing.assert_allclose(losses.group_advantage(reward), wanted, atol=1e-6)
+
+
+def test_known_numbers():
+    """Of (0, 2) the mean is 1 and the spread the square root of 2."""
+    np.testing.assert_allclose(losses.group_advantage(np.array([[0.0, 2.0]])), [[-0.70706, 0.70706]], atol=1e-5)
+
+
+def test_none_only_subtracts_the_mean():
+    advantage = losses.group_advantage(np.array([[0.0, 2.0, 4.0]], np.float32), scale_rewards="none")
+    np.testing.assert_allclose(advantage, [[-2.0, 0.0, 2.0]])
+
+
+@pytest.mark.parametrize("num_generations", range(2, 17))
+@pytest.mark.parametrize("scale_rewards", ["group", "none"])
+def test_equal_rewards_give_exact_zeros(num_generations, scale_rewards):
+    rewards = np.array([0.1, 1.05, 1.1, 2.0666666, 1 / 3, 7e6], np.float32)
+    advantage = losses.group_advantage(np.tile(rewards[:, None], num_generations), scale_rewards=scale_rewards)
+    assert np.count_nonzero(advantage) == 0
+
+
+def test_groups_do_not_see_each_other():
+    reward = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    for group in range(3):
+        alone = losses.group_advantage(reward[group : group + 1])
+        np.testing.assert_allclose(losses.group_advantage(reward)[group : group + 1], alone, atol=1e-6)
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match=r"at least 2 samples.*shape \(3, 1\).*num_generations"):
+        losses.group_advantage(np.zeros((3, 1)))
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="scale_rewards='batch'.*'group' or 'none'"):
+        losses.group_advantage(np.zeros((3, 2)), scale_rewards="batch")

@@ -1,0 +1,148 @@
+"""The sampler against full forward passes: what it draws, what it reports, and what its draws depend on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
+
+from r1vl_jax.learner import Learner, _join, score
+from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.sampling.methods import Greedy, Temperature
+
+FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)
+KEY = jax.random.key(5)
+
+
+def make_sampler(method=Temperature(1.0), num_generations=2, max_length=9, **changes):
+    return Sampler(DEFINITION, method, num_generations, max_length, (EOS,), FORBIDDEN, **changes)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return make_params()
+
+
+def logits_of(params, prompts, completions):
+    """Logits of every completion position, by one full forward pass without a cache."""
+    model = DEFINITION.bind(params)
+    sequences = _join(prompts, completions)
+    hidden = model.hidden_states(
+        sequences.token_BS,
+        mask_BT=sequences.mask_BS,
+        position_3BT=jnp.moveaxis(sequences.position_BS3, -1, 0),
+        feature_index_BT=sequences.feature_index_BS,
+        feature_MD=model.image_features(prompts.vision),
+    )
+    first = prompts.token_PS.shape[1]
+    return np.array(hidden[:, first - 1 : -1] @ model.head())
+
+
+def test_greedy_is_the_arg_max_of_a_full_forward_pass(params):
+    prompts = make_prompts()
+    rollout = sample(make_sampler(Greedy(), num_generations=1), params, prompts, KEY)
+    logits = logits_of(params, prompts, rollout.completions)
+    logits[..., FORBIDDEN] = -np.inf
+    mask = np.asarray(rollout.completions.mask_BT)
+    assert mask.sum() > 10
+    np.testing.assert_array_equal(np.asarray(rollout.completions.token_BT)[mask], logits.argmax(-1)[mask])
+
+
+def test_reported_logp_and_entropy_are_of_the_full_distribution(params):
+    prompts = make_prompts()
+    for temperature_in_report in (1.0, 1.7):
+        sampler = make_sampler(Temperature(1.3), temperature_in_report=temperature_in_report)
+        rollout = sample(sampler, params, prompts, KEY)
+        logp = jax.nn.log_softmax(logits_of(params, prompts, rollout.completions) / temperature_in_report)
+        chosen = np.take_along_axis(np.asarray(logp), np.asarray(rollout.completions.token_BT)[..., None], -1)[..., 0]
+        mask = np.asarray(rollout.completions.mask_BT)
+        np.testing.assert_allclose(rollout.logp_BT, np.where(mask, chosen, 0), atol=2e-5)
+        entropy = -np.sum(np.exp(logp) * logp, -1)
+        np.testing.assert_allclose(rollout.entropy_BT, np.where(mask, entropy, 0), atol=2e-5)
+
+
+def test_the_learner_scores_what_the_sampler_reported(params):
+    prompts = make_prompts()
+    rollout = sample(make_sampler(num_generations=3), params, prompts, KEY)
+    learner = Learner(DEFINITION, optax.identity(), chunk_size=16)
+    logp, entropy = score(learner, params, prompts, rollout.completions)
+    np.testing.assert_allclose(logp, rollout.logp_BT, atol=2e-5)
+    np.testing.assert_allclose(entropy, rollout.entropy_BT, atol=2e-5)
+
+
+def test_a_draw_does_not_depend_on_the_batch_around_it(params):
+    prompts = make_prompts(4)
+    sampler = make_sampler(num_generations=2)
+    whole = sample(sampler, params, prompts, KEY)
+    part = sample(sampler, params, take(prompts, [3, 1]), KEY)
+    rows = [6, 7, 2, 3]
+    np.testing.assert_array_equal(part.completions.mask_BT, whole.completions.mask_BT[jnp.asarray(rows)])
+    mask = np.asarray(part.completions.mask_BT)
+    np.testing.assert_array_equal(
+        np.asarray(part.completions.token_BT)[mask], np.asarray(whole.completions.token_BT)[rows][mask]
+    )
+
+
+def test_samples_of_a_prompt_differ_and_keys_matter(params):
+    prompts = make_prompts()
+    first = sample(make_sampler(num_generations=2), params, prompts, KEY)
+    again = sample(make_sampler(num_generations=2), params, prompts, KEY)
+    other = sample(make_sampler(num_generations=2), params, prompts, jax.random.key(6))
+    np.testing.assert_array_equal(first.completions.token_BT, again.completions.token_BT)
+    assert not np.array_equal(first.completions.token_BT, other.completions.token_BT)
+    assert not np.array_equal(first.completions.token_BT[0], first.completions.token_BT[1])
+
+
+def test_more_padding_changes_nothing(params):
+    prompts = make_prompts()
+
+    def pad(array, value=0):
+        widths = [(0, 0)] * (array.ndim - 1) + [(5, 0)]
+        return np.pad(array, widths, constant_values=value)
+
+    padded = dataclasses.replace(
+        prompts,
+        token_PS=pad(prompts.token_PS, IMAGE_TOKEN),
+        mask_PS=pad(prompts.mask_PS),
+        position_3PS=pad(prompts.position_3PS),
+        feature_index_PS=pad(prompts.feature_index_PS, -1),
+    )
+    plain, more = (sample(make_sampler(), params, p, KEY) for p in (prompts, padded))
+    np.testing.assert_array_equal(plain.completions.token_BT, more.completions.token_BT)
+    np.testing.assert_allclose(plain.logp_BT, more.logp_BT, atol=1e-5)
+
+
+def test_vision_tokens_are_never_drawn(params):
+    biased = jax.tree.map(lambda leaf: leaf, params)
+    embedding = params["text"]["embed_tokens"]["embedding"]
+    biased["text"]["embed_tokens"]["embedding"] = embedding.at[jnp.asarray(FORBIDDEN)].multiply(30.0)
+    rollout = sample(make_sampler(num_generations=8), biased, make_prompts(), KEY)
+    logits = logits_of(biased, make_prompts(), rollout.completions)
+    assert np.isin(logits.argmax(-1), FORBIDDEN).any()  # they would have been drawn
+    assert not np.isin(np.asarray(rollout.completions.token_BT), FORBIDDEN).any()
+
+
+def test_the_mask_ends_with_the_first_end_token_and_the_loop_ends_early(params):
+    always_end = jax.tree.map(lambda leaf: leaf, params)
+    always_end["text"]["embed_tokens"]["embedding"] = params["text"]["embed_tokens"]["embedding"] * 0.01
+    sampler = dataclasses.replace(make_sampler(num_generations=4, max_length=64), eos_token_ids=tuple(range(24)))
+    rollout = sample(sampler, always_end, make_prompts(), KEY)
+    token, mask = np.asarray(rollout.completions.token_BT), np.asarray(rollout.completions.mask_BT)
+    assert rollout.has_ended_B.all()
+    assert int(rollout.num_steps) == mask.sum(axis=1).max() < 64
+    for row in range(len(token)):
+        length = mask[row].sum()
+        assert mask[row, :length].all()
+        assert token[row, length - 1] < 24
+        assert (token[row, : length - 1] >= 24).all()
+
+
+def test_nothing_ends_without_an_end_token(params):
+    sampler = dataclasses.replace(make_sampler(), eos_token_ids=(VOCAB_SIZE - 1,), forbidden_token_ids=(VOCAB_SIZE - 1,))
+    rollout = sample(sampler, params, make_prompts(), KEY)
+    assert rollout.completions.mask_BT.all()
+    assert not rollout.has_ended_B.any()
+    assert CONFIG.vocab_size == VOCAB_SIZE

@@ -1,0 +1,63 @@
+"""Each filter against a few lines of NumPy, and the identities that tie the methods together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1vl_jax.sampling.methods import Greedy, MinP, Temperature, TopK, TopP, from_settings
+
+LOGITS_BV = jnp.asarray(np.random.default_rng(0).normal(size=(64, 20)) * 2, jnp.float32)
+KEY_B = jax.random.split(jax.random.key(0), 64)
+
+
+def kept(filter_, logits_V):
+    return set(np.flatnonzero(np.isfinite(np.asarray(filter_(jnp.asarray([logits_V], jnp.float32))[0]))))
+
+
+def logits_of(*probabilities):
+    return np.log(np.asarray(probabilities))
+
+
+def test_top_k_keeps_the_k_likeliest():
+    logits_V = logits_of(0.1, 0.4, 0.2, 0.3)
+    assert kept(TopK(2), logits_V) == {1, 3}
+    assert kept(TopK(99), logits_V) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.05, {1}), (0.4, {1}), (0.5, {1, 3}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})])
+def test_top_p_keeps_the_fewest_that_reach_p(p, expected):
+    assert kept(TopP(p), logits_of(0.1, 0.4, 0.2, 0.3)) == expected
+
+
+def test_min_p_compares_with_the_likeliest():
+    assert kept(MinP(0.5), logits_of(0.1, 0.4, 0.2, 0.3)) == {1, 2, 3}
+    assert kept(MinP(0.6), logits_of(0.1, 0.4, 0.2, 0.3)) == {1, 3}
+
+
+def test_top_p_of_one_is_plain_temperature():
+    plain_B = Temperature(0.7)(LOGITS_BV, KEY_B)
+    np.testing.assert_array_equal(Temperature(0.7, (TopP(1.0),))(LOGITS_BV, KEY_B), plain_B)
+
+
+def test_top_one_is_greedy():
+    np.testing.assert_array_equal(Temperature(1.5, (TopK(1),))(LOGITS_BV, KEY_B), Greedy()(LOGITS_BV, KEY_B))
+
+
+def test_temperature_draws_follow_the_tempered_softmax():
+    logits_V = logits_of(0.1, 0.6, 0.3)
+    key_B = jax.random.split(jax.random.key(1), 20_000)
+    token_B = Temperature(2.0)(jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (20_000, 3)), key_B)
+    wanted_V = np.sqrt([0.1, 0.6, 0.3]) / np.sum(np.sqrt([0.1, 0.6, 0.3]))
+    np.testing.assert_allclose(np.bincount(np.asarray(token_B)) / 20_000, wanted_V, atol=0.012)
+
+
+def test_settings_that_filter_nothing_leave_no_filter():
+    assert from_settings(temperature=1.2, top_k=0, top_p=1.0, min_p=0.0) == Temperature(1.2)
+    assert from_settings(temperature=1.0, top_k=50, top_p=0.9, min_p=0.1).filters == (TopK(50), TopP(0.9), MinP(0.1))
+
+
+def test_a_row_depends_on_its_own_key_only():
+    order = np.random.default_rng(0).permutation(64)
+    token_B = Temperature(1.0)(LOGITS_BV, KEY_B)
+    np.testing.assert_array_equal(Temperature(1.0)(LOGITS_BV[order], KEY_B[order]), token_B[order])

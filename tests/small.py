@@ -1,0 +1,73 @@
+"""A very small model and prompts with pictures for it, for tests that look at the loop and not at the numbers."""
+
+import jax
+import numpy as np
+
+from r1vl_jax.arrays import PackedVision, PromptBatch
+from r1vl_jax.models.qwen2_vl.config import Config, VisionConfig
+from r1vl_jax.models.qwen2_vl.model import Definition
+
+VOCAB_SIZE, IMAGE_TOKEN, EOS = 48, 40, 7
+CONFIG = Config(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vision=VisionConfig(depth=2, embed_dim=16, num_heads=2),
+    tie_word_embeddings=True,
+    mrope_section=(2, 1, 1),
+    rope_theta=100.0,
+    image_token_id=IMAGE_TOKEN,
+    video_token_id=41,
+    vision_start_token_id=42,
+    vision_end_token_id=43,
+)
+DEFINITION = Definition(CONFIG)
+
+
+def make_params(seed: int = 0, scale: float = 8.0):
+    """Parameters large enough that different tokens give different distributions."""
+    params = jax.jit(DEFINITION.init)(jax.random.key(seed))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * scale if getattr(path[-1], "key", "") in ("kernel", "embedding") else leaf, params
+    )
+
+
+def make_prompts(num_prompts: int = 3, length: int = 10, seed: int = 0) -> PromptBatch:
+    """Prompts of different lengths, padded on the left, each with one picture of 4 patches, so one feature."""
+    rng = np.random.default_rng(seed)
+    token = rng.integers(8, 40, (num_prompts, length)).astype(np.int32)
+    start = np.arange(num_prompts) % 3
+    token[np.arange(num_prompts), start + 1] = IMAGE_TOKEN
+    mask = np.arange(length)[None] >= start[:, None]
+    position = np.broadcast_to(np.maximum(np.arange(length)[None] - start[:, None], 0), (3, num_prompts, length))
+    feature_index = np.where(token == IMAGE_TOKEN, np.arange(num_prompts)[:, None], -1)
+    segment = np.repeat(np.arange(1, num_prompts + 1), 4)[None]
+    return PromptBatch(
+        token,
+        mask,
+        position.astype(np.int32),
+        feature_index.astype(np.int32),
+        (length - start).astype(np.int32),
+        np.arange(num_prompts, dtype=np.int32),
+        PackedVision(
+            rng.normal(size=(1, 4 * num_prompts, 1176)).astype(np.float32),
+            segment.astype(np.int32),
+            np.tile(np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32), (num_prompts, 1))[None],
+        ),
+    )
+
+
+def take(prompts: PromptBatch, rows: list[int]) -> PromptBatch:
+    """Some of the prompts; all pictures stay."""
+    return PromptBatch(
+        prompts.token_PS[rows],
+        prompts.mask_PS[rows],
+        prompts.position_3PS[:, rows],
+        prompts.feature_index_PS[rows],
+        prompts.next_position_P[rows],
+        prompts.prompt_id_P[rows],
+        prompts.vision,
+    )

@@ -1,0 +1,147 @@
+"""The update against plain computations, and what must not change it: micro-batches, padding, order of rows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small import DEFINITION, make_params, make_prompts, take
+
+from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, WarmupBatch
+from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
+
+LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, beta=0.04)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return make_params(scale=4.0)
+
+
+def make_batch(num_prompts=4, num_generations=2, length=6, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = num_prompts * num_generations
+    mask = np.arange(length)[None] < rng.integers(1, length + 1, rows)[:, None]
+    completions = Completions(rng.integers(8, 40, (rows, length)).astype(np.int32), mask)
+    logp = np.where(mask, -rng.uniform(1, 5, mask.shape), 0).astype(np.float32)
+    advantage = rng.normal(size=rows).astype(np.float32)
+    return TrainBatch(make_prompts(num_prompts), TrainRows(completions, advantage, logp, logp))
+
+
+def updated(learner, params, batch, step=step_grpo_step):
+    state, metrics = step(learner, learner.init(jax.tree.map(jnp.copy, params)), batch)
+    return state, {name: float(value) for name, value in metrics.items()}
+
+
+def distance(tree, other, start):
+    """Norm of the difference of two updates, relative to the update."""
+    difference, update = (optax.global_norm(jax.tree.map(jnp.subtract, tree, origin)) for origin in (other, start))
+    return float(difference / update)
+
+
+def test_the_loss_is_the_formula(params):
+    batch = make_batch()
+    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    mask, ref = batch.rows.completions.mask_BT, batch.rows.ref_logp_BT
+    d = ref - np.asarray(logp)
+    token = -batch.rows.advantage_B[:, None] + 0.04 * (np.exp(d) - d - 1)
+    expected = np.mean((token * mask).sum(1) / mask.sum(1))
+    _, metrics = updated(LEARNER, params, batch)
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["kl"] == pytest.approx(((np.exp(d) - d - 1) * mask).sum() / mask.sum(), rel=1e-4)
+
+
+def test_sampling_difference_is_the_distance_to_the_reported_logp(params):
+    batch = make_batch()
+    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    rows = dataclasses.replace(batch.rows, sampling_logp_BT=logp + 0.25 * batch.rows.completions.mask_BT)
+    _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=rows))
+    assert metrics["sampling/sampling_logp_difference/max"] == pytest.approx(0.25, rel=1e-4)
+    assert metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_change_nothing(params, micro_batches):
+    batch = make_batch()
+    whole, metrics = updated(LEARNER, params, batch)
+    split = dataclasses.replace(LEARNER, micro_batches=micro_batches)
+    parts, metrics_of_parts = updated(split, params, batch)
+    assert distance(parts.params, whole.params, params) < 1e-5
+    assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
+
+    warmup = WarmupBatch(make_prompts(8), batch.rows.completions)
+    whole, metrics = updated(LEARNER, params, warmup, warmup_step)
+    parts, metrics_of_parts = updated(split, params, warmup, warmup_step)
+    assert distance(parts.params, whole.params, params) < 1e-5
+    assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
+
+
+def test_permuted_prompts_give_the_same_update(params):
+    batch = make_batch()
+    order = np.array([2, 0, 3, 1])
+    rows = (2 * order[:, None] + np.arange(2)).reshape(-1)
+    permuted = TrainBatch(take(batch.prompts, list(order)), jax.tree.map(lambda leaf: leaf[rows], batch.rows))
+    one, _ = updated(LEARNER, params, batch)
+    other, _ = updated(LEARNER, params, permuted)
+    assert distance(other.params, one.params, params) < 1e-5
+
+
+def test_equal_rewards_give_no_gradient_but_the_kl(params):
+    batch = make_batch()
+    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    silent = dataclasses.replace(batch.rows, advantage_B=np.zeros(8, np.float32), ref_logp_BT=logp)
+    _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=silent))
+    assert metrics["grad_norm"] < 1e-6
+    pulled = dataclasses.replace(silent, ref_logp_BT=batch.rows.ref_logp_BT)
+    _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=pulled))
+    assert metrics["grad_norm"] > 1e-3
+
+
+def test_the_vision_tower_learns_from_every_row(params):
+    """The gradient through the shared features is the one of a loss that runs the tower inside."""
+    batch = make_batch()
+
+    def loss(params):
+        logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+        mask = batch.rows.completions.mask_BT
+        return -jnp.mean(jnp.sum(logp * mask * batch.rows.advantage_B[:, None], 1) / mask.sum(1))
+
+    gradient = jax.grad(loss)(params)
+    without_kl = dataclasses.replace(LEARNER, beta=0.0, micro_batches=2)
+    state, _ = updated(without_kl, params, batch)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+    assert distance(state.params, expected, params) < 1e-5
+    assert optax.global_norm(gradient["visual"]) > 1e-3
+
+
+def test_a_step_down_the_gradient_lowers_the_warmup_loss(params):
+    warmup = WarmupBatch(make_prompts(8), make_batch().rows.completions)
+    learner = dataclasses.replace(LEARNER, optimizer=optax.adam(3e-3))
+    state, first = warmup_step(learner, learner.init(jax.tree.map(jnp.copy, params)), warmup)
+    for _ in range(10):
+        state, last = warmup_step(learner, state, warmup)
+    assert float(last["loss"]) < 0.7 * float(first["loss"])
+    assert int(state.step) == 11
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(params):
+    batch = make_batch()
+    broken = dataclasses.replace(batch.rows, advantage_B=np.full(8, np.nan, np.float32))
+    learner = dataclasses.replace(LEARNER, optimizer=optax.adam(1e-2))
+    state, metrics = updated(learner, params, dataclasses.replace(batch, rows=broken))
+    assert metrics["num_skipped"] == 1
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+    assert int(state.step) == 1
+    state, metrics = step_grpo_step(learner, state, batch)
+    assert int(metrics["num_skipped"]) == 1
+    assert distance(state.params, params, params) > 0
+
+
+def test_the_second_update_compiles_nothing(params):
+    batch = make_batch(seed=1)
+    state, _ = step_grpo_step(LEARNER, LEARNER.init(jax.tree.map(jnp.copy, params)), batch)
+    before = step_grpo_step._cache_size()
+    step_grpo_step(LEARNER, state, make_batch(seed=2))
+    assert step_grpo_step._cache_size() == before
