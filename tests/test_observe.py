@@ -244,12 +244,14 @@ def test_completions_with_other_columns_are_refused(tmp_path):
 
 
 def test_table_shows_model_output_as_it_is():
-    console = Console(file=io.StringIO(), width=120)
-    observe.print_completions([completion(completion="[red]a[/red] [b", reward=1.25, advantage=-0.7)], console=console)
+    console = Console(file=io.StringIO(), width=80)
+    row = completion(
+        completion="[red]a[/red] [b \x1b[31m\x9b", prompt="<image>3 + 4?", answer="7", reward=1.25, advantage=-0.7
+    )
+    observe.print_completions([row], console=console)
     shown = console.file.getvalue()
-    assert "[red]a[/red] [b" in shown
-    assert "1.25" in shown
-    assert "-0.70" in shown
+    for text in ("[red]a[/red] [b ␛[31m\ufffd", " 3 + 4?", "answer: 7", "reward     1.25", "advantage -0.70"):
+        assert text in shown
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch):

@@ -1,7 +1,7 @@
 """From pictures to patches, and from the patches of many pictures to one packed row.
 
-The preprocessing is transformers' own, by its NumPy and PIL class: to sizes that are multiples of 28 pixels, normalised,
-cut into 14x14 patches of two frames, in Qwen's order (four neighbours in memory are one 2x2 square).
+The preprocessing is transformers' own, by its NumPy and PIL class: resized to multiples of 28 pixels, normalised, cut
+into 14x14 patches of two frames, in Qwen's order (four neighbours in memory are one 2x2 square).
 """
 
 import os
@@ -98,6 +98,6 @@ def _grid(outputs: Mapping[str, np.ndarray]) -> Grid:
 
 def _patch_positions(num_rows: int, num_columns: int) -> Int[np.ndarray, "M 2"]:
     """Row and column of every patch of a frame, in Qwen's order."""
-    positions = np.stack(np.mgrid[:num_rows, :num_columns], axis=-1)
+    positions = np.moveaxis(np.indices((num_rows, num_columns)), 0, -1)
     squares = positions.reshape(num_rows // MERGE_SIZE, MERGE_SIZE, num_columns // MERGE_SIZE, MERGE_SIZE, 2)
     return squares.transpose(0, 2, 1, 3, 4).reshape(-1, 2)

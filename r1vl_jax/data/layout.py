@@ -91,7 +91,8 @@ def rope_positions(
 
 
 def _positions_of_prompt(types: list[int], grids: Mapping[int, Iterator[Grid]]) -> Int[np.ndarray, "3 S"]:
-    parts, start = [np.zeros((3, 0), np.int32)], 0
+    parts: list[np.ndarray] = [np.zeros((3, 0), np.int32)]
+    start = 0
     for token_type, run in itertools.groupby(types):
         if token_type == TEXT:
             length = len(list(run))

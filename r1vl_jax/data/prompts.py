@@ -99,8 +99,8 @@ def encode(record: Record, processor: Processor, *, max_prompt_length: int, inst
     if len(token_S) > max_prompt_length:
         num_image_tokens = sum(num_features(grid) for _, grid in images)
         raise RecordRefused(
-            f"record {record.id!r}: its prompt has {len(token_S)} tokens, {num_image_tokens} of them for images; at most"
-            f" max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels"
+            f"record {record.id!r}: its prompt has {len(token_S)} tokens, {num_image_tokens} of them for images;"
+            f" at most max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels"
         )
     return EncodedPrompt(token_S=token_S, type_S=processor.types(token_S), images=images)
 

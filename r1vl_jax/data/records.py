@@ -4,24 +4,28 @@ A split is an ArrayRecord file described by `tensorflow_datasets`, so it opens w
 `tfds.builder_from_directory(directory).as_data_source(split)` too, and neither way needs TensorFlow.
 """
 
+import contextlib
 import io
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 from PIL import Image
+from tensorflow_datasets.core import dataset_info, splits
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 IMAGE_PLACEHOLDER = "<image>"
 _DATASET_NAME = "records"
 _FORMAT = "array_record"
+_TEXT_FIELDS = ("id", "problem", "solution", "answer", "response", "kind", "source")
+
+_features: Any = tf_feature_pb2  # generated at import, so that type checkers do not know what is inside
+_example: Any = tf_example_pb2
 
 
 @dataclass(frozen=True)
@@ -95,21 +99,23 @@ def write_splits(
         FileExistsError: the directory exists.
         ValueError: a split has no usable record.
     """
-    directory = Path(directory)
+    directory = epath.Path(directory)
     if directory.exists():
         raise FileExistsError(f"{directory}: data is not overwritten; name a new directory, or delete this one")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    unfinished = directory.with_name(f".{directory.name}-unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
     dropped: list[str] = []
     try:
-        splits = [
+        written = [
             _write_split(unfinished, name, _usable(name, records, dropped))
             for name, records in records_by_split.items()
         ]
-        _write_description(unfinished, splits, settings)
+        if empty := [split.name for split in written if not split.num_examples]:
+            raise ValueError(f"splits {empty}: none of their records is usable; left out: {dropped[:5]}")
+        _write_description(unfinished, written, settings)
         unfinished.rename(directory)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.rmtree()
         raise
     return dropped
 
@@ -154,9 +160,6 @@ class Split:
         return (self[index] for index in range(len(self)))
 
 
-_TEXT_FIELDS = ("id", "problem", "solution", "answer", "response", "kind", "source")
-
-
 def _read_image(encoded: bytes, number: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded)).convert("RGB")
@@ -165,7 +168,7 @@ def _read_image(encoded: bytes, number: int) -> Image.Image:
 
 
 def _open(directory: str | os.PathLike) -> Any:
-    if not (Path(directory) / "dataset_info.json").is_file():
+    if not (epath.Path(directory) / "dataset_info.json").is_file():
         raise FileNotFoundError(f"{directory}: no data set here (expected dataset_info.json); write one first")
     return tfds.builder_from_directory(directory)
 
@@ -178,24 +181,22 @@ def _usable(split: str, records: Iterable[Record], dropped: list[str]) -> Iterat
             dropped.append(f"{split} {record.id}: {fault}")
 
 
-def _write_split(directory: Path, name: str, records: Iterable[Record]) -> Any:
+def _write_split(directory: epath.Path, name: str, records: Iterable[Record]) -> Any:
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory, dataset_name=_DATASET_NAME, split=name, filetype_suffix=_FORMAT
     )
     path = template.sharded_filepath(shard_index=0, num_shards=1)
-    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")  # one record a group: random access reads no neighbours
     num_records = num_bytes = 0
-    for record in records:
-        row = _serialize(record)
-        writer.write(row)
-        num_records, num_bytes = num_records + 1, num_bytes + len(row)
-    writer.close()
-    if not num_records:
-        raise ValueError(f"split {name!r}: no usable record; it would be empty")
+    # Groups of one record, so that random access reads no neighbours.
+    with contextlib.closing(ArrayRecordWriter(os.fspath(path), "group_size:1")) as writer:
+        for record in records:
+            row = _serialize(record)
+            writer.write(row)
+            num_records, num_bytes = num_records + 1, num_bytes + len(row)
     return tfds.core.SplitInfo(name=name, shard_lengths=[num_records], num_bytes=num_bytes, filename_template=template)
 
 
-def _write_description(directory: Path, splits: list[Any], settings: Mapping[str, Any]):
+def _write_description(directory: epath.Path, written: list[Any], settings: Mapping[str, Any]):
     """Writes the JSON files by which `tensorflow_datasets` knows features and splits."""
     text = tfds.features.Text()
     features = tfds.features.FeaturesDict(
@@ -205,12 +206,12 @@ def _write_description(directory: Path, splits: list[Any], settings: Mapping[str
             "key_steps": tfds.features.Sequence(tfds.features.Sequence(text)),
         }
     )
-    identity = tfds.core.dataset_info.DatasetIdentity(
+    identity = dataset_info.DatasetIdentity(
         name=_DATASET_NAME, version=tfds.core.Version("1.0.0"), data_dir=str(directory), module_name=__name__
     )
     info = tfds.core.DatasetInfo(builder=identity, features=features, metadata=tfds.core.MetadataDict(settings))
     info.set_file_format(_FORMAT)
-    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.set_splits(splits.SplitDict(written))
     info.write_to_directory(directory)
 
 
@@ -219,12 +220,10 @@ def _serialize(record: Record) -> bytes:
     columns = {name: _bytes([getattr(record, name).encode()]) for name in _TEXT_FIELDS}
     columns["images"] = _bytes(record.images)
     columns["key_steps/ragged_flat_values"] = _bytes(text.encode() for group in record.key_steps for text in group)
-    group_sizes = tf_feature_pb2.Int64List(value=[len(group) for group in record.key_steps])
-    columns["key_steps/ragged_row_lengths_0"] = tf_feature_pb2.Feature(int64_list=group_sizes)
-    return tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=columns)).SerializeToString(
-        deterministic=True
-    )
+    group_sizes = _features.Int64List(value=[len(group) for group in record.key_steps])
+    columns["key_steps/ragged_row_lengths_0"] = _features.Feature(int64_list=group_sizes)
+    return _example.Example(features=_features.Features(feature=columns)).SerializeToString(deterministic=True)
 
 
-def _bytes(values: Iterable[bytes]) -> tf_feature_pb2.Feature:
-    return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=values))
+def _bytes(values: Iterable[bytes]) -> Any:
+    return _features.Feature(bytes_list=_features.BytesList(value=values))

@@ -3,6 +3,7 @@
 import functools
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +23,7 @@ def load_scans(split: str) -> dict[str, list[Ink]]:
     """The scans of each digit that belong to a split ("train", "validation", "test"); splits share no scan."""
     from sklearn.datasets import load_digits  # seconds to import, and not needed once the data are written
 
-    digits = load_digits()
+    digits: Any = load_digits()
     rng = np.random.default_rng(_SPLIT_SEED)
     edges = np.cumsum([0.0, *_SHARES.values()])
     position = list(_SHARES).index(split)
@@ -41,8 +42,8 @@ def draw(rows: Sequence[str], scans: dict[str, list[Ink]], rng: np.random.Genera
         rows: strings of equal length over `0-9 + - x`.
     """
     ink = np.concatenate([np.concatenate([_cell(symbol, scans, rng) for symbol in row], axis=1) for row in rows])
-    contrast, grain = rng.uniform(0.7, 1.0), rng.normal(0, 0.02, ink.shape)
-    grey = np.clip(1 - contrast * ink + grain, 0, 1)
+    paper, contrast = rng.uniform(0.85, 1.0), rng.uniform(0.7, 1.0)
+    grey = paper * (1 - contrast * ink)
     file = io.BytesIO()
     Image.fromarray((grey * 255).astype(np.uint8)).save(file, format="PNG", compress_level=1)
     return file.getvalue()

@@ -69,9 +69,8 @@ def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLi
     Args:
         directory: of the weights; None if there are none yet.
     """
-    path = Path(directory or "") / "generation_config.json"
-    if directory is not None and path.is_file():
-        eos = json.loads(path.read_text()).get("eos_token_id")
-        if eos is not None:
-            return [eos] if isinstance(eos, int) else list(eos)
-    return tokenizer.convert_tokens_to_ids([tokenizer.eos_token, END_OF_TEXT])
+    path = None if directory is None else Path(directory) / "generation_config.json"
+    eos = json.loads(path.read_text()).get("eos_token_id") if path is not None and path.is_file() else None
+    if eos is not None:
+        return [eos] if isinstance(eos, int) else eos
+    return [tokenizer.get_vocab()[token] for token in (str(tokenizer.eos_token), END_OF_TEXT)]

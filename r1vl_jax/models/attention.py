@@ -27,8 +27,8 @@ def attention(
     """Softmax attention among tokens of the same segment, scaled by 1 / sqrt(H).
 
     Args:
-        segment_BT, segment_BS: segment numbers of queries and keys; 0 is padding, which sees nothing, is seen by nothing
-            and gets zeros.
+        segment_BT, segment_BS: segment numbers of queries and keys; 0 is padding, which sees nothing, is not seen and
+            gets zeros.
         is_causal: whether a query sees only keys of its own column and before; T and S are then the same columns.
         platform: "cpu", "gpu" or "tpu", where the program will run; never asked of the machine that compiles.
         chunk_size: queries whose scores exist at one time, when there are more than that.

@@ -55,12 +55,30 @@ def read_completions(path: epath.Path) -> list[dict[str, Any]]:
 
 def print_completions(rows: Sequence[Row], *, console: Console | None = None) -> None:
     """Prints completions and what they earned as a table; what the model wrote is shown as it is, never as markup."""
-    table = Table(title=f"completions of step {rows[0]['step']}" if rows else "no completions", show_lines=True)
-    table.add_column("question", ratio=2, overflow="fold")
-    table.add_column("completion", ratio=5, overflow="fold")
-    for name in ("answer", "reward", "accuracy", "validity", "advantage"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table(
+        title=f"completions of step {rows[0]['step']}" if rows else "no completions", show_lines=True, expand=True
+    )
+    table.add_column("question", ratio=1, overflow="fold")
+    table.add_column("completion", ratio=3, overflow="fold")
+    table.add_column("earned", no_wrap=True)
     for row in rows:
-        numbers = [f"{row[name]:.2f}" for name in ("reward", "step_accuracy", "step_validity", "advantage")]
-        table.add_row(*(Text(str(cell)) for cell in (row["prompt"], row["completion"], row["answer"], *numbers)))
+        table.add_row(*(Text(visible(cell)) for cell in (_question(row), row["completion"], _earned(row))))
     (console or Console()).print(table)
+
+
+def _question(row: Row) -> str:
+    return f"{row['prompt'].removeprefix('<image>')}\n\nanswer: {row['answer']}"
+
+
+def _earned(row: Row) -> str:
+    shown = {"reward": "reward", "accuracy": "step_accuracy", "validity": "step_validity", "advantage": "advantage"}
+    return "\n".join(f"{label:<9} {row[name]:5.2f}" for label, name in shown.items())
+
+
+def visible(text: str) -> str:
+    """Text without power over a terminal or a page: control characters as the signs that stand for them."""
+    return text.translate(_CONTROL_SIGNS)
+
+
+_CONTROL_SIGNS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
+_CONTROL_SIGNS |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")

@@ -66,7 +66,7 @@ CHARTS = (
 )
 
 _WIDTH, _HEIGHT = 400, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 386, 10, 184  # the frame of the plot, in units of the drawing
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 386, 10, 184  # the frame of the plot, in units of the drawing
 _MAX_POINTS = 400  # more are averaged in bins, so that a long run's page stays small
 _MAX_POINTS_UNSMOOTHED = 30
 
@@ -129,7 +129,7 @@ def _axes(points: Points, top: float | None):
         across = (x - left) / (right - left) if right > left else 0.5
         return _LEFT + across * (_RIGHT - _LEFT), _BOTTOM - (y - low) / (high - low) * (_BOTTOM - _TOP)
 
-    return [tick for tick in x_ticks if left <= tick <= right], y_ticks, scale
+    return [tick for tick in x_ticks if left <= tick <= right and tick == int(tick)], y_ticks, scale
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -3,13 +3,13 @@
 import html
 import re
 
+from r1vl_jax.observe.completions import visible
+
 
 class Markup(str):
     """Text that is HTML already."""
 
 
-# Characters that a page must not hold as they are; a model may well write them.
-_CONTROLS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -17,7 +17,7 @@ def text(value: object) -> Markup:
     """Text as HTML, with control characters as visible signs."""
     if isinstance(value, Markup):
         return value
-    return Markup(html.escape(_SURROGATES.sub("\ufffd", str(value).translate(_CONTROLS))))
+    return Markup(html.escape(_SURROGATES.sub("\ufffd", visible(str(value)))))
 
 
 def join(*parts: object) -> Markup:

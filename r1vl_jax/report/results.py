@@ -25,12 +25,13 @@ def headline(summary: Mapping[str, Any], machine: Mapping[str, Any]) -> Markup:
 
 
 def _accuracy_card(label: str, accuracy: Mapping[str, float], stage: str) -> Markup:
+    """The accuracy after one stage and, if one was measured before, the points gained since."""
     stages = [known for known in _STAGES if known in accuracy]
-    before = stages[: stages.index(stage)][-1:]
-    gain = [
-        element("span", f"{100 * (accuracy[stage] - accuracy[name]):+.1f} points", class_="gain") for name in before
-    ]
-    return element("div", element("span", label), element("b", f"{accuracy[stage]:.1%}"), *gain, class_=f"card {stage}")
+    parts = [element("span", label), element("b", f"{accuracy[stage]:.1%}")]
+    for before in stages[: stages.index(stage)][-1:]:
+        gain = 100 * (accuracy[stage] - accuracy[before])
+        parts.append(element("span", f"{gain:+.1f} points", class_="gain up" if gain > 0 else "gain"))
+    return element("div", *parts, class_="card")
 
 
 def by_stage(summary: Mapping[str, Any]) -> Markup:

@@ -39,7 +39,7 @@ def _spread(paths: Sequence[epath.Path]) -> list[epath.Path]:
 def prompt_card(group: Sequence[Row]) -> Markup:
     """One prompt: its picture, question and reference on the left, its completions, best first, on the right."""
     row = group[0]
-    question = element("p", row["prompt"], class_="question")
+    question = element("p", row["prompt"].removeprefix("<image>"), class_="question")
     reference = element("p", "answer ", element("b", row["answer"]), " · ", row["kind"], class_="reference")
     prompt = element("div", picture(row["image"]), question, reference, class_="prompt")
     best_first = sorted(group, key=lambda row: -row["reward"])

@@ -31,6 +31,21 @@ _REQUIRED = (sections.DESCRIPTION, sections.RATIONALE, sections.step_heading(1),
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What became of the final answer.
+
+    Attributes:
+        can_earn: whether there is an answer, as far as the semantics asks for one.
+        is_correct: None where only math-verify can tell.
+        question: reference and prediction to ask it about.
+    """
+
+    can_earn: bool
+    is_correct: bool | None
+    question: tuple[bytes, bytes]
+
+
+@dataclass(frozen=True)
 class Reading:
     """What the rewards need to know of a completion.
 
@@ -38,18 +53,13 @@ class Reading:
         section_ends: byte offset where each section that earns credit ends.
         sections_of_matches: for every matched group of key steps, the section that first holds it.
         num_groups: groups of key steps there are.
-        has_answer: whether an answer can earn anything.
-        is_correct: whether the answer is right; None where math-verify has to tell.
-        question: then, reference and prediction to ask it about.
         is_complete, is_ordered: the two halves of validity.
     """
 
     section_ends: list[int]
     sections_of_matches: list[int]
     num_groups: int
-    has_answer: bool
-    is_correct: bool | None
-    question: tuple[bytes, bytes]
+    answer: Answer
     is_complete: bool
     is_ordered: bool
 
@@ -60,18 +70,16 @@ def read(completion: bytes, gold: bytes, key_steps: Sequence[Group], *, semantic
     section_ends = path.credit_ends(found, len(completion))
     matches = [_first_end(spellings) for spellings in _matches(completion, key_steps, semantics)]
     if semantics == "paper":
-        has_answer, is_correct, question = _paper_answer(found, gold)
-        is_complete, is_ordered = path.has_all_parts(found) and has_answer, path.is_in_order(found)
+        answer = _paper_answer(found, gold)
+        is_complete, is_ordered = path.has_all_parts(found) and answer.can_earn, path.is_in_order(found)
     else:
-        has_answer, is_correct, question = _released_answer(completion, gold)
+        answer = _released_answer(completion, gold)
         is_complete, is_ordered = _released_validity(completion)
     return Reading(
         section_ends=section_ends,
         sections_of_matches=[bisect.bisect_left(section_ends, end) for end in matches if end is not None],
         num_groups=len(key_steps),
-        has_answer=has_answer,
-        is_correct=is_correct,
-        question=question,
+        answer=answer,
         is_complete=is_complete,
         is_ordered=is_ordered,
     )
@@ -134,18 +142,18 @@ def _step_bodies(completion: bytes) -> Searchable:
     return join_pieces(pieces)
 
 
-def _paper_answer(found: list[path.Section], gold: bytes) -> tuple[bool, bool | None, tuple[bytes, bytes]]:
-    """Whether there is an answer, whether it is right, and what to ask if that is undecided."""
+def _paper_answer(found: list[path.Section], gold: bytes) -> Answer:
+    """The first line below the first answer heading; without one nothing can be earned."""
     body = next((section.body for section in found if section.heading == sections.ANSWER), b"")
-    answer = answers.first_line(body)
-    return bool(answer), answers.is_equal(gold, answer) if answer else False, (gold, answer)
+    line = answers.first_line(body)
+    return Answer(bool(line), answers.is_equal(gold, line) if line else False, (gold, line))
 
 
-def _released_answer(completion: bytes, gold: bytes) -> tuple[bool, bool | None, tuple[bytes, bytes]]:
-    """As `_paper_answer`. A wrong line is undecided: the reference may be met anywhere in the completion."""
+def _released_answer(completion: bytes, gold: bytes) -> Answer:
+    """The same line, or without a heading all there is. If it is wrong, math-verify searches the whole completion."""
     has_heading = sections.ANSWER.encode() in completion
     line = answers.answer_line(completion) if has_heading else completion.strip()
-    return True, answers.is_equal(gold, line) or None, (gold, completion)
+    return Answer(True, answers.is_equal(gold, line) or None, (gold, completion))
 
 
 def _released_validity(completion: bytes) -> tuple[bool, bool]:
@@ -158,10 +166,10 @@ def _released_validity(completion: bytes) -> tuple[bool, bool]:
 
 
 def _in_characters(data: bytes, spans: Iterable[Span]) -> list[Span]:
-    """Spans of bytes as spans of characters: a character has one byte that is no continuation."""
+    """Spans of bytes as spans of characters."""
 
     def characters(end: int) -> int:
-        return sum(byte & 0xC0 != 0x80 for byte in data[:end])
+        return len(data[:end].decode("utf-8", "surrogatepass"))
 
     return [(characters(start), characters(end)) for start, end in spans]
 

@@ -79,10 +79,10 @@ def score(
 
 def _judged(readings: list[Reading], judge: Judge | None) -> list[bool | None]:
     """Whether each answer is correct, after the judge has been asked; None where nobody could tell."""
-    verdicts = [reading.is_correct for reading in readings]
+    verdicts = [reading.answer.is_correct for reading in readings]
     rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
     if judge is not None and rows:
-        questions = [_to_text(readings[row].question) for row in rows]
+        questions = [_to_text(readings[row].answer.question) for row in rows]
         for row, verdict in zip(rows, judge.decide(questions), strict=True):
             verdicts[row] = verdict.is_correct
     return verdicts
@@ -96,7 +96,7 @@ def _assemble(readings: list[Reading], verdicts: list[bool | None], alpha: float
     match = column((len(r.sections_of_matches) / max(r.num_groups, 1) for r in readings), float)
     complete = column((r.is_complete for r in readings), bool)
     ordered = column((r.is_ordered for r in readings), bool)
-    accuracy = np.where(column((r.has_answer for r in readings), bool), correct + alpha * match, 0.0)
+    accuracy = np.where(column((r.answer.can_earn for r in readings), bool), correct + alpha * match, 0.0)
     validity = (complete & ordered).astype(float)
     section_end_BJ, section_reward_BJ = _place(readings, correct + validity, alpha)
     return StepReward(
@@ -124,7 +124,7 @@ def _place(
         count = len(reading.section_ends)
         section_end_BJ[row, :count] = reading.section_ends
         section_reward_BJ[row, count - 1] = paid_at_end[row]
-        if reading.has_answer:
+        if reading.answer.can_earn:
             for section in reading.sections_of_matches:
                 section_reward_BJ[row, section] += alpha / reading.num_groups
     return section_end_BJ, section_reward_BJ

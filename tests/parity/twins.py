@@ -1,4 +1,4 @@
-"""A tiny Qwen2-VL of transformers with large random weights, the same one imported through its saved files, and inputs."""
+"""A tiny Qwen2-VL of transformers with large random weights, its twin imported from the saved files, and inputs."""
 
 import math
 import re

@@ -201,7 +201,15 @@ def test_a_chart_draws_values_where_they_belong():
     lines = [{"stage": "warmup", "step": step, "loss": value} for step, value in ((0, 0.0), (5, 1.0), (10, 2.0))]
     drawn = re.search(r'class="mean" points="([^"]*)"', charts.line_chart(chart, lines)).group(1)
     corners = [tuple(map(float, pair.split(","))) for pair in drawn.split()]
-    assert corners == [(44, 184), (215, 97), (386, 10)]
+    assert corners == [(52, 184), (219, 97), (386, 10)]
+
+
+def test_steps_on_the_axis_are_whole_and_gains_have_signs():
+    lines = [{"stage": "warmup", "step": step, "loss": 1.0} for step in (1, 2, 3)]
+    drawn = charts.line_chart(charts.Chart("c", "u", "warmup", {"loss": "l"}), lines)
+    assert re.findall(r'text-anchor="middle">([^<]*)<', drawn) == ["1", "2", "3"]
+    shown = results.headline({"accuracy": {"start": 0.5, "warmup": 0.25, "step_grpo": 0.75}}, {})
+    assert re.findall(r'class="(gain[^"]*)">([^<]*)<', shown) == [("gain", "-25.0 points"), ("gain up", "+50.0 points")]
 
 
 def test_settings_that_are_not_the_default_stand_out(run):

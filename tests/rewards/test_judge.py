@@ -87,7 +87,7 @@ def test_workers_start_when_needed_and_end_with_the_judge():
         process = judge._workers[0]._process
         assert len(judge._workers) == 1
         assert process.poll() is None
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode is not None
 
 
 def test_an_interpreter_that_forgets_to_close_still_ends():

@@ -140,7 +140,9 @@ def from_hf(config: Mapping[str, Any]) -> Config:
     vision = config.get("vision_config") or {}
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if faults := list(_faults(config, text, vision, rope)):
-        raise ValueError("config.json does not describe a Qwen2-VL model of a kind known here:\n  " + "\n  ".join(faults))
+        raise ValueError(
+            "config.json does not describe a Qwen2-VL model of a kind known here:\n  " + "\n  ".join(faults)
+        )
     return Config(
         **{name: text[name] for name in _TEXT_SIZES},
         vision=VisionConfig(
@@ -171,7 +173,13 @@ _TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "visi
 def _faults(config: Mapping, text: Mapping, vision: Mapping, rope: Mapping) -> Iterator[str]:
     if config.get("model_type") != "qwen2_vl":
         yield f"model_type: expected 'qwen2_vl', got {config.get('model_type')!r}"
-        return
+    elif missing := list(_missing(text, vision, rope)):
+        yield from missing
+    else:
+        yield from _unsupported(text, vision, rope)
+
+
+def _missing(text: Mapping, vision: Mapping, rope: Mapping) -> Iterator[str]:
     for name in (*_TEXT_SIZES, "rms_norm_eps"):
         if name not in text:
             yield f"{name}: expected a number, got nothing"
@@ -180,12 +188,18 @@ def _faults(config: Mapping, text: Mapping, vision: Mapping, rope: Mapping) -> I
             yield f"vision_config.{name}: expected a number, got nothing"
     if "mrope_section" not in rope:
         yield "rope_scaling.mrope_section: expected three numbers, got nothing"
+
+
+def _unsupported(text: Mapping, vision: Mapping, rope: Mapping) -> Iterator[str]:
     for name, got, expected in (
         ("rope type", rope.get("rope_type", rope.get("type", "default")), ("default", "mrope")),
         ("hidden_act", text.get("hidden_act", "silu"), ("silu",)),
         ("vision_config.hidden_act", vision.get("hidden_act", "quick_gelu"), ("quick_gelu",)),
         ("use_sliding_window", text.get("use_sliding_window", False), (False, None)),
-        ("vision_config.hidden_size", vision.get("hidden_size"), (text.get("hidden_size"),)),
+        ("vision_config.hidden_size", vision["hidden_size"], (text["hidden_size"],)),
     ):
         if got not in expected:
             yield f"{name}: expected {expected[0]!r}, got {got!r}"
+    sections, half_head = rope["mrope_section"], text["hidden_size"] // text["num_attention_heads"] // 2
+    if len(sections) != 3 or sum(sections) != half_head:
+        yield f"mrope_section: expected three numbers that sum to {half_head}, half a head, got {sections}"

@@ -1,13 +1,13 @@
 """Qwen2-VL as one module, and its definition: what is needed to bind plain nested parameters to it inside `jit`.
 
-    definition = Definition(PRESETS["tiny"])
-    params = jax.jit(definition.init)(jax.random.key(0))     # plain nested dict, float32
+definition = Definition(PRESETS["tiny"])
+params = jax.jit(definition.init)(jax.random.key(0))     # plain nested dict, float32
 
-    @jax.jit
-    def logits(params, prompts):
-        model = definition.bind(params)
-        hidden_PSD, _ = model.prefill(prompts, model.image_features(prompts.vision))
-        return hidden_PSD @ model.head()
+@jax.jit
+def logits(params, prompts):
+    model = definition.bind(params)
+    hidden_PSD, _ = model.prefill(prompts, model.image_features(prompts.vision))
+    return hidden_PSD @ model.head()
 """
 
 import functools
@@ -87,6 +87,14 @@ class Qwen2VL(nnx.Module):
         head_DV = self.text.embed_tokens.embedding.T if config.tie_word_embeddings else self.lm_head.kernel[...]
         return head_DV.astype(self.definition.dtype)
 
+    def embed(
+        self, token_BT: Int[Array, "B T"], feature_index_BT: Int[Array, "B T"], feature_MD: Float[Array, "M D"]
+    ) -> Float[Array, "B T D"]:
+        """Embeddings of the tokens, with features in the place of image tokens."""
+        embedding_BTD = self.text.embed(token_BT)
+        feature_BTD = feature_MD[jnp.maximum(feature_index_BT, 0)].astype(embedding_BTD.dtype)
+        return jnp.where(feature_index_BT[:, :, None] >= 0, feature_BTD, embedding_BTD)
+
     def hidden_states(
         self,
         token_BT: Int[Array, "B T"],
@@ -95,31 +103,27 @@ class Qwen2VL(nnx.Module):
         position_3BT: Int[Array, "3 B T"],
         feature_index_BT: Int[Array, "B T"],
         feature_MD: Float[Array, "M D"],
-        return_layers: bool = False,
-    ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], Float[Array, "L+1 B T D"]]:
+    ) -> Float[Array, "B T D"]:
         """Hidden states behind the final norm, for whole sequences with padding anywhere.
 
         Args:
-            mask_BT: True where a token is real; nothing is promised of hidden states elsewhere but that they are finite.
+            mask_BT: True where a token is real; elsewhere hidden states are finite and without meaning.
             feature_index_BT: which feature replaces a token's embedding; -1 for text.
-            return_layers: also returns what enters every layer and, last, the result itself, as transformers'
-                `output_hidden_states` does.
         """
-        x_BTD = self._embed(token_BT, feature_index_BT, feature_MD)
+        x_BTD = self.embed(token_BT, feature_index_BT, feature_MD)
         rotation = text_rotation(position_3BT, self.definition.config)
 
         def apply(layer: DecoderLayer, x_BTD: Float[Array, "B T D"]):
-            return layer(x_BTD, rotation, mask_BT)[0], x_BTD if return_layers else None
+            return layer(x_BTD, rotation, mask_BT)[0], None
 
-        x_BTD, input_LBTD = scan(self.text.layers, apply, x_BTD, remat=self.definition.remat)
-        hidden_BTD = self.text.norm(x_BTD)
-        return (hidden_BTD, jnp.concatenate([input_LBTD, hidden_BTD[None]])) if return_layers else hidden_BTD
+        x_BTD, _ = scan(self.text.layers, apply, x_BTD, remat=self.definition.remat)
+        return self.text.norm(x_BTD)
 
     def prefill(
         self, prompts: PromptBatch, feature_MD: Float[Array, "M D"]
     ) -> tuple[Float[Array, "P S D"], PrefixCache]:
         """Hidden states of the prompts behind the final norm, and the keys and values that decoding attends to."""
-        x_PSD = self._embed(prompts.token_PS, prompts.feature_index_PS, feature_MD)
+        x_PSD = self.embed(prompts.token_PS, prompts.feature_index_PS, feature_MD)
         rotation = text_rotation(prompts.position_3PS, self.definition.config)
 
         def apply(layer: DecoderLayer, x_PSD: Float[Array, "P S D"]):
@@ -149,7 +153,7 @@ class Qwen2VL(nnx.Module):
             step: the column of the suffix it is written to; columns up to it are attended to.
 
         Returns:
-            Hidden states behind the final norm, from which the next token is drawn, and the suffix with the token in it.
+            Hidden states behind the final norm, for drawing the next token, and the suffix with this one in it.
         """
         x_B1D = self.text.embed(token_B[:, None])
         position_3B1 = jnp.broadcast_to(position_B[None, :, None], (3, *position_B.shape, 1))
@@ -167,11 +171,3 @@ class Qwen2VL(nnx.Module):
             key_BTKH.append(key)
             value_BTKH.append(value)
         return self.text.norm(x_B1D)[:, 0], SuffixCache(key_BTKH, value_BTKH)
-
-    def _embed(
-        self, token_BT: Int[Array, "B T"], feature_index_BT: Int[Array, "B T"], feature_MD: Float[Array, "M D"]
-    ) -> Float[Array, "B T D"]:
-        """Embeddings of the tokens, with features in the place of image tokens."""
-        embedding_BTD = self.text.embed(token_BT)
-        feature_BTD = feature_MD[jnp.maximum(feature_index_BT, 0)].astype(embedding_BTD.dtype)
-        return jnp.where(feature_index_BT[:, :, None] >= 0, feature_BTD, embedding_BTD)

@@ -1,4 +1,4 @@
-"""The text decoder: a pre-norm transformer with grouped heads, M-RoPE and a gated MLP; modules named as in the weights."""
+"""The text decoder: pre-norm layers with grouped heads, M-RoPE and a gated MLP; modules are named as in the weights."""
 
 import jax
 import jax.numpy as jnp

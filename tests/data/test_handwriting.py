@@ -1,0 +1,90 @@
+import collections
+
+import pytest
+
+from r1vl_jax.data import handwriting
+from r1vl_jax.data.handwriting import reading
+from r1vl_jax.data.images import load_image_processor
+from r1vl_jax.data.pipeline import Encoder
+from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.records import open_split
+from r1vl_jax.data.vocabulary import train_tokenizer
+
+SETTINGS = {"difficulty": 3, "warmup_records": 100, "train_records": 100, "eval_records": 50, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "data"
+    handwriting.write(directory, **SETTINGS)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def splits(directory):
+    return {name: list(open_split(directory, name)) for name in ("warmup", "train", "validation", "test")}
+
+
+def test_kinds_are_balanced(splits):
+    assert [len(records) for records in splits.values()] == [100, 100, 50, 50]
+    for records in splits.values():
+        assert len(set(collections.Counter(record.kind for record in records).values())) == 1
+
+
+def test_only_the_warmup_shows_the_way(splits):
+    assert all(record.response == record.solution for record in splits["warmup"])
+    for record in splits["train"]:
+        assert record.response == ""
+        assert "###" not in record.solution
+    assert all("### Step 1:" in record.solution and not record.response for record in splits["test"])
+
+
+def test_problems_of_the_splits_are_disjoint(tmp_path):
+    """By what the picture shows, which is stronger than by problem; with two digits there are few pictures to share."""
+    sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 100}
+    handwriting.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
+    names = ("warmup", "validation", "test")
+    shown = [{record.solution.split("\n")[1] for record in open_split(tmp_path / "data", name)} for name in names]
+    assert len(set.union(*shown)) == sum(map(len, shown))
+
+
+def test_problems_are_distinct_while_they_last(splits):
+    problems = {(record.problem, record.solution) for record in splits["warmup"]}
+    assert len(problems) == 100
+
+
+def test_all_fit_the_tiny_recipe(splits):
+    tokenizer = train_tokenizer(handwriting.texts(splits["warmup"]))
+    processor = Processor(tokenizer, load_image_processor(min_pixels=28 * 28, max_pixels=400_000))
+    encoder = Encoder(processor, max_prompt_length=64, prompt_bucket=64, patch_bucket=512)
+    for record in splits["warmup"]:
+        encoder.prompt(record)
+        assert 45 <= len(encoder.completion(record, max_completion_length=96)) <= 85
+
+
+def test_written_once_and_the_same_each_time(directory, tmp_path):
+    before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
+    handwriting.write(directory, **SETTINGS)
+    assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+    handwriting.write(tmp_path / "data", **SETTINGS)
+    for path in directory.glob("*array_record*"):
+        assert path.read_bytes() == (tmp_path / "data" / path.name).read_bytes()
+
+
+def test_data_of_other_settings_are_refused(directory):
+    with pytest.raises(
+        ValueError, match=r"other settings \(difficulty=3, expected 2; seed=0, expected 1\); name another"
+    ):
+        handwriting.write(directory, **{**SETTINGS, "difficulty": 2, "seed": 1})
+
+
+def test_reading_counts_digits_by_position(splits, make_record):
+    record = make_record(solution="### Image Description:\n12 + 3 x 4\n\n### Rationales:\nMultiply first.")
+    assert reading(record.solution, record) == (4, 4)
+    assert reading("### Image Description:\n12 + 8 x 4\n\n### Step 1:\n3", record) == (3, 4)
+    assert reading("### Image Description:\n1", record) == (1, 4)
+    assert reading("### Image Description:\n512 + 3 x 4 + 7", record) == (0, 4)
+    assert reading("gibberish 1234", record) == (0, 4)
+    for kept in splits["test"]:
+        right, total = reading(kept.solution, kept)
+        assert right == total > 0

@@ -1,0 +1,153 @@
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from r1vl_jax.data.prompts import RecordRefused, batch, encode, from_inputs
+
+
+def picture(width: int, height: int, value: int = 0) -> Image.Image:
+    return Image.new("RGB", (width, height), (value, value, value))
+
+
+def wrapped(token: str) -> str:
+    return f"<|vision_start|>{token}<|vision_end|>"
+
+
+@pytest.fixture
+def ids(processor):
+    return {"image_token_id": processor.image_token_id, "video_token_id": processor.video_token_id}
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_the_processor_expands_images_and_pads(processor):
+    text = [f"a{wrapped('<|image_pad|>')}b{wrapped('<|image_pad|>')}", "c"]
+    inputs = processor(text=text, images=[[picture(56, 28), picture(28, 84)], []])
+    tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    assert tokens == [
+        *("a", "<|vision_start|>", *["<|image_pad|>"] * 2, "<|vision_end|>"),
+        *("b", "<|vision_start|>", *["<|image_pad|>"] * 3, "<|vision_end|>"),
+    ]
+    np.testing.assert_array_equal(inputs["attention_mask"], [[1] * 11, [0] * 10 + [1]])
+    np.testing.assert_array_equal(inputs["mm_token_type_ids"][0], [0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0])
+    np.testing.assert_array_equal(inputs["image_grid_thw"], [[1, 2, 4], [1, 6, 2]])
+    assert inputs["pixel_values"].shape == (20, 1176)
+    assert "pixel_values_videos" not in inputs
+
+
+def test_the_processor_takes_videos_and_pads_on_the_right(processor):
+    inputs = processor(
+        text=["abc", wrapped("<|video_pad|>")], videos=[[], [[picture(28, 28)] * 3]], padding_side="right"
+    )
+    np.testing.assert_array_equal(inputs["video_grid_thw"], [[2, 2, 2]])
+    np.testing.assert_array_equal(inputs["mm_token_type_ids"][1], [0, 2, 2, 0])
+    assert inputs["attention_mask"][0, 0] == 1
+    assert "pixel_values" not in inputs
+
+
+def test_placeholders_and_images_must_be_as_many(processor):
+    with pytest.raises(ValueError, match=r"expected one <\|image_pad\|> for each of 1 images or videos, got 0"):
+        processor(text=["no image"], images=[[picture(28, 28)]])
+
+
+def test_a_record_becomes_a_turn(processor, make_record):
+    prompt = encode(make_record(), processor, max_prompt_length=64, instruction="Think.")
+    assert processor.tokenizer.decode(prompt.token_S) == (
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|image_pad|><|vision_end|>What is the value?\nThink.<|im_end|>"
+        "\n<|im_start|>assistant\n"
+    )
+    assert prompt.type_S.sum() == 2
+    assert [grid for _, grid in prompt.images] == [(1, 2, 4)]
+
+
+def test_images_stand_where_their_placeholders_stood(processor, make_record):
+    image = make_record().images[0]
+    record = make_record(images=(image, image), problem="First <image> then <image>")
+    text = processor.tokenizer.decode(encode(record, processor, max_prompt_length=64).token_S)
+    pads = wrapped("<|image_pad|>" * 2)
+    assert f"user\nFirst {pads} then {pads}<|im_end|>" in text
+
+
+def test_what_does_not_fit_is_refused_by_name_and_never_cut(processor, make_record):
+    length = len(encode(make_record(), processor, max_prompt_length=64).token_S)
+    assert len(encode(make_record(), processor, max_prompt_length=length).token_S) == length
+    match = (
+        f"record 'r-0': its prompt has {length} tokens, 2 of them for images; at most max_prompt_length={length - 1}"
+    )
+    with pytest.raises(RecordRefused, match=match):
+        encode(make_record(), processor, max_prompt_length=length - 1)
+
+
+def test_unusable_records_are_refused_by_name(processor, make_record):
+    with pytest.raises(RecordRefused, match="record 'x': it has no answer"):
+        encode(make_record(id="x", answer=""), processor, max_prompt_length=64)
+    with pytest.raises(RecordRefused, match=r"record 'x': image 1 \(4 bytes\) is unreadable"):
+        encode(make_record(id="x", images=(b"junk",)), processor, max_prompt_length=64)
+    with pytest.raises(RecordRefused, match=r"for each of 1 images or videos, got 2"):
+        encode(make_record(id="x", problem="<image> <|image_pad|>"), processor, max_prompt_length=64)
+
+
+def test_batches_have_the_shapes_of_their_buckets(processor, make_record):
+    prompts = [
+        encode(make_record(problem=f"<image>{text}"), processor, max_prompt_length=99) for text in ("a", "a" * 40)
+    ]
+    lengths = [len(prompt.token_S) for prompt in prompts]
+    batched = batch(prompts, prompt_bucket=32, patch_bucket=24)
+    assert batched.token_PS.shape == (2, 64)
+    assert batched.vision.patch_ZMC.shape == (1, 24, 1176)
+    np.testing.assert_array_equal(batched.mask_PS.sum(axis=1), lengths)
+    assert batched.mask_PS[:, -1].all()
+    np.testing.assert_array_equal(batched.feature_index_PS[batched.feature_index_PS >= 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(batched.prompt_id_P, [0, 1])
+    np.testing.assert_array_equal(batched.next_position_P, lengths)  # two features in a row advance by two
+
+
+def test_prompts_and_inputs_of_the_same_text_are_the_same_arrays(processor, make_record, ids):
+    """Two ways to one batch: records, and the inputs of a Hugging Face processor."""
+    prompts = [encode(make_record(problem=f"<image>{text}"), processor, max_prompt_length=99) for text in ("a", "abc")]
+    turns = [
+        f"<|im_start|>user\n{wrapped('<|image_pad|>')}{text}<|im_end|>\n<|im_start|>assistant\n"
+        for text in ("a", "abc")
+    ]
+    inputs = processor(text=turns, images=[[picture(56, 28, 200)]] * 2)
+    batched = batch(prompts, prompt_bucket=1, patch_bucket=16)
+    assert_same(from_inputs(inputs, **ids, patch_bucket=16), batched)
+
+
+def test_padding_on_the_right_stays_where_it_is(processor, ids):
+    text = [f"a{wrapped('<|image_pad|>')}", "bcd"]
+    images = [[picture(56, 56)], []]
+    left = from_inputs(processor(text=text, images=images), **ids)
+    right = from_inputs(processor(text=text, images=images, padding_side="right"), **ids)
+    assert not np.array_equal(left.mask_PS, right.mask_PS)
+    assert_same(left.next_position_P, right.next_position_P)
+    assert_same(left.vision, right.vision)
+    for name in ("token_PS", "feature_index_PS"):
+        assert_same(getattr(left, name)[left.mask_PS], getattr(right, name)[right.mask_PS])
+    assert_same(left.position_3PS[:, left.mask_PS], right.position_3PS[:, right.mask_PS])
+
+
+def test_features_of_videos_come_after_those_of_images(processor, ids):
+    text = [wrapped("<|video_pad|>") + wrapped("<|image_pad|>"), wrapped("<|image_pad|>")]
+    videos = [[[picture(28, 28)] * 4], []]
+    arrays = from_inputs(processor(text=text, images=[[picture(56, 28)], [picture(28, 28)]], videos=videos), **ids)
+    np.testing.assert_array_equal(arrays.feature_index_PS[0], [-1, 3, 4, -1, -1, 0, 1, -1])
+    np.testing.assert_array_equal(arrays.feature_index_PS[1], [-1] * 6 + [2, -1])
+
+
+def test_masks_and_types_are_derived_where_they_are_missing(processor, ids):
+    inputs = processor(text=[f"a{wrapped('<|image_pad|>')}"], images=[[picture(56, 28)]])
+    fewer = {name: inputs[name] for name in ("input_ids", "pixel_values", "image_grid_thw")}
+    assert_same(from_inputs(fewer, **ids), from_inputs(inputs, **ids))
+
+
+def test_cut_inputs_are_refused(processor, ids):
+    inputs = processor(text=[wrapped("<|image_pad|>")], images=[[picture(56, 28)]])
+    cut = {name: inputs[name][:, :2] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    with pytest.raises(
+        ValueError, match="1 images take 2 tokens, but the prompts have 1 image tokens; was a prompt cut"
+    ):
+        from_inputs({**inputs, **cut}, **ids)

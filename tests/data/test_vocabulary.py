@@ -1,0 +1,69 @@
+import json
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from r1vl_jax.data.vocabulary import SPECIAL_TOKENS, eos_token_ids, load_tokenizer, train_tokenizer
+
+
+@hypothesis.given(strategies.text())
+@hypothesis.settings(max_examples=200, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_any_text_survives(tokenizer, text):
+    text = tokenizer.backend_tokenizer.normalizer.normalize_str(text)  # NFC, as Qwen2
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_digits_are_single_tokens(tokenizer):
+    assert tokenizer.tokenize("12 345") == ["1", "2", "Ġ", "3", "4", "5"]
+
+
+def test_special_tokens_are_single(tokenizer):
+    for token in SPECIAL_TOKENS:
+        assert len(tokenizer(token)["input_ids"]) == 1
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_the_vocabulary_has_the_size_asked_for():
+    assert len(train_tokenizer(["one two three four five six seven"] * 3, vocab_size=270)) == 270
+
+
+def test_training_is_deterministic(path):
+    vocabularies = [train_tokenizer([path, "what is it"]).get_vocab() for _ in range(2)]
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path, path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded(path)["input_ids"] == tokenizer(path)["input_ids"]
+    assert loaded.chat_template == tokenizer.chat_template
+    assert loaded.eos_token_id == tokenizer.eos_token_id
+
+
+def test_turns_look_as_qwen_saw_them(tokenizer):
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which? "}, {"type": "video"}]},
+    ]
+    assert tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Which? "
+        "<|vision_start|><|video_pad|><|vision_end|><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    answered = [*turns, {"role": "assistant", "content": "This."}]
+    assert tokenizer.apply_chat_template(answered, tokenize=False).endswith(
+        "<|im_end|>\n<|im_start|>assistant\nThis.<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize(("eos", "expected"), [([7, 9], [7, 9]), (7, [7])])
+def test_the_generation_config_says_what_ends_a_completion(tokenizer, tmp_path, eos, expected):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    assert eos_token_ids(tokenizer, tmp_path) == expected
+
+
+def test_without_one_the_tokenizer_says(tokenizer, tmp_path):
+    expected = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert eos_token_ids(tokenizer, tmp_path) == eos_token_ids(tokenizer) == expected

@@ -1,0 +1,37 @@
+import subprocess
+import sys
+
+# Finders that do not see the packages, as if they were not installed.
+PROGRAM = """
+import sys
+
+class Blind:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *arguments):
+        hidden = name.split(".")[0] in ("torch", "torchvision", "tensorflow")
+        return None if hidden else self.finder.find_spec(name, *arguments)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path]
+
+from r1vl_jax.data import handwriting, images, pipeline, prompts, records, vocabulary
+
+directory = sys.argv[1]
+handwriting.write(directory, difficulty=1, warmup_records=10, train_records=10, eval_records=5, seed=0)
+warmup = records.open_split(directory, "warmup")
+tokenizer = vocabulary.train_tokenizer(handwriting.texts(warmup))
+processor = prompts.Processor(tokenizer, images.load_image_processor(min_pixels=784, max_pixels=400_000))
+encoder = pipeline.Encoder(processor, max_prompt_length=128, prompt_bucket=64, patch_bucket=64)
+batch = next(pipeline.warmup_stream(warmup, encoder, batch_size=4, seed=0, max_completion_length=128))
+assert batch.prompts.token_PS.shape[0] == 4
+assert not {"torch", "torchvision", "tensorflow"} & set(sys.modules)
+"""
+
+
+def test_data_need_neither_torch_nor_tensorflow(tmp_path):
+    result = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path / "data")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,120 @@
+"""Attention against plain loops in NumPy, its gradients, and decoding against whole sequences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1vl_jax.models.attention import attention, decode_attention
+
+B, T, N, K, H = 2, 7, 4, 2, 3
+# Two packed sequences and padding in the middle; then padding on the left.
+SEGMENT_BT = np.array([[1, 1, 1, 0, 2, 2, 2], [0, 0, 1, 1, 1, 1, 1]])
+
+
+def _random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+QUERY, KEY, VALUE = _random(B, T, N, H, seed=1), _random(B, T, K, H, seed=2), _random(B, T, K, H, seed=3)
+
+
+def _attention(query, key, value, *, segment=SEGMENT_BT, is_causal=True, **settings):
+    return attention(
+        query, key, value, segment_BT=segment, segment_BS=segment, is_causal=is_causal, platform="cpu", **settings
+    )
+
+
+def _oracle(*, is_causal: bool) -> np.ndarray:
+    """One query at a time; query head n reads key/value head n // Q."""
+    output = np.zeros((B, T, N, H), np.float32)
+    for b, t, n in np.ndindex(B, T, N):
+        visible = (SEGMENT_BT[b] == SEGMENT_BT[b, t]) & (SEGMENT_BT[b, t] != 0)
+        if is_causal:
+            visible &= np.arange(T) <= t
+        if visible.any():
+            score = KEY[b, visible, n // (N // K)] @ QUERY[b, t, n] / np.sqrt(H)
+            output[b, t, n] = np.exp(score) / np.exp(score).sum() @ VALUE[b, visible, n // (N // K)]
+    return output
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("chunk_size", [512, 3, 7])
+def test_equals_plain_loops(is_causal: bool, chunk_size: int):
+    actual = _attention(QUERY, KEY, VALUE, is_causal=is_causal, chunk_size=chunk_size)
+    np.testing.assert_allclose(actual, _oracle(is_causal=is_causal), atol=1e-6)
+
+
+def test_padding_gets_zeros_and_finite_gradients():
+    weight = _random(B, T, N, H, seed=4)
+
+    def loss(query, key, value):
+        return jnp.sum(weight * _attention(query, key, value))
+
+    gradients = jax.grad(loss, argnums=(0, 1, 2))(QUERY, KEY, VALUE)
+    for gradient in gradients:
+        assert np.isfinite(gradient).all()
+        assert not np.any(np.asarray(gradient)[SEGMENT_BT == 0])
+        assert np.all(np.any(np.asarray(gradient)[1, 3:-1], axis=(1, 2)))
+
+
+def test_chunks_have_the_same_gradients():
+    def loss(chunk_size):
+        return lambda *inputs: jnp.sum(_attention(*inputs, chunk_size=chunk_size) ** 2)
+
+    whole, chunked = (jax.grad(loss(size), argnums=(0, 1, 2))(QUERY, KEY, VALUE) for size in (512, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, chunked)
+
+
+def test_chunks_never_hold_all_scores():
+    """At 4,096 positions whole scores would take 512 MiB; a chunk of 512 takes an eighth."""
+    shape = jax.ShapeDtypeStruct((1, 4096, 8, 16), jnp.float32)
+    segment = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
+
+    def loss(query, key, value, segment):
+        return jnp.sum(_attention(query, key, value, segment=segment))
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(shape, shape, shape, segment).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 400 * 2**20
+
+
+def test_large_scores_do_not_overflow():
+    assert np.isfinite(_attention(1e4 * QUERY, KEY, VALUE)).all()
+
+
+def test_an_unknown_platform_is_refused():
+    with pytest.raises(ValueError, match="platform: expected 'cpu', 'gpu' or 'tpu', got 'cuda'"):
+        attention(QUERY, KEY, VALUE, segment_BT=SEGMENT_BT, segment_BS=SEGMENT_BT, is_causal=True, platform="cuda")
+
+
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_decoding_equals_the_last_query_of_whole_sequences(step: int):
+    num_prompts, num_generations, prefix_length, suffix_length = 2, 3, 4, 5
+    num_rows = num_prompts * num_generations
+    prefix_mask_PS = np.array([[True] * prefix_length, [False, False, True, True]])
+    prefix_key, prefix_value = _random(2, num_prompts, prefix_length, K, H, seed=5)
+    suffix_key, suffix_value = _random(2, num_rows, suffix_length, K, H, seed=6)
+    query_BNH = _random(num_rows, N, H, seed=7)
+
+    actual_BNH = decode_attention(
+        query_BNH,
+        prefix_key_PSKH=prefix_key,
+        prefix_value_PSKH=prefix_value,
+        prefix_mask_PS=prefix_mask_PS,
+        suffix_key_BTKH=suffix_key,
+        suffix_value_BTKH=suffix_value,
+        step=jnp.int32(step),
+    )
+    prompt_of_row = np.arange(num_rows) // num_generations
+    written = slice(0, step + 1)
+    mask_BS = np.concatenate([prefix_mask_PS[prompt_of_row], np.ones((num_rows, step + 1), bool)], axis=1)
+    expected_B1NH = attention(
+        query_BNH[:, None],
+        np.concatenate([prefix_key[prompt_of_row], suffix_key[:, written]], axis=1),
+        np.concatenate([prefix_value[prompt_of_row], suffix_value[:, written]], axis=1),
+        segment_BT=np.ones((num_rows, 1), int),
+        segment_BS=mask_BS.astype(int),
+        is_causal=False,
+        platform="cpu",
+    )
+    np.testing.assert_allclose(actual_BNH, expected_B1NH[:, 0], atol=1e-6)
