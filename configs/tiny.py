@@ -10,8 +10,8 @@ def get_config():
     config = default()
     config.workdir = "runs/tiny"
 
-    config.data.max_prompt_length = 64
-    config.data.prompt_bucket = 64
+    config.data.max_prompt_length = 48
+    config.data.prompt_bucket = 48
     config.data.warmup_records = 4_000
     config.data.train_records = 20_000
 

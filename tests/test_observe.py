@@ -195,7 +195,6 @@ def test_peak_memory_counts_living_workers(tmp_path):
         textwrap.dedent("""
         import multiprocessing
         import time
-        from r1vl_jax.observe.results import peak_memory_gib
 
         def work(size, ready):
             bytes(range(256)) * (size // 256)
@@ -210,6 +209,8 @@ def test_peak_memory_counts_living_workers(tmp_path):
             return peak_memory_gib() - before
 
         if __name__ == "__main__":
+            from r1vl_jax.observe.results import peak_memory_gib
+
             context = multiprocessing.get_context("spawn")
             start = peak_memory_gib()
             bytes(range(256)) * 2**20

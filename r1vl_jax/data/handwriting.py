@@ -101,7 +101,7 @@ def _records(split: str, size: int, difficulty: int, rng: np.random.Generator) -
         yield Record(
             id=f"{split}-{index:05d}",
             images=(draw(puzzle.rows, scans, rng),),
-            problem=f"{IMAGE_PLACEHOLDER}{puzzle.question}",
+            problem=f"{puzzle.question}\n{IMAGE_PLACEHOLDER}",
             solution=puzzle.final if split == "train" else puzzle.path,
             answer=puzzle.answer,
             key_steps=puzzle.key_steps,

@@ -8,8 +8,8 @@ import numpy as np
 
 from r1vl_jax.sections import DESCRIPTION, compose
 
-_WORDS = {"+": "plus", "-": "minus", "x": "times"}
-_LATEX = {"+": "+", "-": "-", "x": r"\times"}
+_WORDS = {"+": "plus", "-": "minus", "*": "times"}
+_OTHER_SIGNS = {"+": (), "-": (), "*": ("x", r"\times")}
 _LETTERS = "ABCD"
 
 
@@ -49,7 +49,7 @@ def make_expression(rng: np.random.Generator, difficulty: int) -> Puzzle:
     return Puzzle(
         kind="expression",
         rows=("".join(terms),),
-        description=" ".join(terms),
+        description="".join(terms),
         question="What is the value?",
         rationale=_precedence(terms),
         steps=tuple(_equation(*step) for step in steps),
@@ -89,7 +89,7 @@ def make_row_sum(rng: np.random.Generator, difficulty: int) -> Puzzle:
     return Puzzle(
         kind="row_sum",
         rows=tuple(rows),
-        description=" / ".join(" ".join(row) for row in rows),
+        description=" ".join(rows),
         question=f"What is the sum of the {name} row?",
         rationale=f"Add the {name} row.",
         steps=tuple(_equation(*step) for step in steps),
@@ -104,14 +104,14 @@ def make_largest(rng: np.random.Generator, difficulty: int) -> Puzzle:
     row = _draw_digits(rng, difficulty + 1)
     largest, term = int(max(row)), int(rng.integers(2, 10))
     if rng.integers(2):
-        question, step = "What is twice the largest digit?", (2, "x", largest)
+        question, step = "What is twice the largest digit?", (2, "*", largest)
     else:
         question, step = f"What is the largest digit plus {term}?", (largest, "+", term)
-    found = (f"largest = {largest}", f"{largest} = largest", f"largest is {largest}", f"{largest} is the largest")
+    found = (f"largest={largest}", f"{largest}=largest", f"largest is {largest}", f"{largest} is the largest")
     return Puzzle(
         kind="largest",
         rows=(row,),
-        description=" ".join(row),
+        description=row,
         question=question,
         rationale="Find the largest digit.",
         steps=(found[0], _equation(*step)),
@@ -126,21 +126,21 @@ def make_count(rng: np.random.Generator, difficulty: int) -> Puzzle:
     row, bound = _draw_digits(rng, difficulty + 1), int(rng.integers(1, 9))
     greater = [digit for digit in row if int(digit) > bound]
     count = len(greater)
-    compared = ", ".join(f"{digit} > {bound}" for digit in greater) or f"none > {bound}"
+    compared = ", ".join(f"{digit}>{bound}" for digit in greater) or f"none>{bound}"
     comparisons = [
-        (f"{digit} > {bound}", f"{bound} < {digit}", f"{digit} is greater than {bound}")
+        (f"{digit}>{bound}", f"{bound}<{digit}", f"{digit} is greater than {bound}")
         for digit in sorted(set(greater))
     ]
     return Puzzle(
         kind="count",
         rows=(row,),
-        description=" ".join(row),
+        description=row,
         question=f"How many digits are greater than {bound}?",
         rationale=f"Compare each digit to {bound}.",
-        steps=(compared, f"count = {count}"),
+        steps=(compared, f"count={count}"),
         answer=str(count),
         final=str(count),
-        key_steps=(*comparisons, (f"count = {count}", f"{count} = count", f"count is {count}")),
+        key_steps=(*comparisons, (f"count={count}", f"{count}=count", f"count is {count}")),
     )
 
 
@@ -170,21 +170,21 @@ def _draw_terms(rng: np.random.Generator, difficulty: int) -> list[str]:
         numbers[0] = str(rng.integers(10, 100))
     operators = list(rng.choice(["+", "-"], size=len(numbers) - 1))
     if rng.random() < 2 / 3:
-        operators[rng.integers(len(operators))] = "x"
+        operators[rng.integers(len(operators))] = "*"
     return [term for pair in zip(numbers, [*operators, ""], strict=True) for term in pair][:-1]
 
 
 def _precedence(terms: list[str]) -> str:
     if len(terms) == 3:
         return "One operation."
-    return "Multiply first." if "x" in terms else "Left to right."
+    return "Multiply first." if "*" in terms else "Left to right."
 
 
 def _evaluate(terms: list[str]) -> tuple[list[tuple[int, str, int]], int]:
     """The operations that evaluate an expression, products first, and its value."""
     terms, steps = list(terms), []
     while len(terms) > 1:
-        position = terms.index("x") if "x" in terms else 1
+        position = terms.index("*") if "*" in terms else 1
         step = (int(terms[position - 1]), terms[position], int(terms[position + 1]))
         steps.append(step)
         terms[position - 1 : position + 2] = [str(_value(*step))]
@@ -192,18 +192,21 @@ def _evaluate(terms: list[str]) -> tuple[list[tuple[int, str, int]], int]:
 
 
 def _value(left: int, operator: str, right: int) -> int:
-    return {"+": left + right, "-": left - right, "x": left * right}[operator]
+    return {"+": left + right, "-": left - right, "*": left * right}[operator]
 
 
 def _equation(left: int, operator: str, right: int) -> str:
-    return f"{left} {operator} {right} = {_value(left, operator, right)}"
+    return f"{left}{operator}{right}={_value(left, operator, right)}"
 
 
 def _spellings(left: int, operator: str, right: int) -> tuple[str, ...]:
     """An operation in equivalent spellings: either side first, plain, in LaTeX, in words."""
     value = _value(left, operator, right)
-    signs = dict.fromkeys((operator, _LATEX[operator], "*" if operator == "x" else operator))
     orders = [(left, right)] if operator == "-" or left == right else [(left, right), (right, left)]
-    plain = [f"{a} {sign} {b}" for sign in signs for a, b in orders]
+    signs = (operator, f" {operator} ", *(f" {sign} " for sign in _OTHER_SIGNS[operator]))
+    plain = [f"{a}{sign}{b}" for sign in signs for a, b in orders]
+    equal = ["=" if " " not in side else " = " for side in plain]
+    forwards = [f"{side}{sign}{value}" for side, sign in zip(plain, equal, strict=True)]
+    backwards = [f"{value}{sign}{side}" for side, sign in zip(plain, equal, strict=True)]
     spoken = [f"{a} {_WORDS[operator]} {b} is {value}" for a, b in orders]
-    return (*(f"{side} = {value}" for side in plain), *(f"{value} = {side}" for side in plain), *spoken)
+    return (*forwards, *backwards, *spoken)

@@ -39,7 +39,7 @@ def draw(rows: Sequence[str], scans: dict[str, list[Ink]], rng: np.random.Genera
     """A picture of rows of digits and operators as a PNG file.
 
     Args:
-        rows: strings of equal length over `0-9 + - x`.
+        rows: strings of equal length over `0-9 + - *`.
     """
     ink = np.concatenate([np.concatenate([_cell(symbol, scans, rng) for symbol in row], axis=1) for row in rows])
     paper, contrast = rng.uniform(0.85, 1.0), rng.uniform(0.7, 1.0)
@@ -64,9 +64,9 @@ def _enlarge(scan: Ink) -> Ink:
 
 @functools.cache
 def _operator(symbol: str) -> Ink:
-    """A printed `+`, `-` or `x`, 14 pixels wide, with strokes of two pixels."""
+    """A printed `+`, `-` or multiplication sign (`*`), 14 pixels wide, with strokes of two pixels."""
     size = CELL_SIZE // 2
     row, column = np.indices((size, size))
     is_horizontal, is_vertical = abs(2 * row + 1 - size) <= 2, abs(2 * column + 1 - size) <= 2
     is_diagonal = (abs(row - column) <= 1) | (abs(row + column + 1 - size) <= 1)
-    return {"+": is_horizontal | is_vertical, "-": is_horizontal, "x": is_diagonal}[symbol].astype(np.float32)
+    return {"+": is_horizontal | is_vertical, "-": is_horizontal, "*": is_diagonal}[symbol].astype(np.float32)
