@@ -21,6 +21,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
+        "etils[epath]",
         "transformers>=5",
         "tensorflow-datasets>=4.9.9",
         "array-record",
@@ -35,7 +36,7 @@ setup(
         "scikit-learn",
         "tensorboardX",
         "tokenizers",
-        "math-verify[antlr4_13_2]",
+        "math-verify[antlr4-13-2]",
     ],
     extras_require={
         "tpu": ["jax[tpu]"],

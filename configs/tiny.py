@@ -1,6 +1,9 @@
 """A small Qwen2-VL learns to read handwriting and to reason about it, from random weights, on two CPU cores.
 
     python -m r1vl_jax.train --config=configs/tiny.py --config.workdir=runs/tiny
+
+Task: the embedded one (`data.source = "handwriting"`). Few records show how to reason (16,000, for the warm-up); many
+show only question, answer and key steps (5,000, for StepGRPO), as in practice.
 """
 
 from r1vl_jax.config import default
@@ -10,20 +13,25 @@ def get_config():
     config = default()
     config.workdir = "runs/tiny"
 
+    config.data.warmup_records = 16_000
+    config.data.train_records = 5_000
     config.data.max_prompt_length = 48
     config.data.prompt_bucket = 48
-    config.data.warmup_records = 4_000
-    config.data.train_records = 20_000
+    config.data.vision_shards = 8
+    config.data.patch_bucket = 64
 
-    config.warmup.max_steps = 400
-    config.warmup.batch_size = 64
-    config.warmup.optim.learning_rate = 2e-3
+    config.warmup.max_steps = 800
+    config.warmup.batch_size = 48
+    config.warmup.optim.learning_rate = 2.5e-3
+    config.warmup.optim.adam_b2 = 0.98
 
     config.train.prompts_per_update = 16
     config.train.max_steps = 150
     config.sampling.num_generations = 8
-    config.sampling.temperature = 1.0
-    config.sampling.max_completion_length = 96
-    config.optim.learning_rate = 3e-4
-    config.loss.beta = 0.04
+    config.sampling.temperature = 1.2
+    config.sampling.max_completion_length = 64
+    config.optim.learning_rate = 5e-4
+
+    config.eval.steps = 100
+    config.eval.batch_size = 200
     return config

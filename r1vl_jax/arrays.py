@@ -12,14 +12,17 @@ Bundles are frozen and registered as pytrees, so they pass through `jax.jit` unc
 """
 
 import dataclasses
+import typing
 from typing import Any, TypeVar
 
 import jax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+Array = Any  # NumPy where the host makes a bundle, JAX in compiled code
 Bundle = TypeVar("Bundle")
 
 
+@typing.dataclass_transform(frozen_default=True)
 def bundle(cls: type[Bundle]) -> type[Bundle]:
     """Makes a class a frozen dataclass whose fields are the leaves of a pytree."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))

@@ -19,6 +19,7 @@ from r1vl_jax.data.pipeline import Encoder, Stream
 from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
+from r1vl_jax.learner import TrainState
 from r1vl_jax.models.qwen2_vl.config import PRESETS
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
 from r1vl_jax.rewards import Judge
@@ -51,9 +52,13 @@ class Parts:
         mesh = make_mesh(self.config.mesh)
         placement = shardings(self.definition.abstract_params(), mesh)
         if self.config.model.path:
-            return jax.device_put(load_params(self.config.model.path, self.definition.config), placement)
+            return jax.device_put(load_params(self.config.model.path, self.definition), placement)
         init = jax.jit(self.definition.init, out_shardings=placement)
         return init(jax.random.key(self.config.seed))
+
+    def place(self, state: TrainState) -> TrainState:
+        """Puts every leaf of a fresh state where updates leave it, so that the second update need not be compiled."""
+        return jax.device_put(state, shardings(state, make_mesh(self.config.mesh)))
 
     def split(self, name: str) -> Split:
         return open_split(self.data_directory, name)
@@ -108,7 +113,8 @@ class Parts:
     def _forbidden_token_ids(self) -> tuple[int, ...]:
         """Vision tokens, and rows of the embedding that no token belongs to."""
         config = self.definition.config
-        vision = self.tokenizer.convert_tokens_to_ids(list(vocabulary.VISION_TOKENS))
+        id_of_token = self.tokenizer.get_vocab()
+        vision = (id_of_token[token] for token in vocabulary.VISION_TOKENS)
         return (*vision, *range(len(self.tokenizer), config.vocab_size))
 
 
@@ -128,6 +134,7 @@ def assemble(config: Config) -> Parts:
         max_prompt_length=config.data.max_prompt_length,
         prompt_bucket=config.data.prompt_bucket,
         patch_bucket=config.data.patch_bucket,
+        vision_shards=config.data.vision_shards,
     )
     weights = local_directory(config.model.path) if config.model.path else None
     eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))

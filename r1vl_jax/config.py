@@ -6,7 +6,7 @@ tree into frozen dataclasses and refuses, before any device is touched, what can
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ class Model:
     Attributes:
         path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
             weights of the size `preset`, with a tokenizer trained on the embedded task.
-        preset: name of a size in `models.qwen2_vl.presets`; used only when `path` is empty.
+        preset: name of a size in `models.qwen2_vl.config.PRESETS`; used only when `path` is empty.
         dtype: of the computation; master weights, softmax and losses are float32 always.
         remat: what the backward pass recomputes: "none", or "block" (all inside a layer).
     """
@@ -44,7 +44,9 @@ class Data:
         eval_records: held-out problems of the validation and of the test split, each.
         max_prompt_length: tokens, images included; longer prompts are dropped by name and counted, never cut.
         prompt_bucket: prompts of a batch are padded to a multiple of this many tokens.
-        patch_bucket: patches of a batch are padded to a multiple of this many.
+        vision_shards: rows that the images of a batch are dealt to; patches of one row meet in attention, so several
+            rows cost less.
+        patch_bucket: patches of a row are padded to a multiple of this many.
         min_pixels, max_pixels: images are resized to an area between these.
     """
 
@@ -56,6 +58,7 @@ class Data:
     eval_records: int = 1_000
     max_prompt_length: int = 1024
     prompt_bucket: int = 64
+    vision_shards: int = 1
     patch_bucket: int = 512
     min_pixels: int = 28 * 28
     max_pixels: int = 400_000
@@ -238,7 +241,23 @@ class Config:
 
 def default() -> ConfigDict:
     """The default configuration, to be changed by a recipe. Unknown keys are refused with the nearest known one."""
-    return _to_config_dict(Config())
+    return _to_config_dict(Config()).lock()
+
+
+def unknown_settings(arguments: Iterable[str]) -> Iterator[str]:
+    """One sentence for each argument `--config.SECTION.KEY=VALUE` that names no setting: what there is instead."""
+    for argument in arguments:
+        if argument.startswith("--config."):
+            name = argument.removeprefix("--config.").split("=")[0].split("[")[0]
+            yield from _unknown(Config(), "config", name.split("."))
+
+
+def _unknown(node: Any, path: str, keys: list[str]) -> Iterator[str]:
+    known = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if keys and keys[0] in known:
+        yield from _unknown(getattr(node, keys[0]), f"{path}.{keys[0]}", keys[1:])
+    elif keys:
+        yield f"{path}.{keys[0]}: no such setting; {path} has {', '.join(known) or 'no parts'}"
 
 
 def resolve(config: ConfigDict) -> Config:
@@ -318,6 +337,7 @@ _RANGES = (
     ("train.max_steps", lambda x: x >= 1, "at least 1"),
     ("eval.batch_size", lambda x: x >= 1, "at least 1"),
     ("data.prompt_bucket", lambda x: x >= 1, "at least 1"),
+    ("data.vision_shards", lambda x: x >= 1, "at least 1"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
     ("train.stages", lambda x: x and set(x) <= {"warmup", "step_grpo"}, "among 'warmup', 'step_grpo'"),
     ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),

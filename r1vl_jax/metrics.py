@@ -1,4 +1,4 @@
-"""The figures of one StepGRPO step that are taken on the host, under the names the field uses (NumPy in, floats out)."""
+"""The figures of one StepGRPO step taken on the host, under the names the field uses (NumPy in, floats out)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num

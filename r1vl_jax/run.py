@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from rich.console import Console
 
 from r1vl_jax import observe
 from r1vl_jax.assembly import Parts
@@ -59,14 +61,15 @@ class Stage:
         self._run, self._name, self._max_steps, self._stream = run, name, max_steps, stream
         self._learning_rate = schedule(optim, max_steps)
         self._checkpoints = run.checkpoints(name)
-        self._first_step, self._totals = 1, {"num_tokens": 0.0, "max_logp_difference": 0.0}
-        self._pending: tuple[int, Mapping[str, Any], Mapping[str, float]] | None = None
+        self._first_step, self._num_tokens = 1, 0
+        self._pending: _Pending | None = None
         if self._checkpoints.latest_step() is not None:
             step, self.state, position = self._checkpoints.restore(state)
             stream.set_state(position["stream"])
-            self._first_step, self._totals = step + 1, dict(position["totals"])
-        self._tokens_before, self._last_time = self._totals["num_tokens"], time.perf_counter()
-        self._progress = observe.Progress(name, max_steps, first=self._first_step - 1)
+            self._first_step, self._num_tokens = step + 1, position["num_tokens"]
+        console = None if run.config.observe.progress else Console(quiet=True)
+        self._progress = observe.Progress(name, max_steps, first=self._first_step - 1, console=console)
+        self._last_time = time.perf_counter()
 
     def __enter__(self) -> "Stage":
         return self
@@ -75,7 +78,7 @@ class Stage:
         self._checkpoints.close()
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the updates still to do, counted from 1; whatever is due after an update is done in between."""
+        """The numbers of the updates still to do, from 1; what is due after an update is done in between."""
         with self._progress:
             for step in range(self._first_step, self._max_steps + 1):
                 yield step
@@ -85,57 +88,73 @@ class Stage:
                     self._save(step)
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether something happens after this step that happens every so many steps and after the last; 0 is never."""
+        """Whether what happens every so many steps, and after the last, happens after this one; 0 is never."""
         return every > 0 and (step % every == 0 or step == self._max_steps)
 
     def record(self, step: int, figures: Mapping[str, Any], *, num_tokens: int, host: Mapping[str, float]) -> None:
-        """Takes the figures of an update from the device and from the host; those of the update before are written now."""
+        """Takes the figures of an update, from device and host; those of the update before are written."""
         self._flush()
-        self._totals["num_tokens"] += num_tokens
-        told = {
-            **host,
-            "num_tokens": self._totals["num_tokens"],
-            "learning_rate": float(self._learning_rate(step - 1)),
-        }
-        self._pending = (step, figures, told)
+        self._num_tokens += num_tokens
+        learning_rate = float(np.asarray(self._learning_rate(step - 1)))
+        told = {**host, "num_tokens": self._num_tokens, "learning_rate": learning_rate}
+        now = time.perf_counter()
+        seconds, self._last_time = now - self._last_time, now
+        timings = {"step_time": seconds, "perf/throughput": num_tokens / seconds} | self._run.timers.take()
+        self._pending = _Pending(step, figures, told, timings)
 
     def _flush(self) -> None:
         """Waits for the figures of the update dispatched last, checks and writes them."""
         if self._pending is None:
             return
-        (step, figures, told), self._pending = self._pending, None
-        metrics = {name: float(value) for name, value in jax.device_get(figures).items()} | told
-        difference = metrics.get("sampling/sampling_logp_difference/max", 0.0)
-        self._totals["max_logp_difference"] = max(self._totals["max_logp_difference"], difference)
-        now = time.perf_counter()
-        seconds, self._last_time = now - self._last_time, now
-        tokens = metrics["num_tokens"] - self._tokens_before
-        self._tokens_before = metrics["num_tokens"]
-        timings = {"step_time": seconds, "perf/throughput": tokens / seconds} | self._run.timers.take()
-        self._run.writer.write(self._name, step, metrics, timings)
-        self._progress.update(step, {name: metrics[name] for name in _SHOWN if name in metrics})
-        self._refuse_if_broken(step, metrics)
+        pending, self._pending = self._pending, None
+        metrics = {name: float(value) for name, value in jax.device_get(pending.figures).items()} | pending.told
+        self._run.writer.write(self._name, pending.step, metrics, pending.timings)
+        self._progress.update(pending.step, {name: metrics[name] for name in _SHOWN if name in metrics})
+        self._refuse_if_broken(pending.step, metrics)
 
     def _refuse_if_broken(self, step: int, metrics: Mapping[str, float]) -> None:
         limit = self._run.config.train.max_skipped_updates
         if metrics["num_skipped"] > limit:
             raise FloatingPointError(
                 f"stage {self._name}, step {step}: {metrics['num_skipped']:.0f} updates had a loss or gradient that is"
-                f" not finite, more than train.max_skipped_updates={limit}. The newest checkpoint is untouched; lower the"
-                " learning rate, or look at the records of these steps"
+                f" not finite, more than train.max_skipped_updates={limit}. The newest checkpoint is untouched; lower"
+                " the learning rate, or look at the records of these steps"
             )
 
     def _evaluate(self, step: int) -> None:
+        self._flush()
         with self._run.timers("eval"):
             results = self._run.evaluator.on_validation(self.state.params)
-        self._flush()
-        self._run.writer.write(self._name, step, {f"eval/{name}": value for name, value in results.items()})
+        self._write_aside(step, {f"eval/{name}": value for name, value in results.items()})
 
     def _save(self, step: int) -> None:
         self._flush()
         with self._run.timers("save"):
-            position = {"stream": self._stream.get_state(), "totals": self._totals}
+            position = {"stream": self._stream.get_state(), "num_tokens": self._num_tokens}
             self._checkpoints.save(step, self.state, position)
+        self._write_aside(step, {})
+
+    def _write_aside(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes what was done after an update; its time belongs to no update."""
+        timings = self._run.timers.take()
+        self._last_time += sum(timings.values())
+        self._run.writer.write(self._name, step, metrics, timings)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """An update whose figures may still be being computed.
+
+    Attributes:
+        figures: from the device.
+        told: from the host.
+        timings: of the host, from the update before to this one.
+    """
+
+    step: int
+    figures: Mapping[str, Any]
+    told: dict[str, float]
+    timings: dict[str, float]
 
 
 _SHOWN = ("loss", "reward", "kl", "completions/mean_length")

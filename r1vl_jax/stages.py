@@ -26,7 +26,8 @@ def warm_up(run: Run, params: Params) -> Params:
     settings = run.config.warmup
     learner = _learner(run, settings.optim, settings.max_steps, params)
     stream = run.parts.warmup_stream()
-    with Stage(run, "warmup", settings.max_steps, learner.init(params), stream, settings.optim) as stage:
+    initial = run.parts.place(learner.init(params))
+    with Stage(run, "warmup", settings.max_steps, initial, stream, settings.optim) as stage:
         for step in stage.steps():
             with run.timers("data"):
                 batch = next(stream)
@@ -42,7 +43,8 @@ def step_grpo(run: Run, params: Params) -> Params:
     config = run.config
     learner = _learner(run, config.optim, config.train.max_steps, params)
     sampler, reference_params = run.parts.sampler(), params
-    initial = learner.init(jax.tree.map(jnp.copy, params))  # updates donate their state; the reference stays
+    # Updates donate their state; the reference stays.
+    initial = run.parts.place(learner.init(jax.tree.map(jnp.copy, params)))
     stream = run.parts.prompt_stream()
     with Stage(run, "step_grpo", config.train.max_steps, initial, stream, config.optim) as stage:
         for step in stage.steps():
@@ -56,7 +58,7 @@ def step_grpo(run: Run, params: Params) -> Params:
                 texts = run.parts.texts(rollout.completions)
                 reward, reward_PG = step_reward(run, texts, records)
             with run.timers("update"):
-                advantage_PG = losses.group_advantage(reward_PG, scale_rewards=config.loss.scale_rewards)
+                advantage_PG = losses.group_advantage(jnp.asarray(reward_PG), scale_rewards=config.loss.scale_rewards)
                 rows = TrainRows(rollout.completions, advantage_PG.reshape(-1), ref_logp_BT, rollout.logp_BT)
                 stage.state, figures = step_grpo_step(learner, stage.state, TrainBatch(prompts, rows))
             num_tokens = int(jnp.sum(rollout.completions.mask_BT) + prompts.mask_PS.sum())

@@ -3,6 +3,7 @@
 `config.workdir` receives everything; started again with the same configuration, a run that was interrupted resumes.
 """
 
+import sys
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from r1vl_jax import observe, report, stages
 from r1vl_jax.assembly import assemble, evaluator
-from r1vl_jax.config import Config, resolve
+from r1vl_jax.config import Config, resolve, unknown_settings
 from r1vl_jax.models.qwen2_vl.model import Params
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewards import Judge
@@ -51,8 +52,9 @@ def run(config: Config) -> dict[str, Any]:
             params = _STAGES[stage](this, params)
             _evaluate(this, stage, params)
         writer.close()
-    summary = observe.update_summary(config.workdir, _totals(this))
-    machine = observe.write_machine(config.workdir, seconds=time.monotonic() - start)
+        summary = observe.update_summary(config.workdir, _totals(this))
+        # Before the judge's workers end, for their memory counts.
+        machine = observe.write_machine(config.workdir, seconds=time.monotonic() - start)
     _conclude(config, summary, machine)
     return summary
 
@@ -106,6 +108,8 @@ def main() -> None:
         run(resolve(flag.value))
 
     flags.mark_flag_as_required("config")
+    if unknown := list(unknown_settings(sys.argv[1:])):
+        sys.exit("\n".join(unknown))
     app.run(start)
 
 

@@ -75,8 +75,10 @@ def reading(completion: str, record: Record) -> tuple[int, int]:
 
 
 def partition(puzzle: Puzzle) -> str:
-    """The split of scans and problems that a puzzle belongs to, by what its picture shows."""
-    return {0: "validation", 1: "test"}.get(zlib.crc32("/".join(puzzle.rows).encode()) % 10, "train")
+    """The split of scans and problems that a puzzle belongs to, by what its picture shows and what is asked."""
+    return {0: "validation", 1: "test"}.get(
+        zlib.crc32("/".join((*puzzle.rows, puzzle.question)).encode()) % 10, "train"
+    )
 
 
 def _check_settings(directory: str | os.PathLike, settings: dict[str, int]):

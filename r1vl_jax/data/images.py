@@ -66,29 +66,43 @@ def num_features(grid: Grid) -> int:
     return int(np.prod(grid)) // PATCHES_PER_FEATURE
 
 
-def pack(visions: Sequence[tuple[Patches, Grid]], *, bucket: int) -> tuple[PackedVision, list[int]]:
-    """Lays patches of images and videos end to end, padded to a multiple of `bucket` patches.
+def pack(
+    visions: Sequence[tuple[Patches, Grid]], *, bucket: int, num_shards: int = 1
+) -> tuple[PackedVision, list[int]]:
+    """Lays patches of images and videos end to end, in one row per shard, padded to a multiple of `bucket` patches.
 
-    All go to one batch shard (Z = 1). A batch without images gets one bucket of padding.
+    Images are dealt by size, each to the shard that has the fewest patches so far. A batch without images gets one
+    bucket of padding.
 
     Returns:
-        The packed patches, and for each image the number of its first merged patch.
+        The packed patches, and for each image the number of its first merged patch, over the flattened [Z, M/4].
     """
     sizes = [int(np.prod(grid)) for _, grid in visions]
-    starts = np.cumsum([0, *sizes])
-    num_slots = max(-(-int(starts[-1]) // bucket), 1) * bucket
-    patch_MC = np.zeros((num_slots, PATCH_VALUES), np.float32)
-    segment_M = np.zeros(num_slots, np.int32)
-    position_M2 = np.zeros((num_slots, 2), np.int32)
+    shard_of, offset_of, loads = _deal(sizes, num_shards)
+    num_slots = max(-(-max(loads) // bucket), 1) * bucket
+    patch_ZMC = np.zeros((num_shards, num_slots, PATCH_VALUES), np.float32)
+    segment_ZM = np.zeros((num_shards, num_slots), np.int32)
+    position_ZM2 = np.zeros((num_shards, num_slots, 2), np.int32)
     num_frames = 0
-    for (patches, grid), start, size in zip(visions, starts, sizes, strict=False):
-        slots = slice(start, start + size)
-        patch_MC[slots] = patches
-        segment_M[slots] = num_frames + 1 + np.repeat(np.arange(grid[0]), grid[1] * grid[2])
-        position_M2[slots] = np.tile(_patch_positions(grid[1], grid[2]), (grid[0], 1))
+    for (patches, grid), shard, offset, size in zip(visions, shard_of, offset_of, sizes, strict=True):
+        slots = shard, slice(offset, offset + size)
+        patch_ZMC[slots] = patches
+        segment_ZM[slots] = num_frames + 1 + np.repeat(np.arange(grid[0]), grid[1] * grid[2])
+        position_ZM2[slots] = np.tile(_patch_positions(grid[1], grid[2]), (grid[0], 1))
         num_frames += grid[0]
-    packed = PackedVision(patch_ZMC=patch_MC[None], segment_ZM=segment_M[None], position_ZM2=position_M2[None])
-    return packed, [int(start) // PATCHES_PER_FEATURE for start in starts[:-1]]
+    packed = PackedVision(patch_ZMC=patch_ZMC, segment_ZM=segment_ZM, position_ZM2=position_ZM2)
+    first_patch = [shard * num_slots + offset for shard, offset in zip(shard_of, offset_of, strict=True)]
+    return packed, [first // PATCHES_PER_FEATURE for first in first_patch]
+
+
+def _deal(sizes: Sequence[int], num_shards: int) -> tuple[list[int], list[int], list[int]]:
+    """Shard of each image, its first slot there, and the slots taken of each shard; the largest images go first."""
+    loads, shard_of, offset_of = [0] * num_shards, [0] * len(sizes), [0] * len(sizes)
+    for image in sorted(range(len(sizes)), key=lambda image: -sizes[image]):
+        shard = loads.index(min(loads))
+        shard_of[image], offset_of[image] = shard, loads[shard]
+        loads[shard] += sizes[image]
+    return shard_of, offset_of, loads
 
 
 def _grid(outputs: Mapping[str, np.ndarray]) -> Grid:

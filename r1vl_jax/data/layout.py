@@ -35,13 +35,14 @@ def prompt_batch(
     images: Visions,
     videos: Visions,
     patch_bucket: int,
+    vision_shards: int = 1,
 ) -> PromptBatch:
     """Completes tokens and images to a batch: packs patches, and finds features and positions of the tokens.
 
     Raises:
         ValueError: the images or videos take more or fewer tokens than the prompts have for them.
     """
-    vision, starts = pack([*images, *videos], bucket=patch_bucket)
+    vision, starts = pack([*images, *videos], bucket=patch_bucket, num_shards=vision_shards)
     feature_index_PS = np.full(token_PS.shape, -1, np.int32)
     _index_features(feature_index_PS, type_PS == IMAGE, images, starts[: len(images)], "image")
     _index_features(feature_index_PS, type_PS == VIDEO, videos, starts[len(images) :], "video")

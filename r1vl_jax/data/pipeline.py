@@ -37,12 +37,13 @@ class Encoder:
         max_prompt_length: int,
         prompt_bucket: int,
         patch_bucket: int,
+        vision_shards: int = 1,
         instruction: str = "",
     ):
         self.processor = processor
         self.dropped: dict[str, str] = {}
         self._limits = {"max_prompt_length": max_prompt_length, "instruction": instruction}
-        self._buckets = {"prompt_bucket": prompt_bucket, "patch_bucket": patch_bucket}
+        self._buckets = {"prompt_bucket": prompt_bucket, "patch_bucket": patch_bucket, "vision_shards": vision_shards}
 
     def prompt(self, record: Record) -> EncodedPrompt:
         """Raises `RecordRefused` for a record that is unusable or too long."""

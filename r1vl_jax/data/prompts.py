@@ -105,7 +105,9 @@ def encode(record: Record, processor: Processor, *, max_prompt_length: int, inst
     return EncodedPrompt(token_S=token_S, type_S=processor.types(token_S), images=images)
 
 
-def batch(prompts: Sequence[EncodedPrompt], *, prompt_bucket: int, patch_bucket: int) -> PromptBatch:
+def batch(
+    prompts: Sequence[EncodedPrompt], *, prompt_bucket: int, patch_bucket: int, vision_shards: int = 1
+) -> PromptBatch:
     """Lays prompts out as arrays, padded on the left to multiples of the buckets; numbered from 0."""
     longest = max(len(prompt.token_S) for prompt in prompts)
     width = -(-longest // prompt_bucket) * prompt_bucket
@@ -116,6 +118,7 @@ def batch(prompts: Sequence[EncodedPrompt], *, prompt_bucket: int, patch_bucket:
         images=[image for prompt in prompts for image in prompt.images],
         videos=[],
         patch_bucket=patch_bucket,
+        vision_shards=vision_shards,
     )
 
 

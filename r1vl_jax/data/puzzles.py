@@ -100,8 +100,8 @@ def make_row_sum(rng: np.random.Generator, difficulty: int) -> Puzzle:
 
 
 def make_largest(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """Arithmetic with the largest digit of a row of 2 to 4."""
-    row = _draw_digits(rng, difficulty + 1)
+    """Arithmetic with the largest digit of a row of 1 to 4."""
+    row = _draw_digits(rng, int(rng.integers(1, difficulty + 2)))
     largest, term = int(max(row)), int(rng.integers(2, 10))
     if rng.integers(2):
         question, step = "What is twice the largest digit?", (2, "*", largest)
@@ -122,14 +122,13 @@ def make_largest(rng: np.random.Generator, difficulty: int) -> Puzzle:
 
 
 def make_count(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """How many digits of a row of 2 to 4 exceed a number."""
-    row, bound = _draw_digits(rng, difficulty + 1), int(rng.integers(1, 9))
+    """How many digits of a row of 1 to 4 exceed a number."""
+    row, bound = _draw_digits(rng, int(rng.integers(1, difficulty + 2))), int(rng.integers(1, 9))
     greater = [digit for digit in row if int(digit) > bound]
     count = len(greater)
     compared = ", ".join(f"{digit}>{bound}" for digit in greater) or f"none>{bound}"
     comparisons = [
-        (f"{digit}>{bound}", f"{bound}<{digit}", f"{digit} is greater than {bound}")
-        for digit in sorted(set(greater))
+        (f"{digit}>{bound}", f"{bound}<{digit}", f"{digit} is greater than {bound}") for digit in sorted(set(greater))
     ]
     return Puzzle(
         kind="count",

@@ -15,7 +15,7 @@ _JITTER = 2  # ... and moves by up to 2 pixels in its cell
 _SPLIT_SEED = 1797  # the split of the scans is the same for all runs, so that no run sees another's test scans
 _SHARES = {"train": 0.64, "validation": 0.12, "test": 0.24}
 
-Ink = Float[np.ndarray, "rows columns"]  # 0 paper, 1 full ink
+Ink = Float[np.ndarray, "rows columns"]  # 0 blank, 1 full stroke
 
 
 @functools.cache
@@ -42,8 +42,9 @@ def draw(rows: Sequence[str], scans: dict[str, list[Ink]], rng: np.random.Genera
         rows: strings of equal length over `0-9 + - *`.
     """
     ink = np.concatenate([np.concatenate([_cell(symbol, scans, rng) for symbol in row], axis=1) for row in rows])
-    paper, contrast = rng.uniform(0.85, 1.0), rng.uniform(0.7, 1.0)
-    grey = paper * (1 - contrast * ink)
+    # Chalk on slate: the grey of the slate is near zero after normalisation, so what a model sees is the writing.
+    slate, contrast = rng.uniform(0.38, 0.52), rng.uniform(0.7, 1.0)
+    grey = slate + (1 - slate) * contrast * ink
     file = io.BytesIO()
     Image.fromarray((grey * 255).astype(np.uint8)).save(file, format="PNG", compress_level=1)
     return file.getvalue()

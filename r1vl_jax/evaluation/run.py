@@ -27,8 +27,8 @@ class Evaluator:
         sampler: greedy, one completion a prompt.
         texts: completions as strings.
         test, validation: make the batches of the split; a batch may hold more prompts than records (padding).
-        reading: measures whether the picture was read right, apart from what was concluded; None where a task has no such
-            measure.
+        reading: measures whether the picture was read right, apart from what was concluded; None where a task has no
+            such measure.
         semantics: of the rewards that are reported.
     """
 
@@ -48,9 +48,7 @@ class Evaluator:
         """Results on the validation split."""
         return self.evaluate(params, self.validation())
 
-    def evaluate(
-        self, params: Params, batches: Iterable[tuple[list[Record], PromptBatch]]
-    ) -> dict[str, float]:
+    def evaluate(self, params: Params, batches: Iterable[tuple[list[Record], PromptBatch]]) -> dict[str, float]:
         """Decodes greedily and scores.
 
         Returns:

@@ -133,9 +133,7 @@ def _row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generation
     return key_PG.reshape(-1)
 
 
-def _report(
-    logits_BV: Float[Array, "B V"], token_B: Int[Array, " B"]
-) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+def _report(logits_BV: Float[Array, "B V"], token_B: Int[Array, " B"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Log-probability of the drawn token, and the entropy, both of the whole distribution and in nats."""
     logp_BV = jax.nn.log_softmax(logits_BV)
     logp_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]

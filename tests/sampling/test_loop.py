@@ -15,9 +15,10 @@ from r1vl_jax.sampling.methods import Greedy, Temperature
 
 FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)
 KEY = jax.random.key(5)
+DRAW = Temperature(1.0)
 
 
-def make_sampler(method=Temperature(1.0), num_generations=2, max_length=9, **changes):
+def make_sampler(method=DRAW, num_generations=2, max_length=9, **changes):
     return Sampler(DEFINITION, method, num_generations, max_length, (EOS,), FORBIDDEN, **changes)
 
 
@@ -141,7 +142,8 @@ def test_the_mask_ends_with_the_first_end_token_and_the_loop_ends_early(params):
 
 
 def test_nothing_ends_without_an_end_token(params):
-    sampler = dataclasses.replace(make_sampler(), eos_token_ids=(VOCAB_SIZE - 1,), forbidden_token_ids=(VOCAB_SIZE - 1,))
+    never = (VOCAB_SIZE - 1,)
+    sampler = dataclasses.replace(make_sampler(), eos_token_ids=never, forbidden_token_ids=never)
     rollout = sample(sampler, params, make_prompts(), KEY)
     assert rollout.completions.mask_BT.all()
     assert not rollout.has_ended_B.any()

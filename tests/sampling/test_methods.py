@@ -25,7 +25,9 @@ def test_top_k_keeps_the_k_likeliest():
     assert kept(TopK(99), logits_V) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize(("p", "expected"), [(0.05, {1}), (0.4, {1}), (0.5, {1, 3}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})])
+@pytest.mark.parametrize(
+    ("p", "expected"), [(0.05, {1}), (0.4, {1}), (0.5, {1, 3}), (0.75, {1, 2, 3}), (1.0, {0, 1, 2, 3})]
+)
 def test_top_p_keeps_the_fewest_that_reach_p(p, expected):
     assert kept(TopP(p), logits_of(0.1, 0.4, 0.2, 0.3)) == expected
 

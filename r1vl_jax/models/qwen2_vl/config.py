@@ -48,6 +48,7 @@ class Config:
     """Sizes and constants of a whole model.
 
     Attributes:
+        initializer_range: standard deviation of fresh embeddings; matters only without weights.
         mrope_section: how many of the H/2 rope frequencies turn with time, height and width.
         image_token_id, video_token_id, vision_start_token_id, vision_end_token_id: never sampled; they mark images.
     """
@@ -63,6 +64,7 @@ class Config:
     mrope_section: tuple[int, int, int]
     rope_theta: float = 1_000_000.0
     rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
@@ -81,14 +83,15 @@ PRESETS: dict[str, Config] = {
     "tiny": Config(
         vocab_size=512,
         hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
+        intermediate_size=256,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        vision=VisionConfig(depth=3, embed_dim=96, num_heads=4),
+        vision=VisionConfig(depth=1, embed_dim=96, num_heads=4),
         tie_word_embeddings=True,
         mrope_section=(4, 6, 6),
-        rope_theta=10_000.0,
+        rope_theta=4.0,  # width turns with the slowest planes; at larger values neighbours in a row look alike
+        initializer_range=0.5,  # large embeddings are told apart, and copied, from the first steps on
     ),
     "2b": Config(
         vocab_size=151_936,

@@ -47,7 +47,7 @@ class Definition:
     platform: str = "cpu"
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh float32 parameters: matrices normal with standard deviation 0.02, biases 0, norms 1."""
+        """Fresh float32 parameters: matrices normal, biases 0, norms 1."""
         return nnx.to_pure_dict(nnx.state(Qwen2VL(self, rngs=nnx.Rngs(key))))
 
     def abstract_params(self) -> Params:

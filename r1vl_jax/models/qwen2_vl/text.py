@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from r1vl_jax.models.attention import attention, decode_attention
 from r1vl_jax.models.qwen2_vl.config import Config
-from r1vl_jax.models.qwen2_vl.layers import NORMAL, linear, stack
+from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
 
 KeyValue = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
@@ -22,7 +22,7 @@ class SelfAttention(nnx.Module):
         self.q_proj = linear(dim, dim, use_bias=True, dtype=dtype, rngs=rngs)
         self.k_proj = linear(dim, kv_dim, use_bias=True, dtype=dtype, rngs=rngs)
         self.v_proj = linear(dim, kv_dim, use_bias=True, dtype=dtype, rngs=rngs)
-        self.o_proj = linear(dim, dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.o_proj = linear(dim, dim, use_bias=False, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN)
 
     def project(self, x_BTD: Float[Array, "B T D"], rotation: Rotation) -> tuple[Float[Array, "B T N H"], KeyValue]:
         """Queries, and keys and values; queries and keys are rotated."""
@@ -39,7 +39,7 @@ class MLP(nnx.Module):
         dim, hidden_dim = config.hidden_size, config.intermediate_size
         self.gate_proj = linear(dim, hidden_dim, use_bias=False, dtype=dtype, rngs=rngs)
         self.up_proj = linear(dim, hidden_dim, use_bias=False, dtype=dtype, rngs=rngs)
-        self.down_proj = linear(hidden_dim, dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.down_proj = linear(hidden_dim, dim, use_bias=False, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
@@ -108,8 +108,9 @@ class Text(nnx.Module):
     """Embedding, layers (stacked on a leading axis) and final norm."""
 
     def __init__(self, config: Config, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(config.initializer_range)
         self.embed_tokens = nnx.Embed(
-            config.vocab_size, config.hidden_size, dtype=dtype, embedding_init=NORMAL, rngs=rngs
+            config.vocab_size, config.hidden_size, dtype=dtype, embedding_init=init, rngs=rngs
         )
         self.layers = stack(
             lambda rngs: DecoderLayer(config, dtype=dtype, platform=platform, rngs=rngs), config.num_hidden_layers, rngs

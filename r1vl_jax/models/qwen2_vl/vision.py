@@ -8,7 +8,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.models.attention import attention
 from r1vl_jax.models.qwen2_vl.config import VisionConfig
-from r1vl_jax.models.qwen2_vl.layers import linear, scan, stack
+from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, scan, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation
 
 
@@ -25,7 +25,9 @@ class VisionAttention(nnx.Module):
     def __init__(self, config: VisionConfig, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
         self.num_heads, self.platform = config.num_heads, platform
         self.qkv = linear(config.embed_dim, 3 * config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
-        self.proj = linear(config.embed_dim, config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.proj = linear(
+            config.embed_dim, config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN
+        )
 
     def __call__(
         self, x_ZME: Float[Array, "Z M E"], rotation: Rotation, segment_ZM: Int[Array, "Z M"]
@@ -51,7 +53,7 @@ class VisionMLP(nnx.Module):
     def __init__(self, config: VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         hidden_dim = config.mlp_ratio * config.embed_dim
         self.fc1 = linear(config.embed_dim, hidden_dim, use_bias=True, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden_dim, config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden_dim, config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN)
 
     def __call__(self, x_ZME: Float[Array, "Z M E"]) -> Float[Array, "Z M E"]:
         hidden_ZMF = self.fc1(x_ZME)

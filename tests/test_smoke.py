@@ -1,0 +1,29 @@
+"""The few things that must work with the newest Python and JAX: import, losses, rewards, and a run of both stages."""
+
+import jax.numpy as jnp
+import numpy as np
+import tiny_run
+from tiny_run import quick  # noqa: F401 - a fixture
+
+from r1vl_jax import losses, rewards
+from r1vl_jax.config import resolve
+from r1vl_jax.train import run
+
+
+def test_advantages_compare_within_groups():
+    advantage_PG = losses.group_advantage(jnp.array([[0.0, 2.0], [1.0, 1.0]]), epsilon=0.0)
+    np.testing.assert_allclose(advantage_PG, [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], rtol=1e-6)
+
+
+def test_a_right_completion_earns_more():
+    record = {"problem": "What is 1+2?", "answer": "3", "kind": "expression", "key_steps": [["1+2=3"]]}
+    texts = ["The sum is 1+2=3.\nThe answer is 3.", "I do not know."]
+    reward = rewards.score(texts, [record, record])
+    assert reward.answer_correct.tolist() == [True, False]
+
+
+def test_both_stages_run(quick, tmp_path):  # noqa: F811 - the fixture
+    config = tiny_run.settings(tmp_path / "run", tmp_path / "data")
+    summary = run(resolve(config))
+    assert summary["accuracy"].keys() == {"start", "warmup", "step_grpo"}
+    assert summary["max_logp_difference"] <= 1e-4
