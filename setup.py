@@ -26,6 +26,7 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "array-record",
         "grain",
+        "jinja2",
         "ml-collections",
         "jaxtyping",
         "numpy",

@@ -20,17 +20,18 @@ def get_config():
     config.data.vision_shards = 8
     config.data.patch_bucket = 64
 
-    config.warmup.max_steps = 800
+    config.warmup.max_steps = 900
     config.warmup.batch_size = 48
-    config.warmup.optim.learning_rate = 2.5e-3
+    config.warmup.optim.learning_rate = 2e-3
     config.warmup.optim.adam_b2 = 0.98
+    config.warmup.optim.warmup_ratio = 0.05
 
     config.train.prompts_per_update = 16
-    config.train.max_steps = 150
+    config.train.max_steps = 120
     config.sampling.num_generations = 8
-    config.sampling.temperature = 1.2
+    config.sampling.temperature = 1.0
     config.sampling.max_completion_length = 64
-    config.optim.learning_rate = 5e-4
+    config.optim.learning_rate = 1e-4
 
     config.eval.steps = 100
     config.eval.batch_size = 200

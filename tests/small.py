@@ -19,6 +19,7 @@ CONFIG = Config(
     tie_word_embeddings=True,
     mrope_section=(2, 1, 1),
     rope_theta=100.0,
+    initializer_range=0.16,
     image_token_id=IMAGE_TOKEN,
     video_token_id=41,
     vision_start_token_id=42,
@@ -27,7 +28,7 @@ CONFIG = Config(
 DEFINITION = Definition(CONFIG)
 
 
-def make_params(seed: int = 0, scale: float = 8.0):
+def make_params(seed: int = 0, scale: float = 1.0):
     """Parameters large enough that different tokens give different distributions."""
     params = jax.jit(DEFINITION.init)(jax.random.key(seed))
     return jax.tree_util.tree_map_with_path(

@@ -17,7 +17,7 @@ LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, beta=0.04)
 
 @pytest.fixture(scope="module")
 def params():
-    return make_params(scale=4.0)
+    return make_params(scale=0.5)
 
 
 def make_batch(num_prompts=4, num_generations=2, length=6, seed=0):

@@ -5,20 +5,20 @@ import numpy as np
 import tiny_run
 from tiny_run import quick  # noqa: F401 - a fixture
 
-from r1vl_jax import losses, rewards
+from r1vl_jax import losses, rewards, sections
 from r1vl_jax.config import resolve
 from r1vl_jax.train import run
 
 
 def test_advantages_compare_within_groups():
-    advantage_PG = losses.group_advantage(jnp.array([[0.0, 2.0], [1.0, 1.0]]), epsilon=0.0)
-    np.testing.assert_allclose(advantage_PG, [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], rtol=1e-6)
+    advantage_PG = losses.group_advantage(jnp.array([[0.0, 2.0], [1.0, 1.0]]))
+    np.testing.assert_allclose(advantage_PG, [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], rtol=1e-3)
 
 
 def test_a_right_completion_earns_more():
     record = {"problem": "What is 1+2?", "answer": "3", "kind": "expression", "key_steps": [["1+2=3"]]}
-    texts = ["The sum is 1+2=3.\nThe answer is 3.", "I do not know."]
-    reward = rewards.score(texts, [record, record])
+    right = sections.compose("A sum.", "Add them.", ["1 + 2 = 3."], "3")
+    reward = rewards.score([right, "I do not know."], [record, record])
     assert reward.answer_correct.tolist() == [True, False]
 
 

@@ -96,12 +96,18 @@ def pack(
 
 
 def _deal(sizes: Sequence[int], num_shards: int) -> tuple[list[int], list[int], list[int]]:
-    """Shard of each image, its first slot there, and the slots taken of each shard; the largest images go first."""
-    loads, shard_of, offset_of = [0] * num_shards, [0] * len(sizes), [0] * len(sizes)
+    """Shard of each image, its first slot there, and the slots taken of each shard.
+
+    The largest images are dealt first; in a shard they stand in the order they came in.
+    """
+    loads, shard_of = [0] * num_shards, [0] * len(sizes)
     for image in sorted(range(len(sizes)), key=lambda image: -sizes[image]):
-        shard = loads.index(min(loads))
-        shard_of[image], offset_of[image] = shard, loads[shard]
-        loads[shard] += sizes[image]
+        shard_of[image] = loads.index(min(loads))
+        loads[shard_of[image]] += sizes[image]
+    ends, offset_of = [0] * num_shards, []
+    for shard, size in zip(shard_of, sizes, strict=True):
+        offset_of.append(ends[shard])
+        ends[shard] += size
     return shard_of, offset_of, loads
 
 

@@ -59,10 +59,10 @@ def test_problems_are_distinct_while_they_last(splits):
 def test_all_fit_the_tiny_recipe(splits):
     tokenizer = train_tokenizer(handwriting.texts(splits["warmup"]))
     processor = Processor(tokenizer, load_image_processor(min_pixels=28 * 28, max_pixels=400_000))
-    encoder = Encoder(processor, max_prompt_length=48, prompt_bucket=48, patch_bucket=512)
+    encoder = Encoder(processor, max_prompt_length=64, prompt_bucket=64, patch_bucket=512)
     for record in splits["warmup"]:
         encoder.prompt(record)
-        assert 35 <= len(encoder.completion(record, max_completion_length=96)) <= 64
+        assert 35 <= len(encoder.completion(record, max_completion_length=96)) <= 72
 
 
 def test_written_once_and_the_same_each_time(directory, tmp_path):

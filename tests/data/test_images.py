@@ -92,6 +92,17 @@ def test_images_are_packed_end_to_end(processor):
     assert not packed.patch_ZMC[0, 24:].any()
 
 
+def test_images_are_dealt_to_shards_by_size(processor):
+    small, large = (image_patches(checkerboard(*size), processor) for size in ((2, 2), (2, 4)))
+    packed, starts = pack([small, large, small], bucket=4, num_shards=2)
+    assert packed.patch_ZMC.shape == (2, 8, 1176)
+    assert starts == [2, 0, 3]  # features: the large one fills shard 0, the small ones shard 1
+    for (patches, _), start in zip([small, large, small], starts, strict=True):
+        slots = slice(4 * start, 4 * start + len(patches))
+        np.testing.assert_array_equal(packed.patch_ZMC.reshape(-1, 1176)[slots], patches)
+    np.testing.assert_array_equal(packed.segment_ZM, [[2] * 8, [1] * 4 + [3] * 4])
+
+
 def test_no_images_take_one_bucket_of_padding():
     packed, starts = pack([], bucket=8)
     assert starts == []

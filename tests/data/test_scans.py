@@ -24,7 +24,7 @@ def test_splits_share_no_scan():
     assert len(scans) == len(set(scans)) == 1797
 
 
-@pytest.mark.parametrize(("rows", "size"), [(["3"], (28, 28)), (["3+5x2"], (140, 28)), (["385", "120"], (84, 56))])
+@pytest.mark.parametrize(("rows", "size"), [(["3"], (28, 28)), (["3+5*2"], (140, 28)), (["385", "120"], (84, 56))])
 def test_pictures_have_a_cell_per_symbol(rows, size):
     picture = Image.open(io.BytesIO(draw(rows, load_scans("train"), np.random.default_rng(0))))
     assert picture.size == size
@@ -32,8 +32,8 @@ def test_pictures_have_a_cell_per_symbol(rows, size):
 
 def test_every_cell_holds_its_symbol():
     """Each cell has ink; `-` has ink in its middle rows only."""
-    grey = np.asarray(Image.open(io.BytesIO(draw(["7+-x"], load_scans("test"), np.random.default_rng(0)))))
-    cells = grey.reshape(28, 4, 28).swapaxes(0, 1) < 150
+    grey = np.asarray(Image.open(io.BytesIO(draw(["7+-*"], load_scans("test"), np.random.default_rng(0)))))
+    cells = grey.reshape(28, 4, 28).swapaxes(0, 1) > 150  # chalk is lighter than the slate
     assert cells.any(axis=(1, 2)).all()
     minus = cells[2].any(axis=1)
     assert 1 <= minus.sum() <= 4

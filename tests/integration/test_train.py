@@ -48,6 +48,7 @@ def whole(shared, with_rewards) -> Path:
     """A run that nothing stopped, made by the first test that asks; with the number of times a program was compiled."""
     workdir = shared / "whole"
     if not workdir.exists():
+        jax.clear_caches()  # or programs of tests before this one would not be compiled
         with compilations() as count:
             run(resolve(tiny_run.settings(workdir, shared / "data")))
         (shared / "compilations.json").write_text(json.dumps(count))
