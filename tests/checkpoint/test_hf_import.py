@@ -174,6 +174,7 @@ def test_a_name_that_is_neither_directory_nor_on_the_hub(monkeypatch: pytest.Mon
 def test_read_config(tmp_path: Path):
     text = {name: getattr(CONFIG, name) for name in ("vocab_size", "hidden_size", "intermediate_size")}
     text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6}
+    text["initializer_range"] = CONFIG.initializer_range
     config = {
         "model_type": "qwen2_vl",
         "text_config": text | {"rope_parameters": {"mrope_section": [2, 1, 1], "rope_theta": 100.0}},

@@ -156,6 +156,7 @@ def from_hf(config: Mapping[str, Any]) -> Config:
         mrope_section=tuple(rope["mrope_section"]),
         rope_theta=float(rope.get("rope_theta", text.get("rope_theta", Config.rope_theta))),
         rms_norm_eps=text["rms_norm_eps"],
+        initializer_range=text.get("initializer_range", Config.initializer_range),
         **{name: config[name] for name in _TOKEN_IDS if name in config},
     )
 
