@@ -111,7 +111,7 @@ class Loss:
     """The StepGRPO objective.
 
     Attributes:
-        beta: weight of the KL to the frozen reference; 0 needs no reference at all.
+        beta: weight of the KL to the frozen reference; with 0 the KL is reported and adds nothing.
         scale_rewards: "group" divides advantages by the group's spread, "none" does not.
         temperature_in_loss: whether log-probabilities are of the tempered distribution, in sampler, reference and loss.
         logp_chunk_size: tokens whose logits exist at one time.
