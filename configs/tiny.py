@@ -12,26 +12,36 @@ from r1vl_jax.config import default
 def get_config():
     config = default()
     config.workdir = "runs/tiny"
+    config.model.remat = "none"
 
+    config.train.stages = ("alignment", "warmup", "step_grpo")
+    config.data.alignment_records = 4_000
     config.data.warmup_records = 16_000
+    config.data.hasty_share = 0.6
     config.data.train_records = 5_000
-    config.data.max_prompt_length = 48
-    config.data.prompt_bucket = 48
+    config.data.max_prompt_length = 40
+    config.data.prompt_bucket = 40
     config.data.vision_shards = 8
     config.data.patch_bucket = 64
 
-    config.warmup.max_steps = 900
+    config.alignment.max_steps = 100
+    config.alignment.batch_size = 48
+    config.alignment.optim.learning_rate = 2e-3
+    config.alignment.optim.lr_scheduler_type = "constant"
+    config.alignment.optim.adam_b2 = 0.98
+
+    config.warmup.max_steps = 1_300
     config.warmup.batch_size = 48
     config.warmup.optim.learning_rate = 2e-3
     config.warmup.optim.adam_b2 = 0.98
     config.warmup.optim.warmup_ratio = 0.05
 
     config.train.prompts_per_update = 16
-    config.train.max_steps = 120
+    config.train.max_steps = 80
     config.sampling.num_generations = 8
     config.sampling.temperature = 1.0
     config.sampling.max_completion_length = 64
-    config.optim.learning_rate = 1e-4
+    config.optim.learning_rate = 2e-4
 
     config.eval.steps = 100
     config.eval.batch_size = 200

@@ -63,11 +63,11 @@ class Parts:
     def split(self, name: str) -> Split:
         return open_split(self.data_directory, name)
 
-    def warmup_stream(self) -> Stream:
-        return pipeline.warmup_stream(
-            self.split("warmup"),
+    def supervised_stream(self, split: str, batch_size: int) -> Stream:
+        return pipeline.supervised_stream(
+            self.split(split),
             self.encoder,
-            batch_size=self.config.warmup.batch_size,
+            batch_size=batch_size,
             seed=self.config.seed,
             max_completion_length=self.config.sampling.max_completion_length,
         )
@@ -163,6 +163,8 @@ def _data_directory(config: Config) -> Path:
     handwriting.write(
         directory,
         difficulty=data.difficulty,
+        hasty_share=data.hasty_share,
+        alignment_records=data.alignment_records,
         warmup_records=data.warmup_records,
         train_records=data.train_records,
         eval_records=data.eval_records,

@@ -39,6 +39,9 @@ class Data:
         source: "handwriting", the embedded task, or a directory of ArrayRecord splits written by this project.
         directory: where the embedded task is written; "" means `WORKDIR/data`.
         difficulty: of the embedded task, 1 (at most 2 digits) to 3 (4 digits, two operators).
+        hasty_share: of the embedded task's warm-up records, how many show a path that states the result at once, without
+            the steps that lead to it; imitation copies the habit, StepGRPO finds out which path pays.
+        alignment_records: distinct records of single digits to be named, for the alignment; 0 writes none.
         warmup_records: distinct records with a reasoning path, for the warm-up.
         train_records: distinct records without one, for StepGRPO.
         eval_records: held-out problems of the validation and of the test split, each.
@@ -53,6 +56,8 @@ class Data:
     source: str = "handwriting"
     directory: str = ""
     difficulty: int = 2
+    hasty_share: float = 0.0
+    alignment_records: int = 0
     warmup_records: int = 2_000
     train_records: int = 10_000
     eval_records: int = 1_000
@@ -145,8 +150,13 @@ class Optim:
 
 
 @dataclass(frozen=True)
-class Warmup:
-    """The supervised stage before StepGRPO: imitation of written reasoning paths, loss on the response only."""
+class Supervised:
+    """A supervised stage: imitation of written responses, loss on the response only.
+
+    Attributes:
+        max_steps: updates; at least 1 if the stage is run.
+        batch_size: records of an update.
+    """
 
     max_steps: int = 0
     batch_size: int = 128
@@ -169,7 +179,8 @@ class Train:
     """The StepGRPO stage and what both stages share.
 
     Attributes:
-        stages: which stages run, in order: "warmup", "step_grpo".
+        stages: which stages run, in order: "alignment" (short answers about single digits, which ties a fresh vision tower
+            to a fresh decoder; pretrained models need none), "warmup" (reasoning paths), "step_grpo".
         prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
         max_steps: updates of StepGRPO.
         micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
@@ -232,7 +243,8 @@ class Config:
     reward: Reward = field(default_factory=Reward)
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
-    warmup: Warmup = field(default_factory=Warmup)
+    alignment: Supervised = field(default_factory=Supervised)
+    warmup: Supervised = field(default_factory=Supervised)
     mesh: Mesh = field(default_factory=Mesh)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
@@ -296,14 +308,23 @@ def contradictions(config: Config) -> Iterator[str]:
         )
     if config.eval.num_problems > config.data.eval_records:
         yield f"eval.num_problems={config.eval.num_problems} exceeds data.eval_records={config.data.eval_records}"
-    if "warmup" in config.train.stages and config.warmup.max_steps < 1:
-        yield "train.stages has 'warmup' but warmup.max_steps is 0; set it, or drop the stage"
-    if config.data.source == "handwriting" and config.warmup.batch_size > config.data.warmup_records:
+    for stage in ("alignment", "warmup"):
+        if stage in config.train.stages:
+            yield from _contradictions_of_supervised(config, stage)
+
+
+def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
+    settings, num_records = getattr(config, stage), getattr(config.data, f"{stage}_records")
+    if settings.max_steps < 1:
+        yield f"train.stages has {stage!r} but {stage}.max_steps is {settings.max_steps}; set it, or drop the stage"
+    if config.data.source == "handwriting" and settings.batch_size > num_records:
         yield (
-            f"warmup.batch_size={config.warmup.batch_size} exceeds data.warmup_records={config.data.warmup_records};"
+            f"{stage}.batch_size={settings.batch_size} exceeds data.{stage}_records={num_records};"
             " an epoch must hold a batch"
         )
 
+
+_STAGES = ("alignment", "warmup", "step_grpo")
 
 _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
@@ -312,6 +333,7 @@ _CHOICES = {
     "reward.backend": ("reference",),
     "loss.scale_rewards": ("group", "none"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
+    "alignment.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "data.difficulty": (1, 2, 3),
 }
@@ -330,16 +352,19 @@ _RANGES = (
     ("loss.logp_chunk_size", lambda x: x >= 1, "at least 1"),
     ("optim.learning_rate", lambda x: x > 0, "more than 0"),
     ("optim.warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("alignment.batch_size", lambda x: x >= 1, "at least 1"),
     ("warmup.batch_size", lambda x: x >= 1, "at least 1"),
+    ("data.alignment_records", lambda x: x >= 0, "at least 0"),
     ("train.prompts_per_update", lambda x: x >= 1, "at least 1"),
     ("train.save_steps", lambda x: x >= 1, "at least 1"),
     ("train.save_total_limit", lambda x: x >= 1, "at least 1"),
     ("train.max_steps", lambda x: x >= 1, "at least 1"),
     ("eval.batch_size", lambda x: x >= 1, "at least 1"),
+    ("data.hasty_share", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("data.prompt_bucket", lambda x: x >= 1, "at least 1"),
     ("data.vision_shards", lambda x: x >= 1, "at least 1"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
-    ("train.stages", lambda x: x and set(x) <= {"warmup", "step_grpo"}, "among 'warmup', 'step_grpo'"),
+    ("train.stages", lambda x: x and set(x) <= set(_STAGES), "among " + ", ".join(map(repr, _STAGES))),
     ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),
 )
 

@@ -1,4 +1,4 @@
-"""The two stages of a run, each a loop over updates: imitation of written paths, then StepGRPO on the model's own."""
+"""The stages of a run, each a loop over updates: imitation of written paths, then StepGRPO on the model's own."""
 
 import json
 from dataclasses import asdict
@@ -21,13 +21,13 @@ from r1vl_jax.run import Run, Stage
 from r1vl_jax.sampling.loop import sample
 
 
-def warm_up(run: Run, params: Params) -> Params:
-    """Supervised fine-tuning on records with a reasoning path; returns the parameters after the last update."""
-    settings = run.config.warmup
+def supervised(run: Run, name: str, params: Params) -> Params:
+    """Supervised fine-tuning on the records of the stage's split; returns the parameters after the last update."""
+    settings = getattr(run.config, name)
     learner = _learner(run, settings.optim, settings.max_steps, params)
-    stream = run.parts.warmup_stream()
+    stream = run.parts.supervised_stream(name, settings.batch_size)
     initial = run.parts.place(learner.init(params))
-    with Stage(run, "warmup", settings.max_steps, initial, stream, settings.optim) as stage:
+    with Stage(run, name, settings.max_steps, initial, stream, settings.optim) as stage:
         for step in stage.steps():
             with run.timers("data"):
                 batch = next(stream)
@@ -38,7 +38,7 @@ def warm_up(run: Run, params: Params) -> Params:
     return stage.state.params
 
 
-def step_grpo(run: Run, params: Params) -> Params:
+def step_grpo(run: Run, name: str, params: Params) -> Params:
     """StepGRPO from `params`, which are the frozen reference too; returns the parameters after the last update."""
     config = run.config
     learner = _learner(run, config.optim, config.train.max_steps, params)
@@ -46,7 +46,7 @@ def step_grpo(run: Run, params: Params) -> Params:
     # Updates donate their state; the reference stays.
     initial = run.parts.place(learner.init(jax.tree.map(jnp.copy, params)))
     stream = run.parts.prompt_stream()
-    with Stage(run, "step_grpo", config.train.max_steps, initial, stream, config.optim) as stage:
+    with Stage(run, name, config.train.max_steps, initial, stream, config.optim) as stage:
         for step in stage.steps():
             with run.timers("data"):
                 records, prompts = next(stream)

@@ -21,12 +21,12 @@ from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewards import Judge
 from r1vl_jax.run import Run
 
-_STAGES = {"warmup": stages.warm_up, "step_grpo": stages.step_grpo}
+_STAGES = {"alignment": stages.supervised, "warmup": stages.supervised, "step_grpo": stages.step_grpo}
 _STEPS_OF_FINAL_KL = 10
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains through all stages, with an evaluation before, between and after them.
+    """Trains through all stages, with an evaluation before, between and after those that reason.
 
     Args:
         config: of `config.resolve`.
@@ -49,8 +49,9 @@ def run(config: Config) -> dict[str, Any]:
         params = parts.initial_params()
         _evaluate(this, "start", params)
         for stage in config.train.stages:
-            params = _STAGES[stage](this, params)
-            _evaluate(this, stage, params)
+            params = _STAGES[stage](this, stage, params)
+            if stage != "alignment":  # which teaches no reasoning
+                _evaluate(this, stage, params)
         writer.close()
         summary = observe.update_summary(config.workdir, _totals(this))
         # Before the judge's workers end, for their memory counts.

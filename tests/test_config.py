@@ -60,7 +60,11 @@ def test_recipes_resolve(recipe):
         ),
         ({"loss__scale_rewards": "batch"}, "loss.scale_rewards='batch': expected one of ('group', 'none')"),
         ({"data__difficulty": 4}, "data.difficulty=4: expected one of (1, 2, 3)"),
-        ({"train__stages": ("grpo",)}, "train.stages=('grpo',): expected among 'warmup', 'step_grpo'"),
+        (
+            {"train__stages": ("alignment",), "alignment__max_steps": 1},
+            "alignment.batch_size=128 exceeds data.alignment_records=0; an epoch must hold a batch",
+        ),
+        ({"train__stages": ("grpo",)}, "train.stages=('grpo',): expected among 'alignment', 'warmup', 'step_grpo'"),
         ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected more than 0"),
     ],
 )

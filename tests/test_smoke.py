@@ -22,8 +22,10 @@ def test_a_right_completion_earns_more():
     assert reward.answer_correct.tolist() == [True, False]
 
 
-def test_both_stages_run(quick, tmp_path):  # noqa: F811 - the fixture
+def test_all_stages_run(quick, tmp_path):  # noqa: F811 - the fixture
     config = tiny_run.settings(tmp_path / "run", tmp_path / "data")
+    config.train.stages = ("alignment", "warmup", "step_grpo")
+    config.data.alignment_records, config.alignment.max_steps, config.alignment.batch_size = 8, 1, 4
     summary = run(resolve(config))
     assert summary["accuracy"].keys() == {"start", "warmup", "step_grpo"}
     assert summary["max_logp_difference"] <= 1e-4

@@ -1,6 +1,7 @@
 """The embedded task: reading handwritten digits and reasoning about them, from data that ships with scikit-learn.
 
-Neither scans nor problems are shared between the training splits (`warmup`, `train`), `validation` and `test`.
+Neither scans nor problems are shared between the training splits (`alignment`, `warmup`, `train`), `validation` and
+`test`.
 """
 
 import os
@@ -13,6 +14,7 @@ import numpy as np
 from r1vl_jax.data.puzzles import MAKERS, Puzzle, described_digits
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, read_settings, write_splits
 from r1vl_jax.data.scans import draw, load_scans
+from r1vl_jax.sections import DESCRIPTION
 
 _SOURCE = "handwriting"
 _MAX_TRIES = 100
@@ -22,18 +24,21 @@ def write(
     directory: str | os.PathLike,
     *,
     difficulty: int,
+    hasty_share: float = 0.0,
+    alignment_records: int = 0,
     warmup_records: int,
     train_records: int,
     eval_records: int,
     seed: int,
 ):
-    """Writes the splits warmup, train, validation and test, unless they are there already.
+    """Writes the splits alignment, warmup, train, validation and test, unless they are there already.
 
-    Records of `warmup` have a response to imitate, those of `train` none and nothing that shows the way; those of
+    Records of `alignment` show one digit and name it; those of `warmup` have a response to imitate, those of `train` none and nothing that shows the way; those of
     `validation` and `test` keep the reference path as their solution, by which reading is measured.
 
     Args:
         difficulty: 1 to 3; more digits, more operators.
+        hasty_share: of the records of `warmup`, how many imitate somebody who states the result at once, 0 to 1.
         eval_records: of validation and of test, each.
 
     Raises:
@@ -41,6 +46,8 @@ def write(
     """
     settings = {
         "difficulty": difficulty,
+        "hasty_share": hasty_share,
+        "alignment_records": alignment_records,
         "warmup_records": warmup_records,
         "train_records": train_records,
         "eval_records": eval_records,
@@ -50,16 +57,19 @@ def write(
         _check_settings(directory, settings)
         return
     sizes = {"warmup": warmup_records, "train": train_records, "validation": eval_records, "test": eval_records}
-    splits = {
-        split: _records(split, size, difficulty, np.random.default_rng([seed, number]))
+    splits: dict[str, Iterator[Record]] = {
+        split: _records(split, size, difficulty, hasty_share, np.random.default_rng([seed, number]))
         for number, (split, size) in enumerate(sizes.items())
     }
+    if alignment_records:
+        splits["alignment"] = _readings(alignment_records, np.random.default_rng([seed, len(sizes)]))
     write_splits(directory, splits, settings=settings)
 
 
 def texts(records: Iterable[Record]) -> Iterator[str]:
-    """What a tokenizer of this task is trained on: problems and the responses to imitate."""
+    """What a tokenizer of this task is trained on: who speaks in a turn, problems and the responses to imitate."""
     for record in records:
+        yield "user\nassistant\n"
         yield record.problem.replace(IMAGE_PLACEHOLDER, "")
         yield record.response
 
@@ -81,7 +91,7 @@ def partition(puzzle: Puzzle) -> str:
     )
 
 
-def _check_settings(directory: str | os.PathLike, settings: dict[str, int]):
+def _check_settings(directory: str | os.PathLike, settings: dict[str, float]):
     found = read_settings(directory)
     differences = [
         f"{name}={found.get(name)}, expected {value}" for name, value in settings.items() if found.get(name) != value
@@ -93,13 +103,14 @@ def _check_settings(directory: str | os.PathLike, settings: dict[str, int]):
         )
 
 
-def _records(split: str, size: int, difficulty: int, rng: np.random.Generator) -> Iterator[Record]:
+def _records(split: str, size: int, difficulty: int, hasty_share: float, rng: np.random.Generator) -> Iterator[Record]:
     """Records of a split, the kinds by turns."""
     home = split if split in ("validation", "test") else "train"
     scans = load_scans(home)
     seen: set[tuple[str, ...]] = set()
     for index in range(size):
         puzzle = _draw_puzzle(MAKERS[index % len(MAKERS)], home, difficulty, seen, rng)
+        shown = puzzle.hasty_path if rng.random() < hasty_share else puzzle.path
         yield Record(
             id=f"{split}-{index:05d}",
             images=(draw(puzzle.rows, scans, rng),),
@@ -107,8 +118,26 @@ def _records(split: str, size: int, difficulty: int, rng: np.random.Generator) -
             solution=puzzle.final if split == "train" else puzzle.path,
             answer=puzzle.answer,
             key_steps=puzzle.key_steps,
-            response=puzzle.path if split == "warmup" else "",
+            response=shown if split == "warmup" else "",
             kind=puzzle.kind,
+            source=_SOURCE,
+        )
+
+
+def _readings(size: int, rng: np.random.Generator) -> Iterator[Record]:
+    """Single digits; the response is the image description alone."""
+    scans = load_scans("train")
+    for index in range(size):
+        digit = str(rng.integers(10))
+        yield Record(
+            id=f"alignment-{index:05d}",
+            images=(draw([digit], scans, rng),),
+            problem=f"Which digit is it?\n{IMAGE_PLACEHOLDER}",
+            solution=digit,
+            answer=digit,
+            key_steps=(),
+            response=f"{DESCRIPTION}\n{digit}",
+            kind="reading",
             source=_SOURCE,
         )
 

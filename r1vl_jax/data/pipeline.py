@@ -96,7 +96,9 @@ def prompt_stream(source: Any, encoder: Encoder, *, batch_size: int, seed: int) 
     return _stream(source, encoder, encode, layout, batch_size=batch_size, seed=seed)
 
 
-def warmup_stream(source: Any, encoder: Encoder, *, batch_size: int, seed: int, max_completion_length: int) -> Stream:
+def supervised_stream(
+    source: Any, encoder: Encoder, *, batch_size: int, seed: int, max_completion_length: int
+) -> Stream:
     """Endless WarmupBatches of records with responses; all completions are padded to `max_completion_length`."""
 
     def encode(record: Record) -> tuple[EncodedPrompt, np.ndarray]:

@@ -11,6 +11,7 @@ from r1vl_jax.sections import DESCRIPTION, compose
 _WORDS = {"+": "plus", "-": "minus", "*": "times"}
 _OTHER_SIGNS = {"+": (), "-": (), "*": ("x", r"\times")}
 _LETTERS = "ABCD"
+_HASTY_RATIONALE = "At once."
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Puzzle:
         description: the same, as a reasoning path names them.
         steps: one statement each, in order.
         answer: a number or the letter of an option.
-        final: the answer as a path writes it (`B: 45` for an option).
+        final: the answer as a path writes it.
         key_steps: equivalent spellings of what the steps state.
     """
 
@@ -41,6 +42,11 @@ class Puzzle:
         """The reasoning path, in its sections."""
         return compose(self.description, self.rationale, list(self.steps), self.final)
 
+    @property
+    def hasty_path(self) -> str:
+        """The path of somebody in a hurry: one step, which states the result and nothing that leads to it."""
+        return compose(self.description, _HASTY_RATIONALE, [f"result={self.answer}"], self.final)
+
 
 def make_expression(rng: np.random.Generator, difficulty: int) -> Puzzle:
     """The value of an expression of 1 (difficulty 1) or 2 operators, at most one of which multiplies."""
@@ -56,27 +62,6 @@ def make_expression(rng: np.random.Generator, difficulty: int) -> Puzzle:
         answer=str(value),
         final=str(value),
         key_steps=tuple(_spellings(*step) for step in steps),
-    )
-
-
-def make_choice(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """The same, with four options to choose from."""
-    puzzle = make_expression(rng, difficulty)
-    value = int(puzzle.answer)
-    near = [value + offset for offset in (-10, -2, -1, 1, 2, 10)]
-    options = [str(option) for option in rng.permutation([value, *rng.choice(near, 3, replace=False)])]
-    letter = _LETTERS[options.index(puzzle.answer)]
-    listed = " ".join(f"{name}: {option}" for name, option in zip(_LETTERS, options, strict=True))
-    return Puzzle(
-        kind="choice",
-        rows=puzzle.rows,
-        description=puzzle.description,
-        question=f"Which is the value? {listed}",
-        rationale=puzzle.rationale,
-        steps=puzzle.steps,
-        answer=letter,
-        final=f"{letter}: {value}",
-        key_steps=puzzle.key_steps,
     )
 
 
@@ -100,24 +85,21 @@ def make_row_sum(rng: np.random.Generator, difficulty: int) -> Puzzle:
 
 
 def make_largest(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """Arithmetic with the largest digit of a row of 1 to 4."""
-    row = _draw_digits(rng, int(rng.integers(1, difficulty + 2)))
-    largest, term = int(max(row)), int(rng.integers(2, 10))
-    if rng.integers(2):
-        question, step = "What is twice the largest digit?", (2, "*", largest)
-    else:
-        question, step = f"What is the largest digit plus {term}?", (largest, "+", term)
-    found = (f"largest={largest}", f"{largest}=largest", f"largest is {largest}", f"{largest} is the largest")
+    """The largest digit of a row of 2 to 4, plus or minus the smallest."""
+    row = _draw_digits(rng, int(rng.integers(2, difficulty + 2)))
+    largest, smallest = max(row), min(row)
+    sign = str(rng.choice(["+", "-"]))
+    step = (int(largest), sign, int(smallest))
     return Puzzle(
         kind="largest",
         rows=(row,),
         description=row,
-        question=question,
-        rationale="Find the largest digit.",
-        steps=(found[0], _equation(*step)),
+        question=f"What is the largest digit {_WORDS[sign]} the smallest?",
+        rationale="Find both digits.",
+        steps=(f"largest={largest}", f"smallest={smallest}", _equation(*step)),
         answer=str(_value(*step)),
         final=str(_value(*step)),
-        key_steps=(found, _spellings(*step)),
+        key_steps=(_found("largest", largest), _found("smallest", smallest), _spellings(*step)),
     )
 
 
@@ -140,6 +122,27 @@ def make_count(rng: np.random.Generator, difficulty: int) -> Puzzle:
         answer=str(count),
         final=str(count),
         key_steps=(*comparisons, (f"count={count}", f"{count}=count", f"count is {count}")),
+    )
+
+
+def make_choice(rng: np.random.Generator, difficulty: int) -> Puzzle:
+    """Which of four options is the largest digit of a row of 1 to 4."""
+    row = _draw_digits(rng, int(rng.integers(1, difficulty + 2)))
+    largest = max(row)
+    others = rng.choice([digit for digit in "0123456789" if digit != largest], 3, replace=False)
+    options = [str(option) for option in rng.permutation([largest, *others])]
+    letter = _LETTERS[options.index(largest)]
+    listed = " ".join(f"{name}{option}" for name, option in zip(_LETTERS, options, strict=True))
+    return Puzzle(
+        kind="choice",
+        rows=(row,),
+        description=row,
+        question=f"Which is the largest digit? {listed}",
+        rationale="Find the largest digit.",
+        steps=(f"largest={largest}", f"{largest}={letter}"),
+        answer=letter,
+        final=letter,
+        key_steps=(_found("largest", largest), (f"{largest}={letter}", f"{letter}={largest}", f"{letter}: {largest}")),
     )
 
 
@@ -171,6 +174,10 @@ def _draw_terms(rng: np.random.Generator, difficulty: int) -> list[str]:
     if rng.random() < 2 / 3:
         operators[rng.integers(len(operators))] = "*"
     return [term for pair in zip(numbers, [*operators, ""], strict=True) for term in pair][:-1]
+
+
+def _found(which: str, digit: str) -> tuple[str, ...]:
+    return (f"{which}={digit}", f"{digit}={which}", f"{which} is {digit}", f"{digit} is the {which}")
 
 
 def _precedence(terms: list[str]) -> str:

@@ -40,7 +40,7 @@ class MetricsWriter:
         """Adds the line of a step.
 
         Args:
-            stage: "warmup" or "step_grpo".
+            stage: "alignment", "warmup" or "step_grpo".
             step: updates of that stage so far; 0 is before the first.
             metrics: numbers that depend on the seed alone; one that is not finite is written as null.
             timings: seconds, rates, memory.

@@ -7,6 +7,7 @@ from r1vl_jax.data.handwriting import reading
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
 from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.puzzles import described_digits
 from r1vl_jax.data.records import open_split
 from r1vl_jax.data.vocabulary import train_tokenizer
 
@@ -37,6 +38,22 @@ def test_only_the_warmup_shows_the_way(splits):
         assert record.response == ""
         assert "###" not in record.solution
     assert all("### Step 1:" in record.solution and not record.response for record in splits["test"])
+
+
+def test_a_share_of_the_warmup_is_hasty(tmp_path):
+    sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 5}
+    handwriting.write(tmp_path / "data", difficulty=2, hasty_share=0.6, **sizes, seed=0)
+    hasty = ["result=" in record.response for record in open_split(tmp_path / "data", "warmup")]
+    assert 100 < sum(hasty) < 140
+    assert not any("result=" in record.solution for record in open_split(tmp_path / "data", "test"))
+
+
+def test_alignment_names_the_digit_and_no_more(tmp_path):
+    sizes = {"alignment_records": 30, "warmup_records": 5, "train_records": 5, "eval_records": 5}
+    handwriting.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
+    for record in open_split(tmp_path / "data", "alignment"):
+        assert record.response == f"### Image Description:\n{record.answer}"
+        assert described_digits(record.response) == record.answer
 
 
 def test_problems_of_the_splits_are_disjoint(tmp_path):

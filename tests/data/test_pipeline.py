@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from r1vl_jax.data.pipeline import eval_batches, prompt_stream, warmup_stream
+from r1vl_jax.data.pipeline import eval_batches, prompt_stream, supervised_stream
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_source_without_usable_records_is_refused(make_record, encoder):
 
 
 def test_warmup_batches_hold_response_and_end(source, encoder, path):
-    batch = next(warmup_stream(source, encoder, batch_size=4, seed=0, max_completion_length=64))
+    batch = next(supervised_stream(source, encoder, batch_size=4, seed=0, max_completion_length=64))
     tokenizer = encoder.processor.tokenizer
     token_BT, mask_BT = batch.completions.token_BT, batch.completions.mask_BT
     assert token_BT.shape == (4, 64)
@@ -95,7 +95,7 @@ def test_warmup_batches_hold_response_and_end(source, encoder, path):
 def test_a_response_is_never_cut(source, make_record, encoder, path):
     length = len(encoder.completion(source[0], max_completion_length=99))
     source = [source[0], make_record(id="long", response=path + "1"), make_record(id="none", response="")]
-    stream = warmup_stream(source, encoder, batch_size=2, seed=0, max_completion_length=length)
+    stream = supervised_stream(source, encoder, batch_size=2, seed=0, max_completion_length=length)
     assert next(stream).completions.mask_BT.all()
     assert encoder.dropped["long"] == (
         f"record 'long': its response has {length + 1} tokens, at most max_completion_length={length} fit; raise it"

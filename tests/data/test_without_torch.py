@@ -26,7 +26,7 @@ warmup = records.open_split(directory, "warmup")
 tokenizer = vocabulary.train_tokenizer(handwriting.texts(warmup))
 processor = prompts.Processor(tokenizer, images.load_image_processor(min_pixels=784, max_pixels=400_000))
 encoder = pipeline.Encoder(processor, max_prompt_length=128, prompt_bucket=64, patch_bucket=64)
-batch = next(pipeline.warmup_stream(warmup, encoder, batch_size=4, seed=0, max_completion_length=128))
+batch = next(pipeline.supervised_stream(warmup, encoder, batch_size=4, seed=0, max_completion_length=128))
 assert batch.prompts.token_PS.shape[0] == 4
 assert not {"torch", "torchvision", "tensorflow"} & set(sys.modules)
 """
