@@ -39,8 +39,8 @@ class Data:
         source: "handwriting", the embedded task, or a directory of ArrayRecord splits written by this project.
         directory: where the embedded task is written; "" means `WORKDIR/data`.
         difficulty: of the embedded task, 1 (at most 2 digits) to 3 (4 digits, two operators).
-        hasty_share: of the embedded task's warm-up records, how many show a path that states the result at once, without
-            the steps that lead to it; imitation copies the habit, StepGRPO finds out which path pays.
+        hasty_share: of the embedded task's warm-up records, how many show a path that states the result at once,
+            without the steps that lead to it; imitation copies the habit, StepGRPO finds out which path pays.
         alignment_records: distinct records of single digits to be named, for the alignment; 0 writes none.
         warmup_records: distinct records with a reasoning path, for the warm-up.
         train_records: distinct records without one, for StepGRPO.
@@ -179,8 +179,8 @@ class Train:
     """The StepGRPO stage and what both stages share.
 
     Attributes:
-        stages: which stages run, in order: "alignment" (short answers about single digits, which ties a fresh vision tower
-            to a fresh decoder; pretrained models need none), "warmup" (reasoning paths), "step_grpo".
+        stages: which stages run, in order: "alignment" (single digits are named, which ties a fresh vision tower to a
+            fresh decoder; pretrained models need none), "warmup" (reasoning paths are imitated), "step_grpo".
         prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
         max_steps: updates of StepGRPO.
         micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.

@@ -33,8 +33,9 @@ def write(
 ):
     """Writes the splits alignment, warmup, train, validation and test, unless they are there already.
 
-    Records of `alignment` show one digit and name it; those of `warmup` have a response to imitate, those of `train` none and nothing that shows the way; those of
-    `validation` and `test` keep the reference path as their solution, by which reading is measured.
+    Records of `alignment` show one digit and name it; those of `warmup` have a response to imitate, those of `train`
+    none and nothing that shows the way; those of `validation` and `test` keep the reference path as their solution, by
+    which reading is measured.
 
     Args:
         difficulty: 1 to 3; more digits, more operators.
