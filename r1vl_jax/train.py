@@ -104,7 +104,11 @@ def main() -> None:
 
     def start(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets tell every step of theirs
-        run(resolve(flag.value))
+        try:
+            config = resolve(flag.value)
+        except ValueError as error:
+            sys.exit(str(error))
+        run(config)
 
     flags.mark_flag_as_required("config")
     if unknown := list(unknown_settings(sys.argv[1:])):

@@ -149,11 +149,21 @@ def test_known_settings():
     assert not list(unknown_settings(arguments))
 
 
-def test_an_unknown_setting_on_the_command_line_ends_the_program():
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("--config.optim.lrr=1", "config.optim.lrr: no such setting; config.optim has learning_rate,"),
+        (
+            "--config.sampling.num_generations=1",
+            "the configuration cannot work:\n  sampling.num_generations=1:",
+        ),
+    ],
+)
+def test_what_cannot_work_on_the_command_line_ends_the_program(argument, text):
     """Before any device is touched: there is none of the kind that is asked for."""
-    command = [sys.executable, "-m", "r1vl_jax.train", "--config=configs/tiny.py", "--config.optim.lrr=1"]
+    command = [sys.executable, "-m", "r1vl_jax.train", "--config=configs/tiny.py", argument]
     environment = os.environ | {"JAX_PLATFORMS": "absent"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("config.optim.lrr: no such setting; config.optim has learning_rate,")
+    assert ended.stderr.startswith(text)
     assert "Traceback" not in ended.stderr
