@@ -255,10 +255,11 @@ def test_completions_with_other_columns_are_refused(tmp_path):
 def test_table_shows_model_output_as_it_is():
     console = Console(file=io.StringIO(), width=80)
     row = completion(
-        completion="[red]a[/red] [b \x1b[31m\x9b", prompt="<image>3 + 4?", answer="7", reward=1.25, advantage=-0.7
+        completion="[red]a[/red] [b \x1b[31m\x9b", prompt="3 + 4?\n<image>", answer="7", reward=1.25, advantage=-0.7
     )
     observe.print_completions([row], console=console)
     shown = console.file.getvalue()
+    assert "<image>" not in shown
     for text in ("[red]a[/red] [b ␛[31m\ufffd", " 3 + 4?", "answer: 7", "reward     1.25", "advantage -0.70"):
         assert text in shown
 
