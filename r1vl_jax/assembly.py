@@ -44,7 +44,8 @@ class Parts:
         """Digest of the records' files."""
         digest = hashlib.sha256()
         for path in sorted(self.data_directory.glob("*array_record*")):
-            digest.update(path.name.encode() + path.read_bytes())
+            with path.open("rb") as file:
+                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
     def initial_params(self) -> Params:
@@ -125,6 +126,8 @@ def assemble(config: Config) -> Parts:
         FileNotFoundError, ValueError: data or model that are not there or do not fit the configuration.
     """
     directory = _data_directory(config)
+    for split in _splits(config):
+        open_split(directory, split)  # what is missing is missed now, not after hours of training
     tokenizer = _tokenizer(config, directory)
     image_processor = load_image_processor(
         config.model.path, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
@@ -173,6 +176,17 @@ def _data_directory(config: Config) -> Path:
     return directory
 
 
+def _splits(config: Config) -> Iterator[str]:
+    """The splits that a run reads; without weights the tokenizer is trained on those of the warm-up."""
+    yield "test"
+    if "warmup" in config.train.stages or not config.model.path:
+        yield "warmup"
+    if "step_grpo" in config.train.stages:
+        yield "train"
+    if config.eval.steps:
+        yield "validation"
+
+
 def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
     """The model's own, or a small one trained on the warm-up records and kept with the run."""
     if config.model.path:
@@ -180,7 +194,9 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
     directory = Path(config.workdir) / "tokenizer"
     if not directory.exists():
         texts: Iterable[str] = handwriting.texts(open_split(data_directory, "warmup"))
-        vocabulary.train_tokenizer(texts).save_pretrained(directory)
+        unfinished = directory.with_name(".tokenizer-unfinished")  # a run killed here must not leave half of it
+        vocabulary.train_tokenizer(texts).save_pretrained(unfinished)
+        unfinished.rename(directory)
     return vocabulary.load_tokenizer(directory)
 
 

@@ -5,6 +5,8 @@ tree into frozen dataclasses and refuses, before any device is touched, what can
 """
 
 import dataclasses
+import difflib
+import math
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -269,7 +271,9 @@ def _unknown(node: Any, path: str, keys: list[str]) -> Iterator[str]:
     if keys and keys[0] in known:
         yield from _unknown(getattr(node, keys[0]), f"{path}.{keys[0]}", keys[1:])
     elif keys:
-        yield f"{path}.{keys[0]}: no such setting; {path} has {', '.join(known) or 'no parts'}"
+        near = difflib.get_close_matches(keys[0], known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        yield f"{path}.{keys[0]}: no such setting; {hint}{path} has {', '.join(known) or 'no parts'}"
 
 
 def resolve(config: ConfigDict) -> Config:
@@ -306,27 +310,39 @@ def contradictions(config: Config) -> Iterator[str]:
             f"data.max_prompt_length={config.data.max_prompt_length} is no multiple of data.prompt_bucket="
             f"{config.data.prompt_bucket}; set one that is"
         )
-    if config.eval.num_problems > config.data.eval_records:
-        yield f"eval.num_problems={config.eval.num_problems} exceeds data.eval_records={config.data.eval_records}"
     for stage in ("alignment", "warmup"):
         if stage in config.train.stages:
             yield from _contradictions_of_supervised(config, stage)
+    if config.data.source == "handwriting":
+        yield from _contradictions_of_handwriting(config)
 
 
 def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
-    settings, num_records = getattr(config, stage), getattr(config.data, f"{stage}_records")
+    settings = getattr(config, stage)
     if settings.max_steps < 1:
         yield f"train.stages has {stage!r} but {stage}.max_steps is {settings.max_steps}; set it, or drop the stage"
-    if config.data.source == "handwriting" and settings.batch_size > num_records:
+    if settings.batch_size % max(config.train.micro_batches, 1):
         yield (
-            f"{stage}.batch_size={settings.batch_size} exceeds data.{stage}_records={num_records};"
-            " an epoch must hold a batch"
+            f"train.micro_batches={config.train.micro_batches} does not divide {stage}.batch_size="
+            f"{settings.batch_size}; set one of {_divisors(settings.batch_size)}"
         )
+
+
+def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
+    """What the sizes of the embedded task rule out; a directory of records says its own when it is read."""
+    for name in ("num_problems", "num_validation") if config.eval.steps else ("num_problems",):
+        if (wanted := getattr(config.eval, name)) > config.data.eval_records:
+            yield f"eval.{name}={wanted} exceeds data.eval_records={config.data.eval_records}"
+    for stage in {"alignment", "warmup"} & set(config.train.stages):
+        batch_size, num_records = getattr(config, stage).batch_size, getattr(config.data, f"{stage}_records")
+        if batch_size > num_records:
+            yield f"{stage}.batch_size={batch_size} exceeds data.{stage}_records={num_records}; an epoch must hold a batch"
 
 
 _STAGES = ("alignment", "warmup", "step_grpo")
 
 _CHOICES = {
+    "model.preset": ("tiny", "2b", "7b", "72b"),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "block"),
     "reward.semantics": ("paper", "released"),
@@ -338,34 +354,47 @@ _CHOICES = {
     "data.difficulty": (1, 2, 3),
 }
 
+# (setting of an optimizer, test, what is expected)
+_OPTIM_RANGES = (
+    ("learning_rate", lambda x: 0 < x < math.inf, "more than 0"),
+    ("warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("weight_decay", lambda x: x >= 0, "at least 0"),
+    ("max_grad_norm", lambda x: x > 0, "more than 0"),
+    ("adam_b1", lambda x: 0 <= x < 1, "in [0, 1)"),
+    ("adam_b2", lambda x: 0 <= x < 1, "in [0, 1)"),
+    ("adam_epsilon", lambda x: x > 0, "more than 0"),
+)
+_AT_LEAST_0 = (
+    *("seed", "sampling.top_k", "reward.alpha", "loss.beta", "eval.steps", "train.max_skipped_updates"),
+    "data.alignment_records",
+    *("observe.log_completions", "observe.num_completions_to_print"),
+)
+_AT_LEAST_1 = (
+    *("sampling.max_completion_length", "reward.num_workers", "loss.logp_chunk_size"),
+    *("alignment.batch_size", "warmup.batch_size"),
+    *("train.prompts_per_update", "train.save_steps", "train.save_total_limit", "train.max_steps"),
+    *("eval.batch_size", "eval.num_problems", "eval.num_validation", "data.warmup_records", "data.train_records"),
+    *("data.eval_records", "data.max_prompt_length", "data.prompt_bucket", "data.vision_shards", "data.min_pixels"),
+)
+
 # (setting, test, what is expected)
 _RANGES = (
     ("sampling.temperature", lambda x: x > 0, "more than 0 (greedy decoding is for evaluation)"),
     ("sampling.top_p", lambda x: 0 < x <= 1, "in (0, 1]"),
-    ("sampling.top_k", lambda x: x >= 0, "at least 0"),
     ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
-    ("sampling.max_completion_length", lambda x: x >= 1, "at least 1"),
-    ("reward.alpha", lambda x: x >= 0, "at least 0"),
-    ("reward.num_workers", lambda x: x >= 1, "at least 1"),
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
-    ("loss.beta", lambda x: x >= 0, "at least 0"),
-    ("loss.logp_chunk_size", lambda x: x >= 1, "at least 1"),
-    ("optim.learning_rate", lambda x: x > 0, "more than 0"),
-    ("optim.warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
-    ("alignment.batch_size", lambda x: x >= 1, "at least 1"),
-    ("warmup.batch_size", lambda x: x >= 1, "at least 1"),
-    ("data.alignment_records", lambda x: x >= 0, "at least 0"),
-    ("train.prompts_per_update", lambda x: x >= 1, "at least 1"),
-    ("train.save_steps", lambda x: x >= 1, "at least 1"),
-    ("train.save_total_limit", lambda x: x >= 1, "at least 1"),
-    ("train.max_steps", lambda x: x >= 1, "at least 1"),
-    ("eval.batch_size", lambda x: x >= 1, "at least 1"),
+    ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     ("data.hasty_share", lambda x: 0 <= x <= 1, "in [0, 1]"),
-    ("data.prompt_bucket", lambda x: x >= 1, "at least 1"),
-    ("data.vision_shards", lambda x: x >= 1, "at least 1"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
-    ("train.stages", lambda x: x and set(x) <= set(_STAGES), "among " + ", ".join(map(repr, _STAGES))),
+    ("train.stages", lambda x: x and list(x) == [s for s in _STAGES if s in x], f"some of {_STAGES}, in this order"),
     ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),
+    *((name, lambda x: x >= 0, "at least 0") for name in _AT_LEAST_0),
+    *((name, lambda x: x >= 1, "at least 1") for name in _AT_LEAST_1),
+    *(
+        (f"{part}.{name}", *rest)
+        for part in ("optim", "alignment.optim", "warmup.optim")
+        for name, *rest in _OPTIM_RANGES
+    ),
 )
 
 

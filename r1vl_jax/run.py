@@ -31,6 +31,7 @@ class Run:
     evaluator: Evaluator
     writer: observe.MetricsWriter
     timers: observe.Timers
+    cost: observe.Cost
 
     @property
     def workdir(self) -> epath.Path:
@@ -133,6 +134,7 @@ class Stage:
             position = {"stream": self._stream.get_state(), "num_tokens": self._num_tokens}
             self._checkpoints.save(step, self.state, position)
         self._write_aside(step, {})
+        self._run.cost.write()
 
     def _write_aside(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes what was done after an update; its time belongs to no update."""

@@ -4,7 +4,6 @@
 """
 
 import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -38,13 +37,13 @@ def run(config: Config) -> dict[str, Any]:
         ValueError: the workdir holds a run of another configuration.
         FloatingPointError: too many updates were not finite.
     """
-    start = time.monotonic()
+    cost = observe.Cost(config.workdir)
     observe.check_workdir(config.workdir, config)
     parts = assemble(config)
     observe.write_manifest(config.workdir, config, data_fingerprint=parts.data_fingerprint)
     with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
-        this = Run(config, parts, judge, evaluator(parts, judge), writer, observe.Timers())
+        this = Run(config, parts, judge, evaluator(parts, judge), writer, observe.Timers(), cost)
         writer.rewind(_steps_done(this))
         params = parts.initial_params()
         _evaluate(this, "start", params)
@@ -54,8 +53,7 @@ def run(config: Config) -> dict[str, Any]:
                 _evaluate(this, stage, params)
         writer.close()
         summary = observe.update_summary(config.workdir, _totals(this))
-        # Before the judge's workers end, for their memory counts.
-        machine = observe.write_machine(config.workdir, seconds=time.monotonic() - start)
+        machine = cost.write()  # before the judge's workers end, for their memory counts
     _conclude(config, summary, machine)
     return summary
 
@@ -75,6 +73,7 @@ def _evaluate(this: Run, stage: str, params: Params) -> None:
         return
     results = this.evaluator.on_test(params)
     kinds = {name.split("/")[1]: value for name, value in results.items() if name.startswith("accuracy/")}
+    this.cost.write()
     totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
     observe.update_summary(this.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
     shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
@@ -106,7 +105,11 @@ def main() -> None:
 
     def start(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets tell every step of theirs
-        run(resolve(flag.value))
+        try:
+            config = resolve(flag.value)
+        except ValueError as error:
+            sys.exit(str(error))
+        run(config)
 
     flags.mark_flag_as_required("config")
     if unknown := list(unknown_settings(sys.argv[1:])):

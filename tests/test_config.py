@@ -1,6 +1,7 @@
 """The configuration: defaults and recipes resolve, and what cannot work is refused by name."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from r1vl_jax.config import Config, default, resolve, unknown_settings
+from r1vl_jax.models.qwen2_vl.config import PRESETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +54,14 @@ def test_recipes_resolve(recipe):
             "data.max_prompt_length=100 is no multiple of data.prompt_bucket=64",
         ),
         ({"data__min_pixels": 900, "data__max_pixels": 800}, "data.min_pixels=900 is more than data.max_pixels=800"),
+        (
+            {"train__micro_batches": 4, "warmup__batch_size": 10},
+            "train.micro_batches=4 does not divide warmup.batch_size=10; set one of [1, 2, 5, 10]",
+        ),
+        (
+            {"eval__steps": 5, "eval__num_problems": 6, "eval__num_validation": 7, "data__eval_records": 6},
+            "eval.num_validation=7 exceeds data.eval_records=6",
+        ),
         ({"warmup__max_steps": 0}, "train.stages has 'warmup' but warmup.max_steps is 0; set it, or drop the stage"),
         ({"eval__num_problems": 7, "data__eval_records": 6}, "eval.num_problems=7 exceeds data.eval_records=6"),
         (
@@ -64,7 +74,18 @@ def test_recipes_resolve(recipe):
             {"train__stages": ("alignment",), "alignment__max_steps": 1},
             "alignment.batch_size=128 exceeds data.alignment_records=0; an epoch must hold a batch",
         ),
-        ({"train__stages": ("grpo",)}, "train.stages=('grpo',): expected among 'alignment', 'warmup', 'step_grpo'"),
+        (
+            {"train__stages": ("step_grpo", "warmup")},
+            "train.stages=('step_grpo', 'warmup'): expected some of ('alignment', 'warmup', 'step_grpo'), in this order",
+        ),
+        ({"model__preset": "huge"}, "model.preset='huge': expected one of ('tiny', '2b', '7b', '72b')"),
+        ({"reward__reward_weights": (1.0,)}, "reward.reward_weights=(1.0,): expected two numbers"),
+        ({"warmup__optim__learning_rate": -1.0}, "warmup.optim.learning_rate=-1.0: expected more than 0"),
+        ({"optim__learning_rate": float("inf")}, "optim.learning_rate=inf: expected more than 0"),
+        ({"optim__max_grad_norm": 0.0}, "optim.max_grad_norm=0.0: expected more than 0"),
+        ({"optim__adam_b1": 1.0}, "optim.adam_b1=1.0: expected in [0, 1)"),
+        ({"eval__num_problems": 0}, "eval.num_problems=0: expected at least 1"),
+        ({"seed": -1}, "seed=-1: expected at least 0"),
         ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected more than 0"),
     ],
 )
@@ -73,6 +94,17 @@ def test_what_cannot_work_is_refused(changes, text):
         resolve(make(**changes))
     assert text in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_sizes_of_the_embedded_task_do_not_limit_other_data():
+    resolve(make(data__source="some/directory", eval__num_problems=5_000, data__eval_records=6))
+
+
+def test_presets_are_those_of_the_model():
+    for preset in PRESETS:
+        resolve(make(model__preset=preset))
+    with pytest.raises(ValueError, match=re.escape(str(tuple(PRESETS)))):
+        resolve(make(model__preset="huge"))
 
 
 def test_all_faults_are_told_at_once():
@@ -99,7 +131,11 @@ def test_an_unknown_setting_in_a_recipe_is_refused_with_the_nearest():
     ("argument", "text"),
     [
         ("--config.lrr=1", "config.lrr: no such setting; config has workdir, seed, model,"),
-        ("--config.opt.learning_rate=1", "config.opt: no such setting; config has workdir"),
+        (
+            "--config.sampling.temprature=1",
+            "config.sampling.temprature: no such setting; did you mean temperature? config.sampling has",
+        ),
+        ("--config.opt.learning_rate=1", "config.opt: no such setting; did you mean optim? config has workdir"),
         (
             "--config.warmup.optim.lr=1",
             "config.warmup.optim.lr: no such setting; config.warmup.optim has learning_rate,",
@@ -117,11 +153,21 @@ def test_known_settings():
     assert not list(unknown_settings(arguments))
 
 
-def test_an_unknown_setting_on_the_command_line_ends_the_program():
+@pytest.mark.parametrize(
+    ("argument", "text"),
+    [
+        ("--config.optim.lrr=1", "config.optim.lrr: no such setting; config.optim has learning_rate,"),
+        (
+            "--config.sampling.num_generations=1",
+            "the configuration cannot work:\n  sampling.num_generations=1:",
+        ),
+    ],
+)
+def test_what_cannot_work_on_the_command_line_ends_the_program(argument, text):
     """Before any device is touched: there is none of the kind that is asked for."""
-    command = [sys.executable, "-m", "r1vl_jax.train", "--config=configs/tiny.py", "--config.optim.lrr=1"]
+    command = [sys.executable, "-m", "r1vl_jax.train", "--config=configs/tiny.py", argument]
     environment = os.environ | {"JAX_PLATFORMS": "absent"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("config.optim.lrr: no such setting; config.optim has learning_rate,")
+    assert ended.stderr.startswith(text)
     assert "Traceback" not in ended.stderr

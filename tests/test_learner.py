@@ -139,6 +139,17 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(params):
     assert distance(state.params, params, params) > 0
 
 
+def test_a_gradient_that_overflows_is_skipped_although_the_loss_is_finite(params):
+    batch = make_batch()
+    steep = dataclasses.replace(batch.rows, advantage_B=np.float32(1e38) * np.array([1, -1] * 4, np.float32))
+    without_kl = dataclasses.replace(LEARNER, beta=0.0)
+    state, metrics = updated(without_kl, params, dataclasses.replace(batch, rows=steep))
+    assert np.isfinite(metrics["loss"])
+    assert metrics["grad_norm"] == np.inf
+    assert metrics["num_skipped"] == 1
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+
+
 def test_the_second_update_compiles_nothing(params):
     batch = make_batch(seed=1)
     state, _ = step_grpo_step(LEARNER, LEARNER.init(jax.tree.map(jnp.copy, params)), batch)

@@ -193,35 +193,43 @@ def test_peak_memory_counts_living_workers(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent("""
-        import multiprocessing
-        import time
+        import subprocess
+        import sys
+        import threading
 
-        def work(size, ready):
-            bytes(range(256)) * (size // 256)
-            ready.set()
-            time.sleep(60)
+        from r1vl_jax.observe.results import peak_memory_gib
+
+        WORK = "import sys; bytes(range(256)) * (int(sys.argv[1]) // 256); print(flush=True); input()"
+
+        def work(size):
+            command = [sys.executable, "-c", WORK, str(size)]
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE).stdout.readline()
 
         def added(size):
-            before, ready = peak_memory_gib(), context.Event()
-            worker = context.Process(target=work, args=(size, ready), daemon=True)
-            worker.start()
-            assert ready.wait(60)
+            before = peak_memory_gib()
+            thread = threading.Thread(target=work, args=(size,))
+            thread.start()
+            thread.join()
             return peak_memory_gib() - before
 
-        if __name__ == "__main__":
-            from r1vl_jax.observe.results import peak_memory_gib
-
-            context = multiprocessing.get_context("spawn")
-            start = peak_memory_gib()
-            bytes(range(256)) * 2**20
-            print(peak_memory_gib() - start, added(256), added(2**27))
+        start = peak_memory_gib()
+        bytes(range(256)) * 2**20
+        print(peak_memory_gib() - start, added(256), added(2**27))
         """)
     )
     printed = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True).stdout
     own, small, large = map(float, printed.split())
     assert own == pytest.approx(0.25, abs=0.02)
     assert large - small == pytest.approx(0.125, abs=0.02)
-    assert small < 0.5
+    assert 0 < small < 0.5
+
+
+def test_the_cost_counts_while_a_run_goes_on(tmp_path, monkeypatch):
+    times = iter([100.0, 107.0, 110.0])
+    monkeypatch.setattr(results.time, "monotonic", lambda: next(times))
+    cost = observe.Cost(tmp_path)
+    assert cost.write()["seconds"] == 7.0
+    assert cost.write()["seconds"] == 10.0
 
 
 def completion(**changes) -> dict:
@@ -247,10 +255,11 @@ def test_completions_with_other_columns_are_refused(tmp_path):
 def test_table_shows_model_output_as_it_is():
     console = Console(file=io.StringIO(), width=80)
     row = completion(
-        completion="[red]a[/red] [b \x1b[31m\x9b", prompt="<image>3 + 4?", answer="7", reward=1.25, advantage=-0.7
+        completion="[red]a[/red] [b \x1b[31m\x9b", prompt="3 + 4?\n<image>", answer="7", reward=1.25, advantage=-0.7
     )
     observe.print_completions([row], console=console)
     shown = console.file.getvalue()
+    assert "<image>" not in shown
     for text in ("[red]a[/red] [b ␛[31m\ufffd", " 3 + 4?", "answer: 7", "reward     1.25", "advantage -0.70"):
         assert text in shown
 

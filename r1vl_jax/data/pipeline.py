@@ -3,6 +3,7 @@
 A stream is a grain iterator: `next()`, and `get_state()` and `set_state()` for its exact position.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -116,31 +117,44 @@ def supervised_stream(
 def eval_batches(
     records: Iterable[Record], encoder: Encoder, *, batch_size: int
 ) -> Iterator[tuple[list[Record], PromptBatch]]:
-    """All records once, in order. The last batch is filled up by repeating its last prompt.
+    """All usable records once, in order. The last batch is filled up by repeating its last prompt.
 
     Yields:
         The records of a batch, and a PromptBatch of `batch_size` prompts; those past the records are repetitions.
+
+    Raises:
+        ValueError: no record can be used.
     """
-    rows = []
-    for record in records:
-        try:
-            rows.append((record, encoder.prompt(record)))
-        except RecordRefused as error:
-            encoder.drop(record, error)
-        if len(rows) == batch_size:
-            yield _filled(rows, encoder, batch_size)
-            rows = []
-    if rows:
+    usable = _usable(records, encoder)
+    while rows := list(itertools.islice(usable, batch_size)):
         yield _filled(rows, encoder, batch_size)
 
 
+def _usable(records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[Record, EncodedPrompt]]:
+    num_usable, last_refusal = 0, None
+    for record in records:
+        try:
+            encoded = encoder.prompt(record)
+        except RecordRefused as refusal:
+            encoder.drop(record, refusal)
+            last_refusal = refusal
+        else:
+            num_usable += 1
+            yield record, encoded
+    if not num_usable:
+        raise ValueError(f"none of the records to evaluate on can be used; the last: {last_refusal}")
+
+
 def _stream(source: Any, encoder: Encoder, encode: Callable, layout: Callable, *, batch_size: int, seed: int) -> Stream:
+    dropped: set[str] = set()  # of this source alone; the encoder knows those of other splits too
+
     def encode_or_drop(record: Record):
         try:
             return encode(record)
         except RecordRefused as error:
             encoder.drop(record, error)
-            if len(encoder.dropped) >= len(source):
+            dropped.add(record.id)
+            if len(dropped) >= len(source):
                 raise ValueError(f"none of {len(source)} records can be used; the last: {error}") from error
             return None  # grain passes over it
 

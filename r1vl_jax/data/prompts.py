@@ -93,6 +93,7 @@ def encode(record: Record, processor: Processor, *, max_prompt_length: int, inst
     try:
         images = tuple(image_patches(image, processor.image_processor) for image in usable_images(record))
         text = _expand(text, IMAGE_TOKEN, [grid for _, grid in images])
+        text = _expand(text, VIDEO_TOKEN, [])  # records have no videos, so their text may hold no place for one
     except ValueError as error:
         raise RecordRefused(f"record {record.id!r}: {error}") from error
     token_S = np.array(processor.tokenizer(text)["input_ids"], np.int32)

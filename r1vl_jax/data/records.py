@@ -163,7 +163,7 @@ class Split:
 def _read_image(encoded: bytes, number: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded)).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # whatever PIL raises for damaged files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL's, for damaged files
         raise ValueError(f"image {number} ({len(encoded)} bytes) is unreadable: {error}") from error
 
 

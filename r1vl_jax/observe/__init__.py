@@ -4,9 +4,10 @@ from r1vl_jax.observe.completions import print_completions, write_completions
 from r1vl_jax.observe.manifest import check_workdir, write_manifest
 from r1vl_jax.observe.metrics import MetricsWriter, Timers
 from r1vl_jax.observe.progress import Progress
-from r1vl_jax.observe.results import update_summary, write_machine
+from r1vl_jax.observe.results import Cost, update_summary, write_machine
 
 __all__ = [
+    "Cost",
     "MetricsWriter",
     "Progress",
     "Timers",

@@ -62,12 +62,17 @@ def print_completions(rows: Sequence[Row], *, console: Console | None = None) ->
     table.add_column("completion", ratio=3, overflow="fold")
     table.add_column("earned", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in (_question(row), row["completion"], _earned(row))))
+        table.add_row(*(Text(visible(cell)) for cell in (_asked(row), row["completion"], _earned(row))))
     (console or Console()).print(table)
 
 
-def _question(row: Row) -> str:
-    return f"{row['prompt'].removeprefix('<image>')}\n\nanswer: {row['answer']}"
+def question(row: Row) -> str:
+    """The question without the placeholders of its images, which are shown beside it or not at all."""
+    return row["prompt"].replace("<image>", "").strip()
+
+
+def _asked(row: Row) -> str:
+    return f"{question(row)}\n\nanswer: {row['answer']}"
 
 
 def _earned(row: Row) -> str:

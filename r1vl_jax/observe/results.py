@@ -1,11 +1,12 @@
 """A run's results: `summary.json`, only what the seed determines, and `machine.json`, what the machine adds."""
 
-import multiprocessing
+import contextlib
 import os
 import re
 import resource
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,19 @@ def write_machine(workdir: epath.PathLike, *, seconds: float) -> dict[str, Any]:
     return machine
 
 
+class Cost:
+    """The cost of a run, brought up to date in `machine.json` while it goes on: what a killed run took counts too."""
+
+    def __init__(self, workdir: epath.PathLike):
+        self._workdir, self._last_time = workdir, time.monotonic()
+
+    def write(self) -> dict[str, Any]:
+        """Adds what was spent since the last call, or since the start, and returns the whole."""
+        now = time.monotonic()
+        seconds, self._last_time = now - self._last_time, now
+        return write_machine(self._workdir, seconds=seconds)
+
+
 def peak_memory_gib() -> float:
     """The most memory that this process and its living workers have held, each at its own peak, in GiB.
 
@@ -70,8 +84,14 @@ def peak_memory_gib() -> float:
     if sys.platform != "linux":
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-    return sum(_peak_kib(Path(f"/proc/{pid}/status")) for pid in pids) / 2**20
+    return sum(_peak_kib(Path(f"/proc/{pid}/status")) for pid in ("self", *_children())) / 2**20
+
+
+def _children() -> Iterator[str]:
+    """Process ids of the living children, whichever thread started them."""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a thread that has just ended
+            yield from (task / "children").read_text().split()
 
 
 def _peak_kib(status: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from r1vl_jax import sections
-from r1vl_jax.observe.completions import read_completions
+from r1vl_jax.observe.completions import question, read_completions
 from r1vl_jax.report.markup import Markup, element, join, text
 
 Row = Mapping[str, Any]
@@ -39,9 +39,9 @@ def _spread(paths: Sequence[epath.Path]) -> list[epath.Path]:
 def prompt_card(group: Sequence[Row]) -> Markup:
     """One prompt: its picture, question and reference on the left, its completions, best first, on the right."""
     row = group[0]
-    question = element("p", row["prompt"].removeprefix("<image>"), class_="question")
+    asked = element("p", question(row), class_="question")
     reference = element("p", "answer ", element("b", row["answer"]), " · ", row["kind"], class_="reference")
-    prompt = element("div", picture(row["image"]), question, reference, class_="prompt")
+    prompt = element("div", picture(row["image"]), asked, reference, class_="prompt")
     best_first = sorted(group, key=lambda row: -row["reward"])
     return element("article", prompt, element("div", *map(completion_card, best_first), class_="completions"))
 

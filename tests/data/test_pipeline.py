@@ -82,6 +82,18 @@ def test_a_source_without_usable_records_is_refused(make_record, encoder):
         next(prompt_stream(source, encoder, batch_size=2, seed=0))
 
 
+def test_records_dropped_from_another_split_do_not_count(source, make_record, encoder):
+    list(eval_batches([*source, *(make_record(id=f"test-{n}", answer="") for n in range(5))], encoder, batch_size=6))
+    stream = prompt_stream([source[0], make_record(id="mute", answer="")], encoder, batch_size=1, seed=0)
+    assert drawn(stream, 3) == [["r-0"]] * 3
+    assert len(encoder.dropped) == 6
+
+
+def test_an_evaluation_without_usable_records_is_refused(make_record, encoder):
+    with pytest.raises(ValueError, match="records to evaluate on can be used; the last: record .m.: it has no answer"):
+        list(eval_batches([make_record(id="m", answer="")], encoder, batch_size=2))
+
+
 def test_warmup_batches_hold_response_and_end(source, encoder, path):
     batch = next(supervised_stream(source, encoder, batch_size=4, seed=0, max_completion_length=64))
     tokenizer = encoder.processor.tokenizer

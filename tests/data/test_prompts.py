@@ -88,6 +88,8 @@ def test_unusable_records_are_refused_by_name(processor, make_record):
         encode(make_record(id="x", images=(b"junk",)), processor, max_prompt_length=64)
     with pytest.raises(RecordRefused, match=r"for each of 1 images or videos, got 2"):
         encode(make_record(id="x", problem="<image> <|image_pad|>"), processor, max_prompt_length=64)
+    with pytest.raises(RecordRefused, match=r"one <\|video_pad\|> for each of 0 images or videos, got 1"):
+        encode(make_record(id="x", problem="<image> <|video_pad|>"), processor, max_prompt_length=64)
 
 
 def test_batches_have_the_shapes_of_their_buckets(processor, make_record):

@@ -59,6 +59,7 @@ def test_problems_are_told(make_record):
     assert "for each of 2 images, got 1" in str(problem_with(make_record(images=(image, image))))
     assert "image 1 (4 bytes) is unreadable: cannot identify" in str(problem_with(make_record(images=(b"junk",))))
     assert "is unreadable" in str(problem_with(make_record(images=(image[: len(image) // 2],))))
+    assert "is unreadable: invalid literal" in str(problem_with(make_record(images=(b"P6 4x 4 255 " + bytes(48),))))
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, make_record):

@@ -35,7 +35,7 @@ def completion_row(step: int, *, is_right: bool, advantage: float) -> dict:
     match = sum(map(bool, spans)) / 2
     return {
         "step": step,
-        "prompt": "<image>What is the value of the expression in the picture?",
+        "prompt": "What is the value of the expression in the picture?\n<image>",
         "image": picture([3, 4, 2]),
         "kind": "expression",
         "answer": "11",

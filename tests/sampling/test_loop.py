@@ -65,10 +65,11 @@ def test_reported_logp_and_entropy_are_of_the_full_distribution(params):
         np.testing.assert_allclose(rollout.entropy_BT, np.where(mask, entropy, 0), atol=2e-5)
 
 
-def test_the_learner_scores_what_the_sampler_reported(params):
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_the_learner_scores_what_the_sampler_reported(params, temperature):
     prompts = make_prompts()
-    rollout = sample(make_sampler(num_generations=3), params, prompts, KEY)
-    learner = Learner(DEFINITION, optax.identity(), chunk_size=16)
+    rollout = sample(make_sampler(num_generations=3, temperature_in_report=temperature), params, prompts, KEY)
+    learner = Learner(DEFINITION, optax.identity(), chunk_size=16, temperature=temperature)
     logp, entropy = score(learner, params, prompts, rollout.completions)
     np.testing.assert_allclose(logp, rollout.logp_BT, atol=2e-5)
     np.testing.assert_allclose(entropy, rollout.entropy_BT, atol=2e-5)

@@ -1,0 +1,148 @@
+"""What each stage hands to sampler, scorer and learner; these are replaced by spies, so nothing is compiled."""
+
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from r1vl_jax import observe, rewards, stages
+from r1vl_jax.arrays import Completions, Rollout
+from r1vl_jax.config import default, resolve
+from r1vl_jax.data.records import Record
+from r1vl_jax.learner import TrainState
+from r1vl_jax.observe.metrics import read_lines
+from r1vl_jax.run import Run
+
+PATH = "### Image Description:\n1\n\n### Rationales:\nr\n\n### Step 1:\n1+1=2\n\n### The final answer is:\n2"
+RECORD = Record("r", (), "?", PATH, "2", (("1+1=2",),), "", "sum", "hand")
+TEXTS = [PATH, PATH[:-1] + "3", "### The final answer is:\n2", ""]  # 2.1, 1.1, 1.0, 0.0
+
+
+class FakeStream:
+    """Endless batches of one prompt; its position is how many were drawn."""
+
+    position = 0
+
+    def __next__(self):
+        self.position += 1
+        return [RECORD], SimpleNamespace(mask_PS=np.ones((1, 3), bool), number=self.position)
+
+    def get_state(self) -> dict:
+        return {"drawn": self.position}
+
+    def set_state(self, state: dict):
+        self.position = state["drawn"]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(**changes) -> Run:
+        config = default()
+        config.workdir, config.warmup.max_steps, config.train.max_steps = str(tmp_path), 1, 3
+        config.observe.progress, config.observe.log_completions = False, 0
+        for name, value in changes.items():
+            config.update_from_flattened_dict({name.replace("__", "."): value})
+        parts = SimpleNamespace(
+            definition=None,
+            sampler=lambda: "sampler",
+            place=lambda state: state,
+            prompt_stream=FakeStream,
+            texts=lambda completions: TEXTS,
+        )
+        writer = observe.MetricsWriter(tmp_path, tensorboard=False)
+        return Run(resolve(config), parts, None, None, writer, observe.Timers(), observe.Cost(tmp_path))  # pyright: ignore[reportArgumentType]
+
+    return make
+
+
+@pytest.fixture
+def spies(monkeypatch):
+    """Records the calls; the parameter `w` is 10 at first and grows by 1 with every update."""
+    calls = SimpleNamespace(prompts=[], sample=[], score=[], update=[], num_skipped=0)
+
+    def sample(sampler, params, prompts, key):
+        calls.prompts.append(prompts.number)
+        calls.sample.append((float(params["w"]), jax.random.key_data(key).tolist()))
+        mask_BT = jnp.ones((4, 2), bool)
+        zeros_BT = jnp.zeros((4, 2))
+        return Rollout(Completions(mask_BT.astype(int), mask_BT), zeros_BT, zeros_BT, mask_BT[:, 0], jnp.int32(2))
+
+    def score(learner, params, prompts, completions):
+        calls.score.append(float(params["w"]))
+        return jnp.full((4, 2), -5.0), None
+
+    def step_grpo_step(learner, state, batch):
+        calls.update.append((learner, batch))
+        params = jax.tree.map(lambda leaf: leaf + 1, state.params)
+        figures = {"loss": jnp.zeros(()), "num_skipped": jnp.int32(calls.num_skipped)}
+        return TrainState(state.step + 1, params, state.opt_state, state.num_skipped), figures
+
+    for spy in (sample, score, step_grpo_step):
+        monkeypatch.setattr(stages, spy.__name__, spy)
+    return calls
+
+
+def test_the_policy_moves_and_the_reference_stays(make_run, spies):
+    params = stages.step_grpo(make_run(), {"w": jnp.float32(10)})
+    assert [w for w, _ in spies.sample] == [10, 11, 12]
+    assert spies.score == [10, 10, 10]
+    assert params["w"] == 13
+
+
+def test_every_step_draws_with_a_key_of_its_own_that_the_seed_decides(make_run, spies):
+    stages.step_grpo(make_run(), {"w": jnp.float32(10)})
+    keys = [key for _, key in spies.sample]
+    assert keys == [jax.random.key_data(make_run().key(step)).tolist() for step in (1, 2, 3)]
+    assert len({*map(tuple, keys)}) == 3
+    assert jax.random.key_data(make_run(seed=1).key(1)).tolist() != keys[0]
+
+
+def test_the_settings_reach_the_update(make_run, spies):
+    changes = {"loss__beta": 0.5, "train__micro_batches": 2, "loss__logp_chunk_size": 7, "sampling__temperature": 0.7}
+    stages.step_grpo(make_run(**changes, loss__temperature_in_loss=True), {"w": jnp.float32(10)})
+    learner, batch = spies.update[0]
+    assert (learner.beta, learner.micro_batches, learner.chunk_size, learner.temperature) == (0.5, 2, 7, 0.7)
+    np.testing.assert_array_equal(batch.rows.ref_logp_BT, np.full((4, 2), -5.0))
+
+
+@pytest.mark.parametrize("scale_rewards", ["group", "none"])
+def test_advantages_compare_the_samples_of_a_prompt(make_run, spies, scale_rewards):
+    stages.step_grpo(make_run(loss__scale_rewards=scale_rewards), {"w": jnp.float32(10)})
+    _, batch = spies.update[0]
+    reward = np.array([2.1, 1.1, 1.0, 0.0])
+    spread = np.std(reward, ddof=1) + 1e-4 if scale_rewards == "group" else 1.0
+    np.testing.assert_allclose(batch.rows.advantage_B, (reward - reward.mean()) / spread, atol=1e-6)
+
+
+def test_rewards_are_weighted_accuracy_first(make_run):
+    run = make_run(reward__reward_weights=(3.0, 0.5), reward__alpha=0.2)
+    reward, reward_PG = stages.step_reward(run, TEXTS, [RECORD])
+    np.testing.assert_allclose(reward_PG, [[3 * 1.2 + 0.5, 3 * 0.2 + 0.5, 3.0, 0.0]], rtol=1e-6)
+    assert isinstance(reward, rewards.StepReward)
+
+
+def test_too_many_skipped_updates_stop_the_run(make_run, spies):
+    spies.num_skipped = 3
+    text = "stage step_grpo, step 1: 3 updates had a loss or gradient that is not finite, more than"
+    with pytest.raises(FloatingPointError, match=re.escape(text)):
+        stages.step_grpo(make_run(train__max_skipped_updates=2), {"w": jnp.float32(10)})
+
+
+def test_figures_are_written_under_their_step(make_run, spies, tmp_path):
+    stages.step_grpo(make_run(optim__learning_rate=0.3), {"w": jnp.float32(10)})
+    lines = read_lines(epath.Path(tmp_path) / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.3, 0.2, 0.1])  # linear, to 0 after the last
+    assert [line["num_tokens"] for line in lines] == [11, 22, 33]  # 4 completions of 2 tokens, a prompt of 3
+
+
+def test_a_stage_goes_on_from_its_checkpoint(make_run, spies):
+    stages.step_grpo(make_run(train__max_steps=2), {"w": jnp.float32(10)})
+    assert stages.step_grpo(make_run(train__max_steps=3), {"w": jnp.float32(10)})["w"] == 13
+    assert [w for w, _ in spies.sample] == [10, 11, 12]
+    assert spies.score == [10, 10, 10]
+    assert spies.prompts == [1, 2, 3]
