@@ -11,7 +11,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax.arrays import Completions, PromptBatch
-from r1vl_jax.checkpoint.hf_import import load_params, local_directory, read_config
+from r1vl_jax.checkpoint.hf_directory import local_directory
+from r1vl_jax.checkpoint.hf_import import load_params, read_config
 from r1vl_jax.config import Config
 from r1vl_jax.data import handwriting, pipeline, vocabulary
 from r1vl_jax.data.images import load_image_processor
@@ -52,7 +53,7 @@ class Parts:
         mesh = make_mesh(self.config.mesh)
         placement = shardings(self.definition.abstract_params(), mesh)
         if self.config.model.path:
-            return jax.device_put(load_params(self.config.model.path, self.definition), placement)
+            return load_params(self.config.model.path, self.definition, placement=placement)
         init = jax.jit(self.definition.init, out_shardings=placement)
         return init(jax.random.key(self.config.seed))
 
