@@ -1,14 +1,13 @@
 """Reads weights and sizes of a Hugging Face checkpoint: `config.json` and safetensors, whole or in shards.
 
 Tensors go one by one from the file to the devices, which cast and transpose them: the host never holds more than one.
-Strict: a file that is absent or damaged, a tensor that is missing, extra, present twice or of another shape is an error,
-and one error lists them all.
+Strict: a file that is absent or damaged, a tensor that is missing, extra, repeated or of another shape is an error, and
+one error lists them all.
 """
 
 import math
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,7 +37,9 @@ def read_config(directory_or_hub_name: str) -> Config:
     return from_hf(read_json(local_directory(directory_or_hub_name), "config.json"))
 
 
-def load_params(directory_or_hub_name: str, definition: Definition, *, placement: Any, dtype: str = "float32") -> Params:
+def load_params(
+    directory_or_hub_name: str, definition: Definition, *, placement: Any, dtype: str = "float32"
+) -> Params:
     """The weights of a checkpoint, placed on their devices.
 
     Args:
@@ -111,9 +112,7 @@ def _parameter(
     parameter = jnp.zeros(shape, dtype, device=sharding)
     for tensor in tensors:
         (place,) = weights.places[tensor.name]
-        value = jax.make_array_from_callback(
-            tensor.shape, _sharding_of_tensor(tensor, sharding), partial(_read, place)
-        )
+        value = jax.make_array_from_callback(tensor.shape, _sharding_of_tensor(tensor, sharding), partial(_read, place))
         layer = None if tensor.layer is None else np.int32(tensor.layer)
         parameter = _fill(parameter, value, layer, is_transposed=tensor.is_transposed, sharding=sharding)
         parameter.block_until_ready()  # or tensors would queue up in memory
@@ -143,6 +142,6 @@ def _fill(
 
 
 def _read(place: Place, index: tuple[slice, ...]) -> np.ndarray:
-    """Part of a tensor, in the file's dtype. The file is mapped only meanwhile: pages read stay in memory until then."""
+    """Part of a tensor, in the file's dtype. The file is open only meanwhile: what was read of it stays in memory."""
     with safe_open(place.file, framework="numpy") as reader:
         return reader.get_slice(place.name)[index]
