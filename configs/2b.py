@@ -8,8 +8,8 @@ Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured.
 Expected, of both stages together: in the paper MathVista 43.0 -> 52.1, mean of eight benchmarks 41.2 -> 45.8;
 here not yet measured.
 
-Alternatives: the paper takes 4 prompts an update (`--config.train.prompts_per_update=4`); 16 are those of the released 7B
-script, so that an update has 64 rows to feed a pod with. 16 see four times the paper's prompts;
+Alternatives: the paper takes 4 prompts an update (`--config.train.prompts_per_update=4`); 16 are those of the released
+7B script, so that an update has 64 rows to feed a pod with. 16 see four times the paper's prompts;
 `--config.train.max_steps=3281` sees as many. The released trainer in fact samples at temperature 1.0 and top-k 50
 (`--config.sampling.temperature=1.0 --config.sampling.top_k=50`), and for 2B counts prompt and completion together in
 1,024 tokens.

@@ -77,7 +77,8 @@ def _drop_second_copy(weights: Weights) -> None:
 
 def _is_equal(first: Place, second: Place) -> bool:
     """Compares some rows at a time."""
-    blocks = [(slice(start, start + _ROWS_COMPARED),) for start in range(0, first.shape[0], _ROWS_COMPARED)]
+    num_rows = first.shape[0]
+    blocks = [(slice(start, min(start + _ROWS_COMPARED, num_rows)),) for start in range(0, num_rows, _ROWS_COMPARED)]
     return first.shape == second.shape and all(
         np.array_equal(_read(first, rows), _read(second, rows)) for rows in blocks
     )

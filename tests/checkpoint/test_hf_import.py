@@ -136,6 +136,33 @@ def test_bfloat16_becomes_float32(tmp_path: Path, tensors: dict[str, np.ndarray]
     np.testing.assert_array_equal(scale, half["model.norm.weight"].astype(np.float32))
 
 
+def test_parameters_are_spread_over_the_mesh_in_the_wanted_dtype(tmp_path: Path, tensors: dict[str, np.ndarray]):
+    mesh = sharding.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    params = _load(_write(tmp_path, tensors), mesh=mesh, dtype="bfloat16")
+    for param, expected in zip(jax.tree.leaves(params), jax.tree.leaves(sharding.shardings(params, mesh)), strict=True):
+        assert (param.sharding, param.dtype) == (expected, ml_dtypes.bfloat16)
+    for name, param in {
+        "model.layers.1.mlp.down_proj.weight": params["text"]["layers"]["mlp"]["down_proj"]["kernel"][1].T,
+        "model.layers.0.self_attn.q_proj.bias": params["text"]["layers"]["self_attn"]["q_proj"]["bias"][0],
+        "model.embed_tokens.weight": params["text"]["embed_tokens"]["embedding"],
+        "visual.merger.mlp.0.weight": params["visual"]["merger"]["mlp_0"]["kernel"].T,
+    }.items():
+        np.testing.assert_array_equal(param, tensors[name].astype(ml_dtypes.bfloat16), err_msg=name)
+    patch = tensors["visual.patch_embed.proj.weight"].reshape(E, -1).T
+    np.testing.assert_array_equal(params["visual"]["patch_embed"]["proj"]["kernel"], patch.astype(ml_dtypes.bfloat16))
+
+
+def test_a_tied_head_may_be_there_if_it_is_the_embedding(tmp_path: Path, tensors: dict[str, np.ndarray]):
+    head = tensors["model.embed_tokens.weight"].copy()
+    params = _load(_write(tmp_path, tensors | {"lm_head.weight": head}))
+    np.testing.assert_array_equal(params["text"]["embed_tokens"]["embedding"], head)
+    assert "lm_head" not in params
+    head[-1, -1] += 1
+    message = "extra: lm_head.weight (in model.safetensors) though the configuration ties it to the embedding"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _load(_write(tmp_path, tensors | {"lm_head.weight": head}))
+
+
 def test_one_error_lists_all_faults(tmp_path: Path, tensors: dict[str, np.ndarray]):
     del tensors["visual.blocks.1.norm2.bias"], tensors["model.layers.0.mlp.up_proj.weight"]
     tensors["model.layers.1.mlp.down_proj.weight"] = tensors["model.layers.1.mlp.down_proj.weight"].T.copy()

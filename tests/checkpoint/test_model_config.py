@@ -1,4 +1,4 @@
-"""Sizes of a run's model: those of its weights, or of a preset fitted to the tokenizer; a foreign tokenizer is refused."""
+"""Sizes of a run's model: those of its weights, or of a preset fitted to the tokenizer; a foreign one is refused."""
 
 import json
 from pathlib import Path
