@@ -142,7 +142,7 @@ def _fill(
     return jax.lax.with_sharding_constraint(filled, sharding)
 
 
-def _read(place: Place, index: tuple[slice, ...]) -> np.ndarray:
+def _read(place: Place, index: Any) -> np.ndarray:
     """Part of a tensor, in the file's dtype. The file is open only meanwhile: what was read of it stays in memory."""
     with safe_open(place.file, framework="numpy") as reader:
         return reader.get_slice(place.name)[index]

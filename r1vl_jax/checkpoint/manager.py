@@ -120,7 +120,7 @@ def newest_params(directory: epath.PathLike) -> Iterator[Callable[[str], jax.Arr
 
         def read(name: str) -> jax.Array:
             leaf = saved[f"params.{name}"]
-            wanted = dict.fromkeys(saved, ocp.PLACEHOLDER)
+            wanted: dict[str, Any] = dict.fromkeys(saved, ocp.PLACEHOLDER)
             wanted[f"params.{name}"] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             return checkpointer.load(step, wanted)[f"params.{name}"]
 
