@@ -1,6 +1,5 @@
 """From a configuration to the parts of a run: data, tokenizer, model, samplers."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax.arrays import Completions, PromptBatch
-from r1vl_jax.checkpoint.hf_import import load_params, local_directory, read_config
+from r1vl_jax.checkpoint.hf_directory import local_directory
+from r1vl_jax.checkpoint.hf_import import load_params
+from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.config import Config
 from r1vl_jax.data import handwriting, pipeline, vocabulary
 from r1vl_jax.data.images import load_image_processor
@@ -20,8 +21,8 @@ from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
-from r1vl_jax.models.qwen2_vl.config import PRESETS
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.requirements import check_requirements
 from r1vl_jax.rewards import Judge
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.loop import Sampler
@@ -53,7 +54,7 @@ class Parts:
         mesh = make_mesh(self.config.mesh)
         placement = shardings(self.definition.abstract_params(), mesh)
         if self.config.model.path:
-            return jax.device_put(load_params(self.config.model.path, self.definition), placement)
+            return load_params(self.config.model.path, self.definition, placement=placement)
         init = jax.jit(self.definition.init, out_shardings=placement)
         return init(jax.random.key(self.config.seed))
 
@@ -125,6 +126,7 @@ def assemble(config: Config) -> Parts:
     Raises:
         FileNotFoundError, ValueError: data or model that are not there or do not fit the configuration.
     """
+    check_requirements(config)
     directory = _data_directory(config)
     for split in _splits(config):
         open_split(directory, split)  # what is missing is missed now, not after hours of training
@@ -202,14 +204,4 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
 
 def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definition:
     settings = {"dtype": config.model.dtype, "remat": config.model.remat, "platform": jax.default_backend()}
-    if config.model.path:
-        return Definition(read_config(config.model.path), **settings)
-    sizes = dataclasses.replace(
-        PRESETS[config.model.preset],
-        vocab_size=len(tokenizer),
-        image_token_id=tokenizer.convert_tokens_to_ids(vocabulary.IMAGE_TOKEN),
-        video_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VIDEO_TOKEN),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VISION_START),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VISION_END),
-    )
-    return Definition(sizes, **settings)
+    return Definition(model_config(config.model, tokenizer), **settings)

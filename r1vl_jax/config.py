@@ -336,7 +336,10 @@ def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
     for stage in {"alignment", "warmup"} & set(config.train.stages):
         batch_size, num_records = getattr(config, stage).batch_size, getattr(config.data, f"{stage}_records")
         if batch_size > num_records:
-            yield f"{stage}.batch_size={batch_size} exceeds data.{stage}_records={num_records}; an epoch must hold a batch"
+            yield (
+                f"{stage}.batch_size={batch_size} exceeds data.{stage}_records={num_records};"
+                " an epoch must hold a batch"
+            )
 
 
 _STAGES = ("alignment", "warmup", "step_grpo")

@@ -76,7 +76,7 @@ def test_recipes_resolve(recipe):
         ),
         (
             {"train__stages": ("step_grpo", "warmup")},
-            "train.stages=('step_grpo', 'warmup'): expected some of ('alignment', 'warmup', 'step_grpo'), in this order",
+            "train.stages=('step_grpo', 'warmup'): expected some of ('alignment', 'warmup', 'step_grpo')",
         ),
         ({"model__preset": "huge"}, "model.preset='huge': expected one of ('tiny', '2b', '7b', '72b')"),
         ({"reward__reward_weights": (1.0,)}, "reward.reward_weights=(1.0,): expected two numbers"),

@@ -1,25 +1,30 @@
 """Reads weights and sizes of a Hugging Face checkpoint: `config.json` and safetensors, whole or in shards.
 
-Strict: a tensor that is missing, extra, present twice or of another shape is an error, and one error lists them all.
+Tensors go one by one from the file to the devices, which cast and transpose them: the host never holds more than one.
+Strict: a file that is absent or damaged, a tensor that is missing, extra, repeated or of another shape is an error, and
+one error lists them all.
 """
 
-import json
+import math
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 from safetensors import safe_open
 
-from r1vl_jax.checkpoint.hf_names import Tensor, published_name, tensors_of
+from r1vl_jax.checkpoint.hf_directory import Place, Weights, find_weights, local_directory, read_json
+from r1vl_jax.checkpoint.hf_names import Tensor, tensors_of, to_parameter
 from r1vl_jax.models.qwen2_vl.config import Config, from_hf
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
 
-_WHOLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-
-# published name -> where it stands: (file, name in that file), more than one if it is there twice.
-Places = dict[str, list[tuple[Path, str]]]
+_DTYPES = ("BF16", "F16", "F32", "F64")
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_ROWS_COMPARED = 4096
 
 
 def read_config(directory_or_hub_name: str) -> Config:
@@ -29,98 +34,115 @@ def read_config(directory_or_hub_name: str) -> Config:
         FileNotFoundError: there is no such directory or file, on this machine or on the hub.
         ValueError: the model is not a Qwen2-VL.
     """
-    return from_hf(json.loads(_file(local_directory(directory_or_hub_name), "config.json").read_text("utf-8")))
+    return from_hf(read_json(local_directory(directory_or_hub_name), "config.json"))
 
 
-def load_params(directory_or_hub_name: str, definition: Definition) -> Params:
-    """The weights of a checkpoint, as float32 NumPy arrays; the caller places them on devices.
+def load_params(
+    directory_or_hub_name: str, definition: Definition, *, placement: Any, dtype: str = "float32"
+) -> Params:
+    """The weights of a checkpoint, placed on their devices.
+
+    Args:
+        placement: a `NamedSharding` for every parameter, as `sharding.shardings` gives them.
+        dtype: of the parameters, whatever that of the file.
 
     Raises:
         FileNotFoundError: there is no such directory, or no safetensors in it.
-        ValueError: tensors are missing, extra, repeated or misshapen; lists all of them.
+        ValueError: files are absent or damaged, or tensors missing, extra, repeated or misshapen; lists all of them.
     """
     directory = local_directory(directory_or_hub_name)
-    places = _places(directory)
+    weights = find_weights(directory)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(definition.abstract_params())
     shapes = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
     wanted = {path: list(tensors_of(path, shape, definition.config)) for path, shape in shapes.items()}
-
-    tensors = [tensor for tensors in wanted.values() for tensor in tensors]
-    if faults := sorted(_faults(tensors, places)):
+    if definition.config.tie_word_embeddings:
+        _drop_second_copy(weights)
+    if faults := _faults([tensor for tensors in wanted.values() for tensor in tensors], weights):
         listing = "\n  ".join(faults)
-        raise ValueError(f"{directory}: the tensors are not those of this configuration:\n  {listing}")
-    return treedef.unflatten([_parameter(shapes[path], wanted[path], places) for path in shapes])
+        raise ValueError(f"{directory}: the weights are not those of this configuration:\n  {listing}")
+
+    shardings = dict(zip(shapes, jax.tree.leaves(placement), strict=True))
+    # The largest tensors first: what is passing through at the end, when the devices are full, is small.
+    order = sorted(shapes, key=lambda path: -math.prod(wanted[path][0].shape))
+    loaded = {path: _parameter(shapes[path], dtype, wanted[path], weights, shardings[path]) for path in order}
+    return treedef.unflatten([loaded[path] for path in shapes])
 
 
-def local_directory(directory_or_hub_name: str) -> Path:
-    """The directory itself if it exists, else a snapshot of that name from the Hugging Face hub.
-
-    Raises:
-        FileNotFoundError: it is neither.
-    """
-    if (directory := Path(directory_or_hub_name).expanduser()).is_dir():
-        return directory
-    # Here, not above: local files need no hub client.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(directory_or_hub_name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{directory_or_hub_name!r} is no directory on this machine, and the Hugging Face hub does not give it"
-            f" ({type(error).__name__}: {error}); give a directory with config.json and safetensors, or a hub name"
-            " like Qwen/Qwen2-VL-2B-Instruct"
-        ) from error
+def _drop_second_copy(weights: Weights) -> None:
+    """Some tied checkpoints hold the embedding again as a head; it is left out if it is equal."""
+    places = [weights.places.get(name, []) for name in (_HEAD, _EMBEDDING)]
+    if all(len(found) == 1 for found in places) and _is_equal(places[0][0], places[1][0]):
+        del weights.places[_HEAD]
 
 
-def _file(directory: Path, name: str) -> Path:
-    if not (path := directory / name).is_file():
-        raise FileNotFoundError(f"{directory}: expected {name}, found {sorted(p.name for p in directory.iterdir())}")
-    return path
+def _is_equal(first: Place, second: Place) -> bool:
+    """Compares some rows at a time."""
+    num_rows = first.shape[0]
+    blocks = [(slice(start, min(start + _ROWS_COMPARED, num_rows)),) for start in range(0, num_rows, _ROWS_COMPARED)]
+    return first.shape == second.shape and all(
+        np.array_equal(_read(first, rows), _read(second, rows)) for rows in blocks
+    )
 
 
-def _places(directory: Path) -> Places:
-    if (directory / _INDEX).is_file():
-        weight_map = json.loads((directory / _INDEX).read_text("utf-8"))["weight_map"]
-        files = [_file(directory, name) for name in sorted(set(weight_map.values()))]
-    else:
-        files = [_file(directory, _WHOLE)]
-    places: Places = {}
-    for file in files:
-        with safe_open(file, framework="numpy") as reader:
-            for name in reader.keys():  # noqa: SIM118 - the reader is no dictionary
-                places.setdefault(published_name(name), []).append((file, name))
-    return places
+def _faults(tensors: list[Tensor], weights: Weights) -> list[str]:
+    return [*weights.faults, *sorted(_faults_of_tensors({tensor.name: tensor for tensor in tensors}, weights))]
 
 
-def _faults(tensors: list[Tensor], places: Places) -> Iterator[str]:
-    expected = {tensor.name: tensor for tensor in tensors}
-    for name in expected.keys() - places.keys():
-        yield f"missing: {name} {list(expected[name].shape)}"
-    for name in places.keys() - expected.keys():
-        yield f"extra: {name} (in {places[name][0][0].name})"
-    for name, found in places.items():
-        if len(found) > 1:
-            yield f"repeated: {name} (as " + ", ".join(f"{given} in {file.name}" for file, given in found) + ")"
-        elif name in expected and (shape := _shape(*found[0])) != expected[name].shape:
-            yield f"misshapen: {name}: expected {list(expected[name].shape)}, got {list(shape)}"
+def _faults_of_tensors(expected: dict[str, Tensor], weights: Weights) -> Iterator[str]:
+    # An unreadable file without an index: nobody knows what it held.
+    if not (weights.faults and not weights.lost):
+        for name in expected.keys() - weights.places.keys() - weights.lost:
+            yield f"missing: {name} {list(expected[name].shape)}"
+    for name, found in weights.places.items():
+        place = found[0]
+        if name not in expected:
+            tied = " though the configuration ties it to the embedding" if name == _HEAD else ""
+            yield f"extra: {name} (in {place.file.name}){tied}"
+        elif len(found) > 1:
+            yield f"repeated: {name} (as " + ", ".join(f"{each.name} in {each.file.name}" for each in found) + ")"
+        elif place.shape != expected[name].shape:
+            yield f"misshapen: {name}: expected {list(expected[name].shape)}, got {list(place.shape)}"
+        elif place.dtype not in _DTYPES:
+            yield f"of another type: {name}: expected one of {', '.join(_DTYPES)}, got {place.dtype}"
 
 
-def _shape(file: Path, name: str) -> tuple[int, ...]:
-    with safe_open(file, framework="numpy") as reader:
-        return tuple(reader.get_slice(name).get_shape())
-
-
-def _parameter(shape: tuple[int, ...], tensors: list[Tensor], places: Places) -> np.ndarray:
-    """Fills one parameter layer by layer, so that no more than one tensor is in memory twice."""
-    parameter = np.empty(shape, np.float32)
+def _parameter(
+    shape: tuple[int, ...], dtype: str, tensors: list[Tensor], weights: Weights, sharding: NamedSharding
+) -> Array:
+    """Fills one parameter on its devices, layer by layer if it is stacked."""
+    parameter = jnp.zeros(shape, dtype, device=sharding)
     for tensor in tensors:
-        (place,) = places[tensor.name]
-        parameter[... if tensor.layer is None else tensor.layer] = tensor.to_parameter(_read(*place))
+        (place,) = weights.places[tensor.name]
+        value = jax.make_array_from_callback(tensor.shape, _sharding_of_tensor(tensor, sharding), partial(_read, place))
+        layer = None if tensor.layer is None else np.int32(tensor.layer)
+        parameter = _fill(parameter, value, layer, is_transposed=tensor.is_transposed, sharding=sharding)
+        parameter.block_until_ready()  # or tensors would queue up in memory
     return parameter
 
 
-def _read(file: Path, name: str) -> np.ndarray:
-    with safe_open(file, framework="numpy") as reader:
-        return reader.get_tensor(name)
+def _sharding_of_tensor(tensor: Tensor, sharding: NamedSharding) -> NamedSharding:
+    """So that every device receives the part of the tensor that goes into its part of the parameter."""
+    num_dims = 2 if tensor.is_transposed else len(tensor.shape)
+    num_layer_dims = 0 if tensor.layer is None else 1
+    axes = (*sharding.spec, *[None] * (num_layer_dims + num_dims - len(sharding.spec)))[num_layer_dims:]
+    return NamedSharding(sharding.mesh, PartitionSpec(*(axes[::-1] if tensor.is_transposed else axes)))
+
+
+@partial(jax.jit, donate_argnums=0, static_argnames=("is_transposed", "sharding"))
+def _fill(
+    parameter: Float[Array, "..."],
+    tensor: Float[Array, "..."],
+    layer: Int[Array, ""] | None,
+    *,
+    is_transposed: bool,
+    sharding: NamedSharding,
+) -> Float[Array, "..."]:
+    part = to_parameter(tensor, is_transposed=is_transposed).astype(parameter.dtype)
+    filled = parameter.at[... if layer is None else layer].set(part)
+    return jax.lax.with_sharding_constraint(filled, sharding)
+
+
+def _read(place: Place, index: Any) -> np.ndarray:
+    """Part of a tensor, in the file's dtype. The file is open only meanwhile: what was read of it stays in memory."""
+    with safe_open(place.file, framework="numpy") as reader:
+        return reader.get_slice(place.name)[index]

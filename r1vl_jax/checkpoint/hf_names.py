@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from jax import Array
 
 from r1vl_jax.models.qwen2_vl.config import Config
 
@@ -51,9 +52,14 @@ class Tensor:
     layer: int | None
     is_transposed: bool
 
-    def to_parameter(self, tensor: np.ndarray) -> np.ndarray:
-        """The tensor in the layout of the parameter (of one layer)."""
-        return tensor.reshape(tensor.shape[0], -1).T if self.is_transposed else tensor
+    def from_parameter(self, parameter: np.ndarray) -> np.ndarray:
+        """The tensor, from the parameter (or from its one layer)."""
+        return parameter.T.reshape(self.shape) if self.is_transposed else parameter
+
+
+def to_parameter(tensor: Array, *, is_transposed: bool) -> Array:
+    """A tensor in the layout of the parameter, or of one layer of it."""
+    return tensor.reshape(tensor.shape[0], -1).T if is_transposed else tensor
 
 
 def tensors_of(path: str, shape: tuple[int, ...], config: Config) -> Iterator[Tensor]:

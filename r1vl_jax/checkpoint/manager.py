@@ -4,7 +4,8 @@ A checkpoint of step n is the directory `n`, which appears under its name only o
 holds the leaves of the state by their path (`params.text.norm.scale`) and, as JSON, the position in the data.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import jax
@@ -95,6 +96,35 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextmanager
+def newest_params(directory: epath.PathLike) -> Iterator[Callable[[str], jax.Array]]:
+    """Reads the parameters of the newest checkpoint one by one, without the optimizer.
+
+    A run may go on writing there meanwhile: nothing is changed, nor removed.
+
+    Yields:
+        A function that gives a parameter by its path, as `text.norm.scale`, on the first device.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+    """
+    path = epath.Path(directory)
+    with ocp.training.Checkpointer(path if path.is_absolute() else path.resolve()) as checkpointer:
+        if checkpointer.latest is None:
+            raise FileNotFoundError(f"no checkpoint in {path}; train until one is saved (train.save_steps)")
+        step = checkpointer.latest.step
+        saved = cast(Mapping[str, Any], checkpointer.metadata(step).metadata)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+        def read(name: str) -> jax.Array:
+            leaf = saved[f"params.{name}"]
+            wanted: dict[str, Any] = dict.fromkeys(saved, ocp.PLACEHOLDER)
+            wanted[f"params.{name}"] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            return checkpointer.load(step, wanted)[f"params.{name}"]
+
+        yield read
 
 
 def _by_path(state: State) -> dict[str, Any]:

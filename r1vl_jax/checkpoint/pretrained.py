@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from r1vl_jax import config
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.checkpoint.hf_import import load_params, read_config
 from r1vl_jax.data.prompts import from_inputs
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
-from r1vl_jax.sharding import shardings
+from r1vl_jax.sharding import make_mesh, shardings
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class Pretrained:
             ValueError: token ids outside the vocabulary, or images that do not fit the image tokens.
         """
         given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        config = self.definition.config
-        if np.min(input_ids) < 0 or np.max(input_ids) >= config.vocab_size:
+        sizes = self.definition.config
+        if np.min(input_ids) < 0 or np.max(input_ids) >= sizes.vocab_size:
             raise ValueError(
-                f"input_ids: expected ids from 0 to {config.vocab_size - 1}, got {np.min(input_ids)} to"
+                f"input_ids: expected ids from 0 to {sizes.vocab_size - 1}, got {np.min(input_ids)} to"
                 f" {np.max(input_ids)}; were they made by the tokenizer of this model?"
             )
-        inputs = from_inputs(given, image_token_id=config.image_token_id, video_token_id=config.video_token_id)
+        inputs = from_inputs(given, image_token_id=sizes.image_token_id, video_token_id=sizes.video_token_id)
         return _logits(self.definition, self.params, inputs)
 
 
@@ -72,10 +73,10 @@ def load(directory_or_hub_name: str, dtype: str = "float32", mesh: jax.sharding.
         FileNotFoundError: there is no such directory, on this machine or on the hub.
         ValueError: it is no Qwen2-VL, or its tensors are not those of its configuration.
     """
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    definition = Definition(read_config(directory_or_hub_name), dtype=dtype, platform=device.platform)
-    placement = device if mesh is None else shardings(definition.abstract_params(), mesh)
-    return Pretrained(definition, jax.device_put(load_params(directory_or_hub_name, definition), placement))
+    mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
+    definition = Definition(read_config(directory_or_hub_name), dtype=dtype, platform=mesh.devices.flat[0].platform)
+    placement = shardings(definition.abstract_params(), mesh)
+    return Pretrained(definition, load_params(directory_or_hub_name, definition, placement=placement))
 
 
 @partial(jax.jit, static_argnums=0)

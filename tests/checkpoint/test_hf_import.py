@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 from small import CONFIG, DEFINITION
 
-from r1vl_jax.checkpoint.hf_import import load_params, local_directory, read_config
+from r1vl_jax import config, sharding
+from r1vl_jax.checkpoint.hf_directory import local_directory
+from r1vl_jax.checkpoint.hf_import import load_params, read_config
 from r1vl_jax.models.qwen2_vl.model import Params
 
 D, KV, F, E = 32, 16, 48, 16  # widths of `small.CONFIG`: text, keys and values, text MLP, vision
@@ -78,12 +80,18 @@ def _write_shards(directory: Path, *shards: dict[str, np.ndarray]) -> str:
     return str(directory)
 
 
+def _load(directory: str, *, mesh: jax.sharding.Mesh | None = None, dtype: str = "float32") -> Params:
+    mesh = sharding.make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
+    placement = sharding.shardings(DEFINITION.abstract_params(), mesh)
+    return load_params(directory, DEFINITION, placement=placement, dtype=dtype)
+
+
 def _assert_equal(params: Params, expected: Params):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 def test_every_tensor_is_in_its_place(tmp_path: Path, tensors: dict[str, np.ndarray]):
-    params = load_params(_write(tmp_path, tensors), DEFINITION)
+    params = _load(_write(tmp_path, tensors))
     layers, visual = params["text"]["layers"], params["visual"]
     for i in range(2):
         np.testing.assert_array_equal(
@@ -109,7 +117,7 @@ def test_every_tensor_is_in_its_place(tmp_path: Path, tensors: dict[str, np.ndar
 
 def test_later_names_and_shards_give_the_same(tmp_path: Path, tensors: dict[str, np.ndarray]):
     (tmp_path / "published").mkdir()
-    expected = load_params(_write(tmp_path / "published", tensors), DEFINITION)
+    expected = _load(_write(tmp_path / "published", tensors))
     later = {
         name.replace("visual.", "model.visual.")
         if name.startswith("visual.")
@@ -118,14 +126,41 @@ def test_later_names_and_shards_give_the_same(tmp_path: Path, tensors: dict[str,
     }
     names = list(later)
     shards = [{name: later[name] for name in part} for part in (names[:20], names[20:])]
-    _assert_equal(load_params(_write_shards(tmp_path, *shards), DEFINITION), expected)
+    _assert_equal(_load(_write_shards(tmp_path, *shards)), expected)
 
 
 def test_bfloat16_becomes_float32(tmp_path: Path, tensors: dict[str, np.ndarray]):
     half = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
-    scale = load_params(_write(tmp_path, half), DEFINITION)["text"]["norm"]["scale"]
+    scale = _load(_write(tmp_path, half))["text"]["norm"]["scale"]
     assert scale.dtype == np.float32
     np.testing.assert_array_equal(scale, half["model.norm.weight"].astype(np.float32))
+
+
+def test_parameters_are_spread_over_the_mesh_in_the_wanted_dtype(tmp_path: Path, tensors: dict[str, np.ndarray]):
+    mesh = sharding.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    params = _load(_write(tmp_path, tensors), mesh=mesh, dtype="bfloat16")
+    for param, expected in zip(jax.tree.leaves(params), jax.tree.leaves(sharding.shardings(params, mesh)), strict=True):
+        assert (param.sharding, param.dtype) == (expected, ml_dtypes.bfloat16)
+    for name, param in {
+        "model.layers.1.mlp.down_proj.weight": params["text"]["layers"]["mlp"]["down_proj"]["kernel"][1].T,
+        "model.layers.0.self_attn.q_proj.bias": params["text"]["layers"]["self_attn"]["q_proj"]["bias"][0],
+        "model.embed_tokens.weight": params["text"]["embed_tokens"]["embedding"],
+        "visual.merger.mlp.0.weight": params["visual"]["merger"]["mlp_0"]["kernel"].T,
+    }.items():
+        np.testing.assert_array_equal(param, tensors[name].astype(ml_dtypes.bfloat16), err_msg=name)
+    patch = tensors["visual.patch_embed.proj.weight"].reshape(E, -1).T
+    np.testing.assert_array_equal(params["visual"]["patch_embed"]["proj"]["kernel"], patch.astype(ml_dtypes.bfloat16))
+
+
+def test_a_tied_head_may_be_there_if_it_is_the_embedding(tmp_path: Path, tensors: dict[str, np.ndarray]):
+    head = tensors["model.embed_tokens.weight"].copy()
+    params = _load(_write(tmp_path, tensors | {"lm_head.weight": head}))
+    np.testing.assert_array_equal(params["text"]["embed_tokens"]["embedding"], head)
+    assert "lm_head" not in params
+    head[-1, -1] += 1
+    message = "extra: lm_head.weight (in model.safetensors) though the configuration ties it to the embedding"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _load(_write(tmp_path, tensors | {"lm_head.weight": head}))
 
 
 def test_one_error_lists_all_faults(tmp_path: Path, tensors: dict[str, np.ndarray]):
@@ -133,8 +168,8 @@ def test_one_error_lists_all_faults(tmp_path: Path, tensors: dict[str, np.ndarra
     tensors["model.layers.1.mlp.down_proj.weight"] = tensors["model.layers.1.mlp.down_proj.weight"].T.copy()
     tensors["visual.patch_embed.proj.weight"] = tensors["visual.patch_embed.proj.weight"][:, :, :1]
     tensors["model.layers.2.mlp.up_proj.weight"] = np.zeros((F, D), np.float32)
-    with pytest.raises(ValueError, match="the tensors are not those of this configuration") as error:
-        load_params(_write(tmp_path, tensors), DEFINITION)
+    with pytest.raises(ValueError, match="the weights are not those of this configuration") as error:
+        _load(_write(tmp_path, tensors))
     assert str(error.value).splitlines()[1:] == [
         "  extra: model.layers.2.mlp.up_proj.weight (in model.safetensors)",
         "  misshapen: model.layers.1.mlp.down_proj.weight: expected [32, 48], got [48, 32]",
@@ -151,13 +186,13 @@ def test_a_repeated_tensor_is_refused(tmp_path: Path, tensors: dict[str, np.ndar
         " model.language_model.norm.weight in model-1.safetensors)"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_params(_write_shards(tmp_path, tensors, again), DEFINITION)
+        _load(_write_shards(tmp_path, tensors, again))
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
     (tmp_path / "README.md").touch()
-    with pytest.raises(FileNotFoundError, match=r"expected model.safetensors, found \['README.md'\]"):
-        load_params(str(tmp_path), DEFINITION)
+    with pytest.raises(FileNotFoundError, match=r"safetensors or model.safetensors.index.json, found \['README.md'\]"):
+        _load(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="expected config.json"):
         read_config(str(tmp_path))
 
@@ -175,7 +210,7 @@ def test_read_config(tmp_path: Path):
     text = {name: getattr(CONFIG, name) for name in ("vocab_size", "hidden_size", "intermediate_size")}
     text |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6}
     text["initializer_range"] = CONFIG.initializer_range
-    config = {
+    content = {
         "model_type": "qwen2_vl",
         "text_config": text | {"rope_parameters": {"mrope_section": [2, 1, 1], "rope_theta": 100.0}},
         "vision_config": {"depth": 2, "embed_dim": 16, "num_heads": 2, "hidden_size": 32},
@@ -185,5 +220,5 @@ def test_read_config(tmp_path: Path):
         "vision_start_token_id": 42,
         "vision_end_token_id": 43,
     }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(content))
     assert read_config(str(tmp_path)) == CONFIG

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1vl_jax import config, sharding
-from r1vl_jax.checkpoint.manager import Checkpoints
+from r1vl_jax.checkpoint.manager import Checkpoints, newest_params
 
 
 class State(NamedTuple):
@@ -103,7 +103,7 @@ def test_a_killed_save_leaves_the_checkpoint_before_it(tmp_path, mesh):
     program = f"""
         import os
         import jax.numpy as jnp
-        from r1vl_jax.checkpoint.manager import Checkpoints
+        from r1vl_jax.checkpoint.manager import Checkpoints, newest_params
 
         checkpoints = Checkpoints({str(tmp_path)!r}, keep=2)
         checkpoints.save(1, {{"x": jnp.ones(4)}}, {{"seen": 1}})
@@ -143,3 +143,19 @@ def test_an_empty_directory_has_nothing_to_restore(tmp_path):
         pytest.raises(FileNotFoundError, match="no checkpoint in .*; start the run from its first step"),
     ):
         checkpoints.restore({"a": jnp.ones(1)})
+
+
+def test_parameters_alone_are_read_beside_a_run_that_goes_on(tmp_path, mesh):
+    state = make_state(mesh)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(4, state, {})
+    unfinished = tmp_path / "5.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    with newest_params(tmp_path) as parameter:
+        kernel, norm = parameter("text.kernel"), parameter("norm")
+    np.testing.assert_array_equal(kernel, state.params["text"]["kernel"])
+    assert np.asarray(norm).tobytes() == np.asarray(state.params["norm"]).tobytes()
+    assert len(kernel.sharding.device_set) == 1
+    assert unfinished.is_dir()  # what the run is writing
+    with pytest.raises(FileNotFoundError, match="no checkpoint in .*; train until one is saved"):
+        newest_params(tmp_path / "none").__enter__()

@@ -1,0 +1,36 @@
+"""R1-VL-7B, first stage: Qwen2-VL-7B-Instruct imitates the reasoning paths of Mulberry-260k (settings of the paper).
+
+    python -m r1vl_jax.train --config=configs/7b_warmup.py
+    python -m r1vl_jax.checkpoint.hf_export --run=runs/7b_warmup --out=runs/7b_warmup/export --dtype=float32
+
+The second command makes what configs/7b.py and configs/7b_paper.py start from.
+
+Weights: `config.model.path`, a directory of that name under the working directory, or the hub.
+Data: the splits `warmup` (reflective records left out) and `test` in `config.data.source`.
+Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured. Expected: MathVista 58.2 -> 61.2 in the paper; here not
+yet measured.
+"""
+
+from r1vl_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.workdir = "runs/7b_warmup"
+    config.train.stages = ("warmup",)
+    config.train.save_steps = 500
+
+    config.model.path = "Qwen/Qwen2-VL-7B-Instruct"
+    config.model.dtype = "bfloat16"
+    config.data.source = "data/mulberry"
+    config.data.max_pixels = 400_000
+
+    config.warmup.max_steps = 4_062  # 2 epochs of 260,000 records
+    config.warmup.batch_size = 128
+    config.warmup.optim.learning_rate = 5e-6
+    config.warmup.optim.lr_scheduler_type = "cosine"
+    config.warmup.optim.warmup_ratio = 0.03
+
+    config.mesh.data = 1
+    config.mesh.fsdp = -1
+    return config

@@ -1,0 +1,164 @@
+"""Writes a run's model as a directory that transformers opens as it is.
+
+    python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR [--dtype=bfloat16] [--max_shard_size=5GB]
+
+Weights are those of the newest checkpoint of the run's last stage, read and written one parameter at a time. All other
+files are those of the model that the run started from; a run from random weights gets files of its own.
+"""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+from etils import epath
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from r1vl_jax import config
+from r1vl_jax.checkpoint.hf_directory import local_directory
+from r1vl_jax.checkpoint.hf_files import copy_files, write_files
+from r1vl_jax.checkpoint.hf_names import Tensor, tensors_of
+from r1vl_jax.checkpoint.hf_shards import DTYPES, Entry, is_own, write_shards
+from r1vl_jax.checkpoint.manager import newest_params
+from r1vl_jax.checkpoint.model_config import model_config
+from r1vl_jax.data import vocabulary
+from r1vl_jax.models.qwen2_vl.config import Config
+from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.observe.files import read_json
+
+MAX_SHARD_SIZE = 5 * 10**9  # bytes, as transformers' own shards were for long
+
+
+def export_run(
+    run: epath.PathLike, out: str | os.PathLike, *, dtype: str = "bfloat16", max_shard_size: int = MAX_SHARD_SIZE
+) -> None:
+    """Exports the newest checkpoint of a run.
+
+    Args:
+        run: the run's workdir.
+        out: a directory, made if absent; an export that is there already is replaced once the new one is whole.
+
+    Raises:
+        FileNotFoundError: there is no run, or it has no checkpoint yet.
+        FileExistsError: `out` is there and is no export.
+        OSError: there is no room; what was there is untouched.
+    """
+    settings = _settings(epath.Path(run))
+    tokenizer = vocabulary.load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
+    sizes = model_config(settings.model, tokenizer)
+    with _replacing(Path(out)) as unfinished, newest_params(_last_stage(epath.Path(run), settings)) as parameter:
+        if settings.model.path:
+            copy_files(local_directory(settings.model.path), unfinished, dtype=dtype)
+        else:
+            write_files(
+                unfinished,
+                sizes,
+                tokenizer,
+                eos_token_ids=vocabulary.eos_token_ids(tokenizer),
+                min_pixels=settings.data.min_pixels,
+                max_pixels=settings.data.max_pixels,
+                dtype=dtype,
+            )
+        write_weights(unfinished, sizes, parameter, dtype=dtype, max_shard_size=max_shard_size)
+
+
+def write_weights(
+    directory: Path, sizes: Config, parameter: Callable[[str], Array], *, dtype: str, max_shard_size: int
+) -> None:
+    """Writes the weight files alone.
+
+    Args:
+        parameter: gives a parameter by its path, as `text.norm.scale`; asked for one after another.
+        dtype: of the files, one of `hf_shards.DTYPES`.
+        max_shard_size: bytes of a file.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(Definition(sizes).abstract_params())
+    shapes = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+    tensors = {path: list(tensors_of(path, shape, sizes)) for path, shape in shapes.items()}
+    arrays = (array for path in tensors for array in _arrays(parameter(path), tensors[path]))
+    entries = [Entry(tensor.name, tensor.shape) for path in tensors for tensor in tensors[path]]
+    write_shards(directory, entries, arrays, dtype=dtype, max_shard_size=max_shard_size)
+
+
+def _arrays(parameter: Array, tensors: list[Tensor]) -> Iterator[np.ndarray]:
+    host = np.asarray(parameter)
+    for tensor in tensors:
+        yield tensor.from_parameter(host if tensor.layer is None else host[tensor.layer])
+
+
+def _settings(run: epath.Path) -> config.Config:
+    manifest = read_json(run / "manifest.json")
+    if not manifest:
+        raise FileNotFoundError(
+            f"{run}: no run here (expected manifest.json); give --run the workdir of r1vl_jax.train"
+        )
+    return config.resolve(ConfigDict(manifest["configuration"]))
+
+
+def _last_stage(run: epath.Path, settings: config.Config) -> epath.Path:
+    """The checkpoints of the last stage that has begun to write any."""
+    for stage in reversed(settings.train.stages):
+        if (directory := run / "checkpoints" / stage).exists():
+            return directory
+    raise FileNotFoundError(f"{run}: no checkpoint of {' or '.join(settings.train.stages)} yet; train first")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """An empty directory beside `out`, which takes its place at the end, unless something goes wrong."""
+    if out.exists() and not is_own(out) and any(out.iterdir()):
+        raise FileExistsError(f"{out}: there is something that is no export of ours; give --out another directory")
+    unfinished, replaced = (out.with_name(f".{out.name}-{what}-{os.getpid()}") for what in ("unfinished", "replaced"))
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if out.exists():
+            out.rename(replaced)
+        unfinished.rename(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        kept = "the export that was there is untouched" if out.exists() else "nothing was left behind"
+        free = shutil.disk_usage(out.parent).free / 2**30
+        raise OSError(
+            error.errno, f"{out}: no room ({error.strerror}, {free:.1f} GiB free); {kept}; make room, or name another"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def num_bytes(size: str) -> int:
+    """Reads a size like 5GB or 500MB, in powers of ten as transformers does.
+
+    Raises:
+        ValueError: it is no such size.
+    """
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+    if not (match := re.fullmatch(r"(\d+)(KB|MB|GB)", size)):
+        raise ValueError(f"max_shard_size={size!r}: expected a number of KB, MB or GB, such as 5GB")
+    return int(match.group(1)) * units[match.group(2)]
+
+
+def main() -> None:
+    run = flags.DEFINE_string("run", None, "Workdir of the run.", required=True)
+    out = flags.DEFINE_string("out", None, "Directory to write.", required=True)
+    dtype = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the weights.")
+    max_shard_size = flags.DEFINE_string("max_shard_size", "5GB", "Of a weight file.")
+
+    def start(_: list[str]) -> None:
+        export_run(run.value, out.value, dtype=dtype.value, max_shard_size=num_bytes(max_shard_size.value))
+        print(f"exported to {out.value}")
+
+    app.run(start)
+
+
+if __name__ == "__main__":
+    main()

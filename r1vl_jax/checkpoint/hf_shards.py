@@ -1,0 +1,95 @@
+"""Writes tensors as safetensors, in one file or in shards with an index, holding one tensor in memory at a time."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import DTypeLike
+from safetensors import SafetensorError, safe_open
+
+from r1vl_jax.checkpoint.hf_directory import INDEX, WHOLE
+
+_PRODUCER = "r1vl_jax"
+_CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+DTYPES = tuple(_CODES)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Name and shape of a tensor that is to be written."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def write_shards(
+    directory: Path, entries: Sequence[Entry], arrays: Iterator[np.ndarray], *, dtype: DTypeLike, max_shard_size: int
+) -> None:
+    """Writes the weight files of a checkpoint.
+
+    Args:
+        arrays: the tensors in the order of the entries, each made when it is asked for.
+        dtype: one of `DTYPES`, which the tensors are rounded to.
+        max_shard_size: bytes of tensors in a file; a larger tensor has a file of its own.
+    """
+    item_size = np.dtype(dtype).itemsize
+    shards = list(_divide(entries, max_shard_size // item_size))
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = [WHOLE]
+    for name, shard in zip(names, shards, strict=True):
+        _write_file(directory / name, shard, arrays, dtype)
+    if len(shards) > 1:
+        total_size = item_size * sum(math.prod(entry.shape) for entry in entries)
+        weight_map = {entry.name: name for name, shard in zip(names, shards, strict=True) for entry in shard}
+        index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def is_own(directory: Path) -> bool:
+    """Whether the weights of a directory were written by `write_shards`."""
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        return False
+    try:
+        with safe_open(files[0], framework="numpy") as reader:
+            return (reader.metadata() or {}).get("producer") == _PRODUCER
+    except SafetensorError:
+        return False
+
+
+def _divide(entries: Sequence[Entry], max_items: int) -> Iterator[list[Entry]]:
+    shard, num_items = [], 0
+    for entry in entries:
+        size = math.prod(entry.shape)
+        if shard and num_items + size > max_items:
+            yield shard
+            shard, num_items = [], 0
+        shard.append(entry)
+        num_items += size
+    yield shard
+
+
+def _write_file(path: Path, entries: Sequence[Entry], arrays: Iterator[np.ndarray], dtype: DTypeLike) -> None:
+    """The format: length of the header (8 bytes), header (JSON, padded to 8), tensors end to end.
+
+    Source:
+        https://huggingface.co/docs/safetensors, "Format".
+    """
+    header: dict = {"__metadata__": {"format": "pt", "producer": _PRODUCER}}  # transformers asks for the first
+    end = 0
+    for entry in entries:
+        start, end = end, end + math.prod(entry.shape) * np.dtype(dtype).itemsize
+        code = _CODES[np.dtype(dtype).name]
+        header[entry.name] = {"dtype": code, "shape": list(entry.shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for entry in entries:
+            array = next(arrays)
+            assert array.shape == entry.shape, f"{entry.name}: promised {entry.shape}, got {array.shape}"
+            file.write(np.ascontiguousarray(array, dtype).view(np.uint8).data)
