@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from r1vl_jax.arrays import Completions, PromptBatch
+from r1vl_jax.arrays import Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_import import load_params, local_directory, read_config
 from r1vl_jax.config import Config
 from r1vl_jax.data import handwriting, pipeline, vocabulary
@@ -21,11 +21,13 @@ from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
 from r1vl_jax.models.qwen2_vl.config import PRESETS
-from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.models.qwen2_vl.config import Config as ModelConfig
+from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.rewards import Judge
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.loop import Sampler
 from r1vl_jax.sharding import make_mesh, shardings
+from r1vl_jax.trainable import adapted, combine, partition, stored
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,16 @@ class Parts:
         return digest.hexdigest()
 
     def initial_params(self) -> Params:
-        """Parameters to start from, each placed where the table of `sharding` says as soon as it exists."""
-        mesh = make_mesh(self.config.mesh)
-        placement = shardings(self.definition.abstract_params(), mesh)
-        if self.config.model.path:
-            return jax.device_put(load_params(self.config.model.path, self.definition), placement)
-        init = jax.jit(self.definition.init, out_shardings=placement)
-        return init(jax.random.key(self.config.seed))
+        """Parameters to start from, in the dtypes of `trainable.stored` and placed by the table of `sharding`."""
+        model, key = self.config.model, jax.random.key(self.config.seed)
+        placement = shardings(self.definition.abstract_params(), make_mesh(self.config.mesh))
+        if not model.path:
+            return jax.jit(lambda key: stored(self.definition.init(key), model), out_shardings=placement)(key)
+        params = load_params(model.path, self.definition.base)
+        if self.definition.lora:
+            adapter = jax.jit(lambda key: partition(self.definition.init(key), model)[0])(key)
+            params = combine(adapter, params)
+        return jax.device_put(stored(params, model), placement)
 
     def place(self, state: TrainState) -> TrainState:
         """Puts every leaf of a fresh state where updates leave it, so that the second update need not be compiled."""
@@ -183,10 +188,13 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
 
 
 def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definition:
-    settings = {"dtype": config.model.dtype, "remat": config.model.remat, "platform": jax.default_backend()}
-    if config.model.path:
-        return Definition(read_config(config.model.path), **settings)
-    sizes = dataclasses.replace(
+    sizes = read_config(config.model.path) if config.model.path else _preset(config, tokenizer)
+    base = Definition(sizes, config.model.dtype, config.model.remat, jax.default_backend())
+    return dataclasses.replace(base, lora=adapted(base, config.model))
+
+
+def _preset(config: Config, tokenizer: PreTrainedTokenizerBase) -> ModelConfig:
+    return dataclasses.replace(
         PRESETS[config.model.preset],
         vocab_size=len(tokenizer),
         image_token_id=tokenizer.convert_tokens_to_ids(vocabulary.IMAGE_TOKEN),
@@ -194,4 +202,3 @@ def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definitio
         vision_start_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VISION_START),
         vision_end_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VISION_END),
     )
-    return Definition(sizes, **settings)
