@@ -68,11 +68,8 @@ def test_a_stopped_run_resumes_to_the_bit(with_rewards, tmp_path, monkeypatch):
 
     last, before = checkpoint(whole, "step_grpo", 2), checkpoint(whole, "warmup", 1)
     adapter = {path for path in last if path.startswith("params.")}
-    assert adapter == {
-        f"params.{path}.lora_{part}"
-        for path in ("text.layers.self_attn.q_proj", "visual.blocks.attn.qkv")
-        for part in "ab"
-    }
+    maps = ("text.layers.self_attn.q_proj", "visual.blocks.attn.qkv")
+    assert adapter == {f"params.{path}.lora_{part}" for path in maps for part in "ab"}
     assert len(last) == 3 * len(adapter) + 4  # two moments; step, num_skipped, and the counts of Adam and the schedule
     assert all(np.any(last[path] != before[path]) for path in adapter)
     jax.tree.map(np.testing.assert_array_equal, checkpoint(stopped, "step_grpo", 2), last)
