@@ -6,6 +6,7 @@ python -m pytest -m slow -s tests/integration/test_lora_2b.py
 import dataclasses
 import resource
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Completions, PackedVision, PromptBatch, TrainBatch, TrainRows, WarmupBatch
+from r1vl_jax.arrays import Completions, PackedVision, Params, PromptBatch, TrainBatch, TrainRows, WarmupBatch
 from r1vl_jax.config import Model, Optim
 from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
 from r1vl_jax.models.qwen2_vl.config import PRESETS
@@ -21,7 +22,7 @@ from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.optim import optimizer
 from r1vl_jax.sampling.loop import Sampler, sample
 from r1vl_jax.sampling.methods import Temperature
-from r1vl_jax.trainable import adapted, combine, partition, stored
+from r1vl_jax.trainable import adapted, combine, partition
 
 MODEL = Model(preset="2b", dtype="bfloat16", lora_r=16, lora_target_modules=("q_proj", "v_proj", "qkv"))
 CONFIG = PRESETS["2b"]
@@ -54,6 +55,20 @@ def make_prompt() -> PromptBatch:
     )
 
 
+def make_params() -> tuple[Params, Params]:
+    """A fresh adapter, and a base drawn leaf by leaf in bfloat16, so that it is never there in float32."""
+    trained = jax.jit(lambda key: partition(DEFINITION.init(key), MODEL)[0])(jax.random.key(0))
+    draw = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape, jnp.bfloat16), static_argnums=1)
+
+    def leaf(path: tuple, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name.endswith((".kernel", ".embedding")):
+            return draw(jax.random.key(zlib.crc32(name.encode())), abstract.shape)
+        return jnp.full(abstract.shape, name.endswith(".scale"), jnp.bfloat16)
+
+    return trained, jax.tree_util.tree_map_with_path(leaf, BASE.abstract_params())
+
+
 def report(name: str, start: float) -> None:
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{name:16} {time.monotonic() - start:7.1f} s   peak {peak_gib:5.2f} GiB", flush=True)
@@ -67,8 +82,7 @@ def test_updates_of_an_adapter_on_2b_stay_below_20_gib():
         report(name, start)
         return result
 
-    params = timed("initial params", jax.jit(lambda key: stored(DEFINITION.init(key), MODEL)), jax.random.key(0))
-    trained, frozen = partition(params, MODEL)
+    trained, frozen = timed("initial params", make_params)
     fresh = jax.tree.map(jnp.copy, trained)
     learner = Learner(DEFINITION, optimizer(Optim(learning_rate=1e-3), 10, trained), chunk_size=64, beta=0.04)
     prompt = make_prompt()
