@@ -20,8 +20,6 @@ from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
 from r1vl_jax.models.qwen2_vl.config import PRESETS
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.optim import optimizer
-from r1vl_jax.sampling.loop import Sampler, sample
-from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.trainable import adapted, combine, partition
 
 MODEL = Model(preset="2b", dtype="bfloat16", lora_r=16, lora_target_modules=("q_proj", "v_proj", "qkv"))
@@ -53,6 +51,11 @@ def make_prompt() -> PromptBatch:
             np.stack([row, column], axis=-1)[None].astype(np.int32),
         ),
     )
+
+
+def make_completions(num_rows: int) -> Completions:
+    token_BT = np.arange(num_rows * LENGTH, dtype=np.int32).reshape(num_rows, LENGTH)
+    return Completions(token_BT, np.ones_like(token_BT, bool))
 
 
 def make_params() -> tuple[Params, Params]:
@@ -87,20 +90,15 @@ def test_updates_of_an_adapter_on_2b_stay_below_20_gib():
     learner = Learner(DEFINITION, optimizer(Optim(learning_rate=1e-3), 10, trained), chunk_size=64, beta=0.04)
     prompt = make_prompt()
 
-    def as_completions(token_BT: np.ndarray) -> Completions:
-        return Completions(token_BT, np.ones_like(token_BT, bool))
-
-    written = as_completions(np.arange(LENGTH, dtype=np.int32)[None])
-    state, batch = learner.init(trained), WarmupBatch(prompt, written)
-    state, metrics = timed("warm-up update", warmup_step, learner, state, frozen, batch)
+    state, metrics = timed(
+        "warm-up update", warmup_step, learner, learner.init(trained), frozen, WarmupBatch(prompt, make_completions(1))
+    )
     assert np.isfinite(metrics["loss"])
 
-    warmed = combine(state.params, frozen)
-    sampler = Sampler(DEFINITION, Temperature(1.0), NUM_GENERATIONS, LENGTH, (151645,), (CONFIG.image_token_id,))
-    rollout = timed("sampling", sample, sampler, warmed, prompt, jax.random.key(1))
-    ref_logp_BT, _ = timed("reference", score, learner, combine(fresh, frozen), prompt, rollout.completions)
+    completions = make_completions(NUM_GENERATIONS)
+    ref_logp_BT, _ = timed("reference", score, learner, combine(fresh, frozen), prompt, completions)
     advantage_B = losses.group_advantage(jnp.array([[0.0, 1.0]]), scale_rewards="group").reshape(-1)
-    rows = TrainRows(rollout.completions, advantage_B, ref_logp_BT, rollout.logp_BT)
+    rows = TrainRows(completions, advantage_B, ref_logp_BT, ref_logp_BT)
     state, metrics = timed("StepGRPO update", step_grpo_step, learner, state, frozen, TrainBatch(prompt, rows))
     assert np.isfinite(metrics["loss"])
     assert metrics["num_skipped"] == 0
