@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "ruff", "pyright"]
+TEST = ["pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "peft", "ruff", "pyright"]
 
 setup(
     name="r1vl_jax",

@@ -17,7 +17,7 @@ def get_config():
     config.train.stages = ("alignment", "warmup", "step_grpo")
     config.data.alignment_records = 4_000
     config.data.warmup_records = 16_000
-    config.data.hasty_share = 0.6
+    config.data.hasty_share = 0.35
     config.data.train_records = 5_000
     config.data.max_prompt_length = 40
     config.data.prompt_bucket = 40
@@ -30,14 +30,14 @@ def get_config():
     config.alignment.optim.lr_scheduler_type = "constant"
     config.alignment.optim.adam_b2 = 0.98
 
-    config.warmup.max_steps = 1_300
+    config.warmup.max_steps = 1_600
     config.warmup.batch_size = 48
     config.warmup.optim.learning_rate = 2e-3
     config.warmup.optim.adam_b2 = 0.98
     config.warmup.optim.warmup_ratio = 0.05
 
     config.train.prompts_per_update = 16
-    config.train.max_steps = 80
+    config.train.max_steps = 60
     config.sampling.num_generations = 8
     config.sampling.temperature = 1.0
     config.sampling.max_completion_length = 64

@@ -19,6 +19,7 @@ import jax
 from jaxtyping import Bool, Float, Int
 
 Array = Any  # NumPy where the host makes a bundle, JAX in compiled code
+Params = dict[str, Any]  # nested, keyed as the modules are: params["text"]["norm"]["scale"]
 Bundle = TypeVar("Bundle")
 
 

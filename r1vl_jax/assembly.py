@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: data, tokenizer, model, samplers."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from r1vl_jax.arrays import Completions, PromptBatch
+from r1vl_jax.arrays import Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_import import load_params
 from r1vl_jax.checkpoint.model_config import model_config
@@ -21,12 +22,13 @@ from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
-from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.requirements import check_requirements
 from r1vl_jax.rewards import Judge
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.loop import Sampler
 from r1vl_jax.sharding import make_mesh, shardings
+from r1vl_jax.trainable import adapted, combine, partition, stored
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,20 @@ class Parts:
         return digest.hexdigest()
 
     def initial_params(self) -> Params:
-        """Parameters to start from, each placed where the table of `sharding` says as soon as it exists."""
+        """Parameters to start from, in the dtypes of `trainable.stored` and placed by the table of `sharding`."""
+        model, key = self.config.model, jax.random.key(self.config.seed)
         mesh = make_mesh(self.config.mesh)
-        placement = shardings(self.definition.abstract_params(), mesh)
-        if self.config.model.path:
-            return load_params(self.config.model.path, self.definition, placement=placement)
-        init = jax.jit(self.definition.init, out_shardings=placement)
-        return init(jax.random.key(self.config.seed))
+        if not model.path:
+            placement = shardings(self.definition.abstract_params(), mesh)
+            return jax.jit(lambda key: stored(self.definition.init(key), model), out_shardings=placement)(key)
+        base = self.definition.base
+        placement = shardings(base.abstract_params(), mesh)
+        if not self.definition.lora:
+            params = load_params(model.path, base, placement=placement)
+            return jax.device_put(stored(params, model), placement)
+        params = load_params(model.path, base, placement=placement, dtype=model.dtype)
+        adapter = jax.jit(lambda key: partition(self.definition.init(key), model)[0])(key)
+        return combine(jax.device_put(adapter, shardings(adapter, mesh)), params)
 
     def place(self, state: TrainState) -> TrainState:
         """Puts every leaf of a fresh state where updates leave it, so that the second update need not be compiled."""
@@ -203,5 +212,7 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
 
 
 def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definition:
-    settings = {"dtype": config.model.dtype, "remat": config.model.remat, "platform": jax.default_backend()}
-    return Definition(model_config(config.model, tokenizer), **settings)
+    base = Definition(
+        model_config(config.model, tokenizer), config.model.dtype, config.model.remat, jax.default_backend()
+    )
+    return dataclasses.replace(base, lora=adapted(base, config.model))

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,14 +23,25 @@ class Model:
         path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
             weights of the size `preset`, with a tokenizer trained on the embedded task.
         preset: name of a size in `models.qwen2_vl.config.PRESETS`; used only when `path` is empty.
-        dtype: of the computation; master weights, softmax and losses are float32 always.
-        remat: what the backward pass recomputes: "none", or "block" (all inside a layer).
+        dtype: of the computation, and of frozen parameters; trained ones, softmax and losses are float32 always.
+        remat: what the backward pass recomputes, from most to least memory: "none", "dots" (all but the results of
+            matrix products), "block" (all inside a layer), "offload" (and layers' inputs wait in the host's memory).
+        lora_r: rank of the adapters, which alone are trained then; 0 trains the parameters themselves.
+        lora_alpha: lora_alpha / lora_r multiplies what an adapter adds.
+        lora_target_modules: linear maps that get an adapter, by the names of `LORA_TARGETS`, as in PEFT.
+        freeze_vision_tower, freeze_merger, freeze_language_model: keep this part as it is, without adapters.
     """
 
     path: str = ""
     preset: str = "tiny"
     dtype: str = "float32"
     remat: str = "block"
+    lora_r: int = 0
+    lora_alpha: float = 32.0
+    lora_target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    freeze_vision_tower: bool = False
+    freeze_merger: bool = False
+    freeze_language_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -292,6 +303,7 @@ def resolve(config: ConfigDict) -> Config:
 def contradictions(config: Config) -> Iterator[str]:
     """One sentence for each setting that cannot work: what, expected, got, what to do."""
     yield from _out_of_range(config)
+    yield from _nothing_to_train(config.model)
     rows = config.train.prompts_per_update * config.sampling.num_generations
     if config.sampling.num_generations < 2:
         yield (
@@ -347,7 +359,7 @@ _STAGES = ("alignment", "warmup", "step_grpo")
 _CHOICES = {
     "model.preset": ("tiny", "2b", "7b", "72b"),
     "model.dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "block"),
+    "model.remat": ("none", "dots", "block", "offload"),
     "reward.semantics": ("paper", "released"),
     "reward.backend": ("reference",),
     "loss.scale_rewards": ("group", "none"),
@@ -357,8 +369,10 @@ _CHOICES = {
     "data.difficulty": (1, 2, 3),
 }
 
-# (setting of an optimizer, test, what is expected)
-_OPTIM_RANGES = (
+_Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expected
+
+# Settings of an optimizer.
+_OPTIM_RANGES: tuple[_Range, ...] = (
     ("learning_rate", lambda x: 0 < x < math.inf, "more than 0"),
     ("warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("weight_decay", lambda x: x >= 0, "at least 0"),
@@ -380,8 +394,9 @@ _AT_LEAST_1 = (
     *("data.eval_records", "data.max_prompt_length", "data.prompt_bucket", "data.vision_shards", "data.min_pixels"),
 )
 
-# (setting, test, what is expected)
-_RANGES = (
+_RANGES: tuple[_Range, ...] = (
+    ("model.lora_r", lambda x: x >= 0, "at least 0, which trains the parameters themselves"),
+    ("model.lora_alpha", lambda x: x > 0, "more than 0"),
     ("sampling.temperature", lambda x: x > 0, "more than 0 (greedy decoding is for evaluation)"),
     ("sampling.top_p", lambda x: 0 < x <= 1, "in (0, 1]"),
     ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
@@ -394,9 +409,9 @@ _RANGES = (
     *((name, lambda x: x >= 0, "at least 0") for name in _AT_LEAST_0),
     *((name, lambda x: x >= 1, "at least 1") for name in _AT_LEAST_1),
     *(
-        (f"{part}.{name}", *rest)
+        (f"{part}.{name}", is_fine, expected)
         for part in ("optim", "alignment.optim", "warmup.optim")
-        for name, *rest in _OPTIM_RANGES
+        for name, is_fine, expected in _OPTIM_RANGES
     ),
 )
 
@@ -408,6 +423,40 @@ def _out_of_range(config: Config) -> Iterator[str]:
     for name, is_fine, expected in _RANGES:
         if not is_fine(value := _get(config, name)):
             yield f"{name}={value!r}: expected {expected}"
+
+
+# The names of linear maps in each part, over all architectures. The model itself refuses one that it does not have.
+LORA_TARGETS = {
+    "freeze_language_model": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "freeze_vision_tower": ("qkv", "proj", "fc1", "fc2", "gate_proj", "up_proj", "down_proj"),
+    "freeze_merger": ("mlp_0", "mlp_2"),
+}
+
+
+def _nothing_to_train(model: Model) -> Iterator[str]:
+    """Adapters without a place, settings of adapters without adapters, and everything frozen."""
+    if all(getattr(model, setting) for setting in LORA_TARGETS):
+        yield f"{', '.join(f'model.{setting}' for setting in LORA_TARGETS)} leave nothing to train; unset one of them"
+    elif model.lora_r > 0:
+        yield from _targets_without_a_place(model)
+    for name in ("lora_alpha", "lora_target_modules"):
+        if model.lora_r == 0 and getattr(model, name) != getattr(Model(), name):
+            yield f"model.{name}={getattr(model, name)!r} does nothing with model.lora_r=0; set model.lora_r, as 16"
+
+
+def _targets_without_a_place(model: Model) -> Iterator[str]:
+    known = {name for names in LORA_TARGETS.values() for name in names}
+    if not model.lora_target_modules:
+        yield f"model.lora_target_modules is empty but model.lora_r={model.lora_r}; set some of {sorted(known)}"
+    for name in model.lora_target_modules:
+        freezers = [setting for setting, names in LORA_TARGETS.items() if name in names]
+        if not freezers:
+            yield f"model.lora_target_modules has {name!r}: expected some of {sorted(known)}"
+        elif all(getattr(model, setting) for setting in freezers):
+            yield (
+                f"model.lora_target_modules has {name!r}, which stands in what"
+                f" {' and '.join(f'model.{setting}' for setting in freezers)} freezes; drop one of them"
+            )
 
 
 def _get(config: Any, name: str) -> Any:

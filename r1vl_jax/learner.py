@@ -1,10 +1,10 @@
 """The learning step: log-probabilities of given completions, gradients, and the optimizer's update.
 
-Three programs are compiled from here, each `(state or params, batch) -> ...` on arrays alone:
+Three programs are compiled from here, on arrays alone:
 
-    score           log-probabilities and entropies of completions, no gradient (the reference)
-    warmup_step     TrainState, WarmupBatch -> TrainState, metrics
-    step_grpo_step  TrainState, TrainBatch  -> TrainState, metrics
+    score           params, prompts, completions -> log-probabilities and entropies, no gradient (the reference)
+    warmup_step     TrainState, frozen parameters, WarmupBatch -> TrainState, metrics
+    step_grpo_step  TrainState, frozen parameters, TrainBatch  -> TrainState, metrics
 """
 
 from collections.abc import Callable
@@ -18,8 +18,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Completions, PromptBatch, TrainBatch, TrainRows, WarmupBatch, bundle, check_shapes
-from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.arrays import Completions, Params, PromptBatch, TrainBatch, TrainRows, WarmupBatch, bundle, check_shapes
+from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.trainable import combine
 
 Metrics = dict[str, Float[Array, ""]]
 # (logp_BT, rows) -> loss, metrics; `rows` is any pytree of arrays with leading axis B.
@@ -29,11 +30,11 @@ Objective = Callable[[Float[Array, "B T"], Rows], tuple[Float[Array, ""], Metric
 
 @bundle
 class TrainState:
-    """All that an update changes. The frozen reference is not part of it.
+    """All that an update changes. Neither the frozen reference nor frozen parameters are part of it.
 
     Attributes:
         step: updates done, skipped ones included.
-        params: float32 master weights.
+        params: float32 master weights of what is trained; `trainable.combine` completes them.
         opt_state: the optimizer's moments and count.
         num_skipped: updates not applied because loss or gradient was not finite.
     """
@@ -64,6 +65,7 @@ class Learner:
     beta: float = 0.0
 
     def init(self, params: Params) -> TrainState:
+        """The state before the first update of these trained parameters."""
         return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
 
 
@@ -88,7 +90,7 @@ def score(
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def warmup_step(learner: Learner, state: TrainState, batch: WarmupBatch) -> tuple[TrainState, Metrics]:
+def warmup_step(learner: Learner, state: TrainState, frozen: Params, batch: WarmupBatch) -> tuple[TrainState, Metrics]:
     """One supervised update; the loss is over completion tokens only."""
     check_shapes(batch)
     denominator = jnp.sum(batch.completions.mask_BT)
@@ -96,11 +98,13 @@ def warmup_step(learner: Learner, state: TrainState, batch: WarmupBatch) -> tupl
     def objective(logp_BT: Float[Array, "B T"], rows: Completions) -> tuple[Float[Array, ""], Metrics]:
         return losses.supervised(logp_BT, rows.mask_BT, denominator=denominator)
 
-    return _update(learner, state, batch.prompts, batch.completions, objective, rows=batch.completions)
+    return _update(learner, state, frozen, batch.prompts, batch.completions, objective, rows=batch.completions)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def step_grpo_step(learner: Learner, state: TrainState, batch: TrainBatch) -> tuple[TrainState, Metrics]:
+def step_grpo_step(
+    learner: Learner, state: TrainState, frozen: Params, batch: TrainBatch
+) -> tuple[TrainState, Metrics]:
     """One on-policy StepGRPO update (SPEC 1.4)."""
     check_shapes(batch)
     denominator = losses.denominator(batch.rows.completions.mask_BT)
@@ -119,7 +123,7 @@ def step_grpo_step(learner: Learner, state: TrainState, batch: TrainBatch) -> tu
         loss, metrics = objective(logp_BT, rows)
         return loss, metrics | _sampling_difference(logp_BT, rows)
 
-    return _update(learner, state, batch.prompts, batch.rows.completions, with_difference, rows=batch.rows)
+    return _update(learner, state, frozen, batch.prompts, batch.rows.completions, with_difference, rows=batch.rows)
 
 
 def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metrics:
@@ -135,6 +139,7 @@ def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metri
 def _update(
     learner: Learner,
     state: TrainState,
+    frozen: Params,
     prompts: PromptBatch,
     completions: Completions,
     objective: Objective,
@@ -142,7 +147,7 @@ def _update(
     rows: Rows,
 ) -> tuple[TrainState, Metrics]:
     """Applies one gradient, unless it is not finite: then only `step` and `num_skipped` change."""
-    gradient, logp_BT, entropy_BT = _gradient(learner, state.params, prompts, completions, objective, rows)
+    gradient, logp_BT, entropy_BT = _gradient(learner, state.params, frozen, prompts, completions, objective, rows)
     loss, metrics = objective(logp_BT, rows)
     grad_norm = optax.global_norm(gradient)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -160,36 +165,37 @@ def _update(
 
 def _gradient(
     learner: Learner,
-    params: Params,
+    trained: Params,
+    frozen: Params,
     prompts: PromptBatch,
     completions: Completions,
     objective: Objective,
     rows: Rows,
 ) -> tuple[Params, Float[Array, "B T"], Float[Array, "B T"]]:
-    """Gradient of the objective, with the log-probabilities and entropies met on the way, micro-batch by micro-batch.
+    """Gradient of the objective by what is trained, with log-probabilities and entropies met on the way.
 
     The vision tower runs once: its features are an input of every micro-batch, and the sum of what flows back to them
-    goes through the tower at the end.
+    goes through the tower at the end, as far down as something is trained.
     """
 
-    def features(params: Params) -> Float[Array, "M D"]:
-        return learner.definition.bind(params).image_features(prompts.vision)
+    def features(trained: Params) -> Float[Array, "M D"]:
+        return learner.definition.bind(combine(trained, frozen)).image_features(prompts.vision)
 
-    def loss_of_part(params: Params, feature_MD: Float[Array, "M D"], part: Any):
+    def loss_of_part(trained: Params, feature_MD: Float[Array, "M D"], part: Any):
         sequences, completions, rows = part
-        logp_BT, entropy_BT = _completion_logp(learner, params, feature_MD, sequences, completions)
+        logp_BT, entropy_BT = _completion_logp(learner, combine(trained, frozen), feature_MD, sequences, completions)
         return objective(logp_BT, rows)[0], (logp_BT, entropy_BT)
 
     def accumulate(total: Any, part: Any):
-        gradient, report = jax.grad(loss_of_part, argnums=(0, 1), has_aux=True)(params, feature_MD, part)
+        gradient, report = jax.grad(loss_of_part, argnums=(0, 1), has_aux=True)(trained, feature_MD, part)
         return jax.tree.map(jnp.add, total, gradient), report
 
-    feature_MD, features_vjp = jax.vjp(features, params)
+    feature_MD, features_vjp = jax.vjp(features, trained)
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(learner.micro_batches, -1, *leaf.shape[1:]),
         (_join(prompts, completions), completions, rows),
     )
-    zeros = jax.tree.map(jnp.zeros_like, (params, feature_MD))
+    zeros = jax.tree.map(jnp.zeros_like, (trained, feature_MD))
     (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, parts)
     (vision_gradient,) = features_vjp(feature_gradient_MD)
     shape = completions.token_BT.shape

@@ -11,6 +11,7 @@ from etils import epath
 from rich.console import Console
 
 from r1vl_jax import observe
+from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import Parts
 from r1vl_jax.checkpoint.manager import Checkpoints
 from r1vl_jax.config import Config, Optim
@@ -19,6 +20,7 @@ from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
 from r1vl_jax.optim import schedule
 from r1vl_jax.rewards import Judge
+from r1vl_jax.trainable import combine
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Stage:
     written after it is written again by the run that resumes from it.
 
     Attributes:
-        state: parameters and optimizer; the loop's body replaces it.
+        state: trained parameters and optimizer; the loop's body replaces it.
     """
 
-    def __init__(self, run: Run, name: str, max_steps: int, state: TrainState, stream: Stream, optim: Optim):
-        """Starts from `state`, or from the newest checkpoint of the stage if there is one."""
-        self.state = state
+    def __init__(
+        self, run: Run, name: str, max_steps: int, state: TrainState, frozen: Params, stream: Stream, optim: Optim
+    ):
+        """Starts from `state`, or from the newest checkpoint of the stage if there is one; `frozen` is in neither."""
+        self.state, self._frozen = state, frozen
         self._run, self._name, self._max_steps, self._stream = run, name, max_steps, stream
         self._learning_rate = schedule(optim, max_steps)
         self._checkpoints = run.checkpoints(name)
@@ -71,6 +75,11 @@ class Stage:
         console = None if run.config.observe.progress else Console(quiet=True)
         self._progress = observe.Progress(name, max_steps, first=self._first_step - 1, console=console)
         self._last_time = time.perf_counter()
+
+    @property
+    def params(self) -> Params:
+        """All parameters of the model as they are now."""
+        return combine(self.state.params, self._frozen)
 
     def __enter__(self) -> "Stage":
         return self
@@ -125,7 +134,7 @@ class Stage:
     def _evaluate(self, step: int) -> None:
         self._flush()
         with self._run.timers("eval"):
-            results = self._run.evaluator.on_validation(self.state.params)
+            results = self._run.evaluator.on_validation(self.params)
         self._write_aside(step, {f"eval/{name}": value for name, value in results.items()})
 
     def _save(self, step: int) -> None:

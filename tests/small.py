@@ -4,8 +4,10 @@ import jax
 import numpy as np
 
 from r1vl_jax.arrays import PackedVision, PromptBatch
+from r1vl_jax.config import Model
 from r1vl_jax.models.qwen2_vl.config import Config, VisionConfig
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.trainable import partition
 
 VOCAB_SIZE, IMAGE_TOKEN, EOS = 48, 40, 7
 CONFIG = Config(
@@ -72,3 +74,10 @@ def take(prompts: PromptBatch, rows: list[int]) -> PromptBatch:
         prompts.prompt_id_P[rows],
         prompts.vision,
     )
+
+
+def make_adapter(definition: Definition, seed: int = 0, scale: float = 0.2):
+    """The parameters of the definition's adapter alone, A and B both normal: nothing an adapter does is hidden."""
+    adapter, _ = partition(definition.abstract_params(), Model(lora_r=1))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(np.float32), adapter)

@@ -86,6 +86,26 @@ def test_recipes_resolve(recipe):
         ({"optim__adam_b1": 1.0}, "optim.adam_b1=1.0: expected in [0, 1)"),
         ({"eval__num_problems": 0}, "eval.num_problems=0: expected at least 1"),
         ({"seed": -1}, "seed=-1: expected at least 0"),
+        ({"model__remat": "full"}, "model.remat='full': expected one of ('none', 'dots', 'block', 'offload')"),
+        ({"model__lora_r": -1}, "model.lora_r=-1: expected at least 0, which trains the parameters themselves"),
+        ({"model__lora_alpha": 8.0}, "model.lora_alpha=8.0 does nothing with model.lora_r=0; set model.lora_r, as 16"),
+        (
+            {"model__lora_r": 4, "model__lora_target_modules": ("q_proj", "c_attn")},
+            "model.lora_target_modules has 'c_attn': expected some of ['down_proj', 'fc1', 'fc2', 'gate_proj',"
+            " 'k_proj', 'mlp_0', 'mlp_2', 'o_proj', 'proj', 'q_proj', 'qkv', 'up_proj', 'v_proj']",
+        ),
+        (
+            {"model__lora_r": 4, "model__lora_target_modules": ()},
+            "model.lora_target_modules is empty but model.lora_r=4; set some of ['down_proj', 'fc1',",
+        ),
+        (
+            {"model__lora_r": 4, "model__lora_target_modules": ("q_proj", "qkv"), "model__freeze_vision_tower": True},
+            "model.lora_target_modules has 'qkv', which stands in what model.freeze_vision_tower freezes; drop one of",
+        ),
+        (
+            {f"model__freeze_{part}": True for part in ("vision_tower", "merger", "language_model")},
+            "model.freeze_language_model, model.freeze_vision_tower, model.freeze_merger leave nothing to train; unset",
+        ),
         ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected more than 0"),
     ],
 )

@@ -31,7 +31,7 @@ def make_batch(num_prompts=4, num_generations=2, length=6, seed=0):
 
 
 def updated(learner, params, batch, step=step_grpo_step):
-    state, metrics = step(learner, learner.init(jax.tree.map(jnp.copy, params)), batch)
+    state, metrics = step(learner, learner.init(jax.tree.map(jnp.copy, params)), {}, batch)
     return state, {name: float(value) for name, value in metrics.items()}
 
 
@@ -119,9 +119,9 @@ def test_the_vision_tower_learns_from_every_row(params):
 def test_a_step_down_the_gradient_lowers_the_warmup_loss(params):
     warmup = WarmupBatch(make_prompts(8), make_batch().rows.completions)
     learner = dataclasses.replace(LEARNER, optimizer=optax.adam(3e-3))
-    state, first = warmup_step(learner, learner.init(jax.tree.map(jnp.copy, params)), warmup)
+    state, first = warmup_step(learner, learner.init(jax.tree.map(jnp.copy, params)), {}, warmup)
     for _ in range(10):
-        state, last = warmup_step(learner, state, warmup)
+        state, last = warmup_step(learner, state, {}, warmup)
     assert float(last["loss"]) < 0.7 * float(first["loss"])
     assert int(state.step) == 11
 
@@ -134,7 +134,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(params):
     assert metrics["num_skipped"] == 1
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
     assert int(state.step) == 1
-    state, metrics = step_grpo_step(learner, state, batch)
+    state, metrics = step_grpo_step(learner, state, {}, batch)
     assert int(metrics["num_skipped"]) == 1
     assert distance(state.params, params, params) > 0
 
@@ -152,7 +152,7 @@ def test_a_gradient_that_overflows_is_skipped_although_the_loss_is_finite(params
 
 def test_the_second_update_compiles_nothing(params):
     batch = make_batch(seed=1)
-    state, _ = step_grpo_step(LEARNER, LEARNER.init(jax.tree.map(jnp.copy, params)), batch)
+    state, _ = step_grpo_step(LEARNER, LEARNER.init(jax.tree.map(jnp.copy, params)), {}, batch)
     before = step_grpo_step._cache_size()
-    step_grpo_step(LEARNER, state, make_batch(seed=2))
+    step_grpo_step(LEARNER, state, {}, make_batch(seed=2))
     assert step_grpo_step._cache_size() == before

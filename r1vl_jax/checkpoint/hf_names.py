@@ -89,6 +89,14 @@ def published_name(name: str) -> str:
     return name
 
 
+def later_name(name: str) -> str:
+    """The name that later versions of transformers give to a tensor with this published name."""
+    for later, published in _LATER_PREFIXES.items():
+        if name.startswith(published):
+            return later + name.removeprefix(published)
+    return name
+
+
 def _published_template(path: str) -> str:
     templates = [match.expand(name) for pattern, name in _TABLE if (match := re.fullmatch(pattern, path))]
     assert len(templates) == 1, f"parameter {path} must fit one line of the table, fits {len(templates)}: {templates}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1vl_jax.data.puzzles import MAKERS, Puzzle, described_digits
+from r1vl_jax.data.puzzles import MAKERS, OPENINGS, Puzzle, described_digits
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, read_settings, write_splits
 from r1vl_jax.data.scans import draw, load_scans
 from r1vl_jax.sections import DESCRIPTION
@@ -33,9 +33,9 @@ def write(
 ):
     """Writes the splits alignment, warmup, train, validation and test, unless they are there already.
 
-    Records of `alignment` show one digit and name it; those of `warmup` have a response to imitate, those of `train`
-    none and nothing that shows the way; those of `validation` and `test` keep the reference path as their solution, by
-    which reading is measured.
+    Records of `alignment` show one digit and name it; those of `warmup` have a response to imitate, in the words of
+    several annotators; those of `train` none and nothing that shows the way; those of `validation` and `test` keep the
+    reference path as their solution, by which reading is measured.
 
     Args:
         difficulty: 1 to 3; more digits, more operators.
@@ -111,7 +111,8 @@ def _records(split: str, size: int, difficulty: int, hasty_share: float, rng: np
     seen: set[tuple[str, ...]] = set()
     for index in range(size):
         puzzle = _draw_puzzle(MAKERS[index % len(MAKERS)], home, difficulty, seen, rng)
-        shown = puzzle.hasty_path if rng.random() < hasty_share else puzzle.path
+        is_hasty, opening = rng.random() < hasty_share, OPENINGS[rng.integers(len(OPENINGS))]
+        shown = puzzle.hasty_path if is_hasty else puzzle.path_opened_by(opening)
         yield Record(
             id=f"{split}-{index:05d}",
             images=(draw(puzzle.rows, scans, rng),),

@@ -12,6 +12,7 @@ _WORDS = {"+": "plus", "-": "minus", "*": "times"}
 _OTHER_SIGNS = {"+": (), "-": (), "*": ("x", r"\times")}
 _LETTERS = "ABCD"
 _HASTY_RATIONALE = "At once."
+OPENINGS = ("", "Plan: ", "Idea: ")  # ways to open a rationale
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class Puzzle:
     @property
     def path(self) -> str:
         """The reasoning path, in its sections."""
-        return compose(self.description, self.rationale, list(self.steps), self.final)
+        return self.path_opened_by("")
+
+    def path_opened_by(self, opening: str) -> str:
+        """The same, with words of one's own before the rationale."""
+        return compose(self.description, opening + self.rationale, list(self.steps), self.final)
 
     @property
     def hasty_path(self) -> str:

@@ -1,14 +1,19 @@
 """The mesh and the table of placements, on eight virtual devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as Spec
+from small import DEFINITION
 
 from r1vl_jax import config, sharding
+from r1vl_jax.models.lora import LoRA
 
 
 def leaf(*shape: int) -> jax.ShapeDtypeStruct:
@@ -112,6 +117,21 @@ def test_every_parameter_has_its_place():
     assert visual["blocks"]["mlp"]["fc2"] == {"kernel": Spec(None, "tensor", "fsdp"), "bias": Spec(None, None)}
     assert visual["patch_embed"]["proj"]["kernel"] == Spec(None, "fsdp")
     assert visual["merger"]["mlp_0"]["kernel"] == Spec("fsdp", "tensor")
+
+
+def test_adapters_are_divided_as_their_matrices():
+    """The columns or rows that tensor divides in a matrix, and the width that fsdp divides; never the rank."""
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora = LoRA(4, 4.0, (*names, "qkv", "proj", "fc1", "fc2", "mlp_0", "mlp_2"))
+    params = dataclasses.replace(DEFINITION, lora=lora).abstract_params()
+    placed = sharding.shardings(params, sharding.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2)))
+    flat = {path: placed.spec for path, placed in flatten_dict(placed, sep=".").items()}
+    adapters = [path.removesuffix(".lora_a") for path in flat if path.endswith(".lora_a")]
+    assert len(adapters) == len(lora.target_modules)
+    for path in adapters:
+        *layers, rows, columns = flat[f"{path}.kernel"]
+        assert flat[f"{path}.lora_a"] == Spec(*layers, rows, None), path
+        assert flat[f"{path}.lora_b"] == Spec(*layers, None, columns), path
 
 
 def test_optimizer_state_lies_as_its_parameters():

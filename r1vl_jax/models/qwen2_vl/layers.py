@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, DTypeLike, Float
 
 Layer = TypeVar("Layer", bound=nnx.Module)
@@ -16,15 +17,41 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 # Fresh kernels that add to the residual stream are smaller by this, so that embeddings are heard above them.
 RESIDUAL_GAIN = 0.5
 
+_LAYER_INPUT = "layer_input"
+# remat -> what the backward pass finds in memory; the rest of a layer it computes again. "none" keeps all.
+_KEPT = {
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_LAYER_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+
 
 class Linear(nnx.Linear):
-    """x @ kernel + bias, with all leading axes of x flattened to one.
+    """x @ kernel + bias, and what an adapter of `models.lora` adds to it, with all leading axes of x flattened to one.
 
     The gradient of the kernel contracts these axes; XLA's CPU code takes several times longer to contract two than one.
+
+    Attributes:
+        lora_a, lora_b: [in, r] and [r, out]; None without an adapter.
+        lora_scale: what their product is multiplied with.
     """
 
+    lora_a: nnx.Param | None = None
+    lora_b: nnx.Param | None = None
+    lora_scale: float = 0.0
+
     def __call__(self, x: Float[Array, "*rows in"], out_sharding: None = None) -> Float[Array, "*rows out"]:
-        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        x_RI = x.reshape(-1, x.shape[-1])
+        y_RO = super().__call__(x_RI)
+        if self.lora_a is not None and self.lora_b is not None:
+            low_rank = x_RI.astype(y_RO.dtype) @ self.lora_a.astype(y_RO.dtype)
+            y_RO += self.lora_scale * (low_rank @ self.lora_b.astype(y_RO.dtype))
+        return y_RO.reshape(*x.shape[:-1], -1)
 
 
 def linear(dim_in: int, dim_out: int, *, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs, gain: float = 1.0) -> Linear:
@@ -49,7 +76,9 @@ def scan(
 
     Args:
         apply: (one layer, x) -> (x, what to keep of this layer).
-        remat: "block" computes the inside of every layer again in the backward pass, "none" keeps it in memory.
+        remat: what the backward pass needs of a layer's inside is kept in memory ("none"), computed again from the
+            layer's input ("block"), or from the results of matrix products ("dots"); with "offload" the layers' inputs
+            wait in the host's memory, too.
 
     Returns:
         x behind the last layer, and what was kept, with a leading axis L.
@@ -57,9 +86,9 @@ def scan(
     graphdef, state = nnx.split(layers)
 
     def body(x: Array, state_of_layer: nnx.State) -> tuple[Array, Any]:
-        return apply(nnx.merge(graphdef, state_of_layer), x)
+        return apply(nnx.merge(graphdef, state_of_layer), checkpoint_name(x, _LAYER_INPUT))
 
-    return jax.lax.scan(jax.checkpoint(body) if remat == "block" else body, x, state)
+    return jax.lax.scan(body if remat == "none" else jax.checkpoint(body, policy=_KEPT[remat]), x, state)
 
 
 def unstack(layers: Layer, num_layers: int, dtype: DTypeLike) -> list[Layer]:

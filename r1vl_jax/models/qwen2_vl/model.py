@@ -10,16 +10,17 @@ def logits(params, prompts):
     return hidden_PSD @ model.head()
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from r1vl_jax.arrays import PackedVision, PromptBatch
+from r1vl_jax.arrays import PackedVision, Params, PromptBatch
+from r1vl_jax.models.lora import LoRA, add_adapters
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.layers import linear, scan, unstack
@@ -27,27 +28,31 @@ from r1vl_jax.models.qwen2_vl.rope import text_rotation
 from r1vl_jax.models.qwen2_vl.text import DecoderLayer, Text
 from r1vl_jax.models.qwen2_vl.vision import Vision
 
-# A nested dictionary of arrays, keyed as the modules are: params["text"]["norm"]["scale"].
-Params = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Definition:
     """How a model is computed; hashable, so it can be a static argument of `jit`.
 
     Attributes:
-        dtype: of the computation; parameters stay float32.
-        remat: "block" computes every layer again in the backward pass, "none" keeps its inside in memory.
+        dtype: of the computation; parameters stay as they are.
+        remat: what the backward pass computes again: "none", "block", "dots" or "offload" (see `layers.scan`).
         platform: "cpu", "gpu" or "tpu", where the program will run.
+        lora: the adapter; None computes the base.
     """
 
     config: Config
     dtype: str = "float32"
     remat: str = "block"
     platform: str = "cpu"
+    lora: LoRA | None = None
+
+    @property
+    def base(self) -> "Definition":
+        """The same model without its adapter."""
+        return dataclasses.replace(self, lora=None)
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh float32 parameters: matrices normal, biases 0, norms 1."""
+        """Fresh float32 parameters: matrices normal, biases 0, norms 1; an adapter changes none of them."""
         return nnx.to_pure_dict(nnx.state(Qwen2VL(self, rngs=nnx.Rngs(key))))
 
     def abstract_params(self) -> Params:
@@ -76,6 +81,8 @@ class Qwen2VL(nnx.Module):
         self.text = Text(config, dtype=dtype, platform=platform, rngs=rngs)
         if not config.tie_word_embeddings:
             self.lm_head = linear(config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
+        if definition.lora is not None:
+            add_adapters(self, definition.lora, rngs)
 
     def image_features(self, vision: PackedVision) -> Float[Array, "M D"]:
         """One feature for every four patches, over the flattened [Z, M/4]: what `feature_index` counts in."""

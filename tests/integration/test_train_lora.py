@@ -1,0 +1,76 @@
+"""A run with an adapter: its checkpoints hold the adapter alone, and it resumes to the bit."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+import pytest
+import tiny_run
+from etils import epath
+from tiny_run import quick  # noqa: F401 - a fixture
+
+from r1vl_jax import stages
+from r1vl_jax.config import Config, resolve
+from r1vl_jax.train import run
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+class Stopped(Exception):
+    """What ends a run in the middle."""
+
+
+def settings(workdir: Path, data: Path) -> Config:
+    config = tiny_run.settings(workdir, data)
+    config.model.dtype = "bfloat16"
+    config.model.lora_r, config.model.lora_target_modules = 2, ("q_proj", "qkv")
+    config.optim.learning_rate = config.warmup.optim.learning_rate = 0.05
+    config.warmup.max_steps, config.eval.num_problems, config.observe.report = 1, 2, False
+    config.sampling.max_completion_length = 16
+    return resolve(config)
+
+
+@pytest.fixture
+def with_rewards(monkeypatch):
+    """The second sample of each prompt earns more: an untrained model earns nothing, so nothing would be learned."""
+    step_reward = stages.step_reward
+
+    def rewarded(*args):
+        reward, reward_PG = step_reward(*args)
+        return reward, reward_PG + np.arange(reward_PG.shape[1], dtype=np.float32)
+
+    monkeypatch.setattr(stages, "step_reward", rewarded)
+
+
+def checkpoint(workdir: Path, stage: str, step: int) -> dict[str, np.ndarray]:
+    """The leaves of a checkpoint by their path."""
+    with ocp.training.Checkpointer(epath.Path(workdir) / "checkpoints" / stage) as checkpointer:
+        return jax.tree.map(np.asarray, checkpointer.load(step))
+
+
+def test_a_stopped_run_resumes_to_the_bit(with_rewards, tmp_path, monkeypatch):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(settings(whole, tmp_path / "data"))
+    step, calls = stages.step_grpo_step, []
+
+    def stop_in_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise Stopped
+        return step(*args)
+
+    monkeypatch.setattr(stages, "step_grpo_step", stop_in_second)
+    with pytest.raises(Stopped):
+        run(settings(stopped, tmp_path / "data"))
+    run(settings(stopped, tmp_path / "data"))
+    assert len(calls) == 3  # the first update was not done again
+
+    last, before = checkpoint(whole, "step_grpo", 2), checkpoint(whole, "warmup", 1)
+    adapter = {path for path in last if path.startswith("params.")}
+    maps = ("text.layers.self_attn.q_proj", "visual.blocks.attn.qkv")
+    assert adapter == {f"params.{path}.lora_{part}" for path in maps for part in "ab"}
+    assert len(last) == 3 * len(adapter) + 4  # two moments; step, num_skipped, and the counts of Adam and the schedule
+    assert all(np.any(last[path] != before[path]) for path in adapter)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint(stopped, "step_grpo", 2), last)
+    assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
