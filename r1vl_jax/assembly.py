@@ -20,7 +20,7 @@ from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
-from r1vl_jax.models.qwen2_vl.config import PRESETS
+from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
 from r1vl_jax.rewards import Judge
 from r1vl_jax.sampling import methods
@@ -187,7 +187,7 @@ def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definitio
     if config.model.path:
         return Definition(read_config(config.model.path), **settings)
     sizes = dataclasses.replace(
-        PRESETS[config.model.preset],
+        preset(config.model.preset),
         vocab_size=len(tokenizer),
         image_token_id=tokenizer.convert_tokens_to_ids(vocabulary.IMAGE_TOKEN),
         video_token_id=tokenizer.convert_tokens_to_ids(vocabulary.VIDEO_TOKEN),

@@ -20,7 +20,7 @@ class Model:
     Attributes:
         path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
             weights of the size `preset`, with a tokenizer trained on the embedded task.
-        preset: name of a size in `models.qwen2_vl.config.PRESETS`; used only when `path` is empty.
+        preset: name of a size in `models.presets`; used only when `path` is empty.
         dtype: of the computation; master weights, softmax and losses are float32 always.
         remat: what the backward pass recomputes: "none", or "block" (all inside a layer).
     """

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from safetensors import safe_open
 
+from r1vl_jax.checkpoint.hf_config import from_hf
 from r1vl_jax.checkpoint.hf_names import Tensor, published_name, tensors_of
-from r1vl_jax.models.qwen2_vl.config import Config, from_hf
+from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
 
 _WHOLE = "model.safetensors"
@@ -27,7 +28,7 @@ def read_config(directory_or_hub_name: str) -> Config:
 
     Raises:
         FileNotFoundError: there is no such directory or file, on this machine or on the hub.
-        ValueError: the model is not a Qwen2-VL.
+        ValueError: the model is neither a Qwen2-VL nor a Qwen2.5-VL.
     """
     return from_hf(json.loads(_file(local_directory(directory_or_hub_name), "config.json").read_text("utf-8")))
 

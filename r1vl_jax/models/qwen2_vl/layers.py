@@ -43,12 +43,13 @@ def stack(create: Callable[[nnx.Rngs], Layer], num_layers: int, rngs: nnx.Rngs) 
 
 
 def scan(
-    layers: Layer, apply: Callable[[Layer, Array], tuple[Array, Any]], x: Array, *, remat: str
+    layers: nnx.Module, apply: Callable[..., tuple[Array, Any]], x: Array, *per_layer: Array, remat: str
 ) -> tuple[Array, Any]:
     """Sends x through a stack, layer by layer.
 
     Args:
-        apply: (one layer, x) -> (x, what to keep of this layer).
+        apply: (one layer, x, its part of `per_layer`) -> (x, what to keep of this layer).
+        per_layer: what else each layer needs, on a leading axis L.
         remat: "block" computes the inside of every layer again in the backward pass, "none" keeps it in memory.
 
     Returns:
@@ -56,10 +57,11 @@ def scan(
     """
     graphdef, state = nnx.split(layers)
 
-    def body(x: Array, state_of_layer: nnx.State) -> tuple[Array, Any]:
-        return apply(nnx.merge(graphdef, state_of_layer), x)
+    def body(x: Array, of_layer: tuple[Any, ...]) -> tuple[Array, Any]:
+        state_of_layer, *own = of_layer
+        return apply(nnx.merge(graphdef, state_of_layer), x, *own)
 
-    return jax.lax.scan(jax.checkpoint(body) if remat == "block" else body, x, state)
+    return jax.lax.scan(jax.checkpoint(body) if remat == "block" else body, x, (state, *per_layer))
 
 
 def unstack(layers: Layer, num_layers: int, dtype: DTypeLike) -> list[Layer]:
