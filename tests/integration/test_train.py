@@ -164,6 +164,7 @@ def test_another_configuration_is_refused_before_training(whole):
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow  # a minute, nearly all of it compiling
 def test_qwen2_5_vl_trains_too(shared, with_rewards):
     config = tiny_run.settings(shared / "qwen2_5_vl", shared / "data")
     config.model.preset, config.model.remat = "2.5-tiny", "none"
