@@ -212,7 +212,6 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
 
 
 def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definition:
-    base = Definition(
-        model_config(config.model, tokenizer), config.model.dtype, config.model.remat, jax.default_backend()
-    )
+    sizes = model_config(config.model, tokenizer)
+    base = Definition(sizes, config.model.dtype, config.model.remat, jax.default_backend())
     return dataclasses.replace(base, lora=adapted(base, config.model))

@@ -22,7 +22,7 @@ class Model:
     Attributes:
         path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
             weights of the size `preset`, with a tokenizer trained on the embedded task.
-        preset: name of a size in `models.qwen2_vl.config.PRESETS`; used only when `path` is empty.
+        preset: name of a size in `models.presets`; used only when `path` is empty.
         dtype: of the computation, and of frozen parameters; trained ones, softmax and losses are float32 always.
         remat: what the backward pass recomputes, from most to least memory: "none", "dots" (all but the results of
             matrix products), "block" (all inside a layer), "offload" (and layers' inputs wait in the host's memory).
@@ -357,7 +357,7 @@ def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
 _STAGES = ("alignment", "warmup", "step_grpo")
 
 _CHOICES = {
-    "model.preset": ("tiny", "2b", "7b", "72b"),
+    "model.preset": ("tiny", "2b", "7b", "72b", "2.5-tiny", "2.5-3b", "2.5-7b", "2.5-72b"),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "block", "offload"),
     "reward.semantics": ("paper", "released"),

@@ -7,7 +7,6 @@ from r1vl_jax.checkpoint.hf_directory import INDEX, WHOLE, local_directory
 from r1vl_jax.config import Config
 from r1vl_jax.data.records import open_split
 
-_SPLIT_OF_STAGE = {"warmup": "warmup", "step_grpo": "train"}
 # Each line: any one of these files will do.
 _MODEL_FILES = (
     ("config.json",),
@@ -54,7 +53,7 @@ def _has_any(directory: Path, names: tuple[str, ...]) -> bool:
 def _absent_data(config: Config) -> Iterator[str]:
     if (source := config.data.source) == "handwriting":
         return  # written by the run itself
-    splits = [_SPLIT_OF_STAGE[stage] for stage in config.train.stages]
+    splits = ["train" if stage == "step_grpo" else stage for stage in config.train.stages]
     splits += ["validation", "test"] if config.eval.steps else ["test"]
     for split in splits:
         try:

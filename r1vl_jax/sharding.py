@@ -24,7 +24,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed_tokens\.embedding", ("tensor", "fsdp")),
     (r"lm_head\.kernel", ("fsdp", "tensor")),
     (r"(q|k|v|gate|up)_proj\.kernel", ("fsdp", "tensor")),
-    (r"(q|k|v)_proj\.bias", ("tensor",)),
+    (r"(q|k|v|gate|up)_proj\.bias", ("tensor",)),
     (r"(o|down)_proj\.kernel", ("tensor", "fsdp")),
     (r"((q|k|v|gate|up)_proj|attn\.qkv|mlp\.fc1|merger\.mlp_0)\.lora_a", ("fsdp", None)),
     (r"((q|k|v|gate|up)_proj|attn\.qkv|mlp\.fc1|merger\.mlp_0)\.lora_b", (None, "tensor")),
@@ -33,7 +33,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(attn\.qkv|mlp\.fc1|merger\.mlp_0)\.kernel", ("fsdp", "tensor")),
     (r"(attn\.qkv|mlp\.fc1|merger\.mlp_0)\.bias", ("tensor",)),
     (r"(attn\.proj|mlp\.fc2|merger\.mlp_2)\.kernel", ("tensor", "fsdp")),
-    (r"(attn\.proj|mlp\.fc2|merger\.mlp_2)\.bias", (None,)),
+    (r"(attn\.proj|mlp\.fc2|down_proj|merger\.mlp_2)\.bias", (None,)),
     (r"patch_embed\.proj\.kernel", (None, "fsdp")),
     (r"(norm|norm1|norm2|ln_q)\.(scale|bias)", (None,)),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from r1vl_jax.config import Config, default, resolve, unknown_settings
-from r1vl_jax.models.qwen2_vl.config import PRESETS
+from r1vl_jax.models.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,7 +78,7 @@ def test_recipes_resolve(recipe):
             {"train__stages": ("step_grpo", "warmup")},
             "train.stages=('step_grpo', 'warmup'): expected some of ('alignment', 'warmup', 'step_grpo')",
         ),
-        ({"model__preset": "huge"}, "model.preset='huge': expected one of ('tiny', '2b', '7b', '72b')"),
+        ({"model__preset": "huge"}, "model.preset='huge': expected one of ('tiny', '2b', '7b', '72b', '2.5-tiny'"),
         ({"reward__reward_weights": (1.0,)}, "reward.reward_weights=(1.0,): expected two numbers"),
         ({"warmup__optim__learning_rate": -1.0}, "warmup.optim.learning_rate=-1.0: expected more than 0"),
         ({"optim__learning_rate": float("inf")}, "optim.learning_rate=inf: expected more than 0"),

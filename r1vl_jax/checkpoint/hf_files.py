@@ -1,6 +1,5 @@
 """The files beside the weights of a checkpoint: sizes, end-of-sequence tokens, tokenizer, image processor."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from r1vl_jax.checkpoint.hf_config import to_hf
 from r1vl_jax.checkpoint.hf_directory import read_json
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.models.qwen2_vl.config import Config
@@ -43,28 +43,11 @@ def write_files(
     dtype: str,
 ) -> None:
     """Writes them for a model that began from random weights."""
-    _write_json(out / "config.json", config_json(config) | {"torch_dtype": dtype})
+    _write_json(out / "config.json", to_hf(config) | {"torch_dtype": dtype})
     generation = {"eos_token_id": list(eos_token_ids), "pad_token_id": tokenizer.pad_token_id, "do_sample": False}
     _write_json(out / "generation_config.json", generation)
     tokenizer.save_pretrained(out)
     load_image_processor(min_pixels=min_pixels, max_pixels=max_pixels).save_pretrained(out)
-
-
-def config_json(config: Config) -> dict[str, Any]:
-    """The content of a config.json, in the layout of the published files; `from_hf` reads it back."""
-    sizes = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name not in ("vision", "mrope_section")
-    }
-    return sizes | {
-        "architectures": ["Qwen2VLForConditionalGeneration"],
-        "model_type": "qwen2_vl",
-        "hidden_act": "silu",
-        "rope_scaling": {"type": "mrope", "mrope_section": list(config.mrope_section)},
-        "vision_config": dataclasses.asdict(config.vision)
-        | {"model_type": "qwen2_vl", "hidden_size": config.hidden_size},
-    }
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -17,10 +17,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from safetensors import safe_open
 
+from r1vl_jax.arrays import Params
+from r1vl_jax.checkpoint.hf_config import from_hf
 from r1vl_jax.checkpoint.hf_directory import Place, Weights, find_weights, local_directory, read_json
 from r1vl_jax.checkpoint.hf_names import Tensor, tensors_of, to_parameter
-from r1vl_jax.models.qwen2_vl.config import Config, from_hf
-from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.models.qwen2_vl.config import Config
+from r1vl_jax.models.qwen2_vl.model import Definition
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -32,7 +34,7 @@ def read_config(directory_or_hub_name: str) -> Config:
 
     Raises:
         FileNotFoundError: there is no such directory or file, on this machine or on the hub.
-        ValueError: the model is not a Qwen2-VL.
+        ValueError: the model is neither a Qwen2-VL nor a Qwen2.5-VL.
     """
     return from_hf(read_json(local_directory(directory_or_hub_name), "config.json"))
 

@@ -1,4 +1,6 @@
-"""Where each parameter stands in a Hugging Face checkpoint of Qwen2-VL: one table, for reading and for writing.
+"""Where each parameter stands in a Hugging Face checkpoint: one table, for reading and for writing.
+
+Qwen2-VL and Qwen2.5-VL name alike what they have in common, so the table serves both.
 
 Published files name tensors `model.layers...` and `visual...`; later versions of transformers write
 `model.language_model.layers...` and `model.visual...`. The table holds the published names, `published_name` brings the

@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 from r1vl_jax import config
 from r1vl_jax.checkpoint.hf_import import read_config
 from r1vl_jax.data import vocabulary
-from r1vl_jax.models.qwen2_vl.config import PRESETS, Config
+from r1vl_jax.models.presets import preset
+from r1vl_jax.models.qwen2_vl.config import Config
 
 _TOKENS = {
     "image_token_id": vocabulary.IMAGE_TOKEN,
@@ -26,7 +27,7 @@ def model_config(model: config.Model, tokenizer: PreTrainedTokenizerBase) -> Con
     """
     if not model.path:
         ids = {name: int(tokenizer.get_vocab()[token]) for name, token in _TOKENS.items()}
-        return dataclasses.replace(PRESETS[model.preset], vocab_size=len(tokenizer), **ids)
+        return dataclasses.replace(preset(model.preset), vocab_size=len(tokenizer), **ids)
     sizes = read_config(model.path)
     if faults := list(_disagreements(sizes, tokenizer)):
         raise ValueError(

@@ -37,6 +37,7 @@ class Pretrained:
         image_grid_thw: np.ndarray | None = None,
         pixel_values_videos: np.ndarray | None = None,
         video_grid_thw: np.ndarray | None = None,
+        second_per_grid_ts: np.ndarray | None = None,
     ) -> Float[Array, "B T V"]:
         """Float32 logits at every position; padding, on either side, gets logits without meaning.
 
@@ -46,9 +47,11 @@ class Pretrained:
             mm_token_type_ids: [B, T], 0 text, 1 image, 2 video; by default from the token ids.
             pixel_values, pixel_values_videos: patches of all images, and of all videos, end to end.
             image_grid_thw, video_grid_thw: frames, rows and columns of each, in patches.
+            second_per_grid_ts: seconds between the patches' frames, for each video; 1 by default. Qwen2.5-VL only.
 
         Raises:
-            ValueError: token ids outside the vocabulary, or images that do not fit the image tokens.
+            ValueError: token ids outside the vocabulary, images that do not fit the image tokens, or seconds that fit
+                neither the videos nor the model.
         """
         given = {name: value for name, value in locals().items() if name != "self" and value is not None}
         sizes = self.definition.config
@@ -57,12 +60,17 @@ class Pretrained:
                 f"input_ids: expected ids from 0 to {sizes.vocab_size - 1}, got {np.min(input_ids)} to"
                 f" {np.max(input_ids)}; were they made by the tokenizer of this model?"
             )
-        inputs = from_inputs(given, image_token_id=sizes.image_token_id, video_token_id=sizes.video_token_id)
+        inputs = from_inputs(
+            given,
+            image_token_id=sizes.image_token_id,
+            video_token_id=sizes.video_token_id,
+            tokens_per_second=sizes.vision.tokens_per_second,
+        )
         return _logits(self.definition, self.params, inputs)
 
 
 def load(directory_or_hub_name: str, dtype: str = "float32", mesh: jax.sharding.Mesh | None = None) -> Pretrained:
-    """Loads a Qwen2-VL.
+    """Loads a Qwen2-VL or Qwen2.5-VL.
 
     Args:
         directory_or_hub_name: a directory with config.json and safetensors, or a name like Qwen/Qwen2-VL-2B-Instruct.
@@ -71,7 +79,7 @@ def load(directory_or_hub_name: str, dtype: str = "float32", mesh: jax.sharding.
 
     Raises:
         FileNotFoundError: there is no such directory, on this machine or on the hub.
-        ValueError: it is no Qwen2-VL, or its tensors are not those of its configuration.
+        ValueError: it is neither, or its tensors are not those of its configuration.
     """
     mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
     definition = Definition(read_config(directory_or_hub_name), dtype=dtype, platform=mesh.devices.flat[0].platform)

@@ -36,8 +36,12 @@ def prompt_batch(
     videos: Visions,
     patch_bucket: int,
     vision_shards: int = 1,
+    video_intervals: Iterable[float] | None = None,
 ) -> PromptBatch:
     """Completes tokens and images to a batch: packs patches, and finds features and positions of the tokens.
+
+    Args:
+        video_intervals: as in `rope_positions`.
 
     Raises:
         ValueError: the images or videos take more or fewer tokens than the prompts have for them.
@@ -47,7 +51,11 @@ def prompt_batch(
     _index_features(feature_index_PS, type_PS == IMAGE, images, starts[: len(images)], "image")
     _index_features(feature_index_PS, type_PS == VIDEO, videos, starts[len(images) :], "video")
     position_3PS, next_position_P = rope_positions(
-        type_PS, mask_PS, image_grids=[grid for _, grid in images], video_grids=[grid for _, grid in videos]
+        type_PS,
+        mask_PS,
+        image_grids=[grid for _, grid in images],
+        video_grids=[grid for _, grid in videos],
+        video_intervals=video_intervals,
     )
     arrays = PromptBatch(
         token_PS=token_PS,
@@ -67,31 +75,41 @@ def rope_positions(
     *,
     image_grids: Iterable[Grid] = (),
     video_grids: Iterable[Grid] = (),
+    video_intervals: Iterable[float] | None = None,
 ) -> tuple[Int[np.ndarray, "3 P S"], Int[np.ndarray, " P"]]:
     """Rope positions of tokens in time, height and width, and the position of the token that follows.
 
     Text counts on, the same on all axes. The features of an image spread over height and width from where the text
-    before it ended; the text after it goes on past the longer side.
+    before it ended, those of a video over time too; the text after it goes on past the longer side.
 
     Args:
         type_PS: 0 text, 1 image, 2 video.
         mask_PS: True where a token is real; padding gets position 0.
         image_grids, video_grids: those of all prompts, in order.
+        video_intervals: steps of time from one pair of frames to the next, for each video; 1 by default, as in
+            Qwen2-VL. Time is cut to whole steps.
 
     Source:
-        Wang et al., Qwen2-VL, 2024, section 2.1, https://arxiv.org/abs/2409.12191; `get_rope_index` of transformers.
+        Wang et al., Qwen2-VL, 2024, section 2.1, https://arxiv.org/abs/2409.12191, and Bai et al., Qwen2.5-VL, 2025,
+        section 2.1.3, https://arxiv.org/abs/2502.13923; `get_rope_index` of transformers.
     """
-    grids = {IMAGE: iter(image_grids), VIDEO: iter(video_grids)}
+    intervals = itertools.repeat(1.0) if video_intervals is None else video_intervals
+    visions = {
+        IMAGE: zip(image_grids, itertools.repeat(1.0), strict=False),
+        VIDEO: zip(video_grids, intervals, strict=False),
+    }
     position_3PS = np.zeros((3, *type_PS.shape), np.int32)
     next_position_P = np.zeros(len(type_PS), np.int32)
     for row, (type_S, mask_S) in enumerate(zip(type_PS, mask_PS, strict=True)):
-        position_3S = _positions_of_prompt(type_S[mask_S].tolist(), grids)
+        position_3S = _positions_of_prompt(type_S[mask_S].tolist(), visions)
         position_3PS[:, row, mask_S] = position_3S
         next_position_P[row] = position_3S.max(initial=-1) + 1
     return position_3PS, next_position_P
 
 
-def _positions_of_prompt(types: list[int], grids: Mapping[int, Iterator[Grid]]) -> Int[np.ndarray, "3 S"]:
+def _positions_of_prompt(
+    types: list[int], visions: Mapping[int, Iterator[tuple[Grid, float]]]
+) -> Int[np.ndarray, "3 S"]:
     parts: list[np.ndarray] = [np.zeros((3, 0), np.int32)]
     start = 0
     for token_type, run in itertools.groupby(types):
@@ -100,9 +118,12 @@ def _positions_of_prompt(types: list[int], grids: Mapping[int, Iterator[Grid]]) 
             parts.append(np.tile(np.arange(start, start + length), (3, 1)))
             start += length
         else:
-            frames, rows, columns = next(grids[token_type])
+            (frames, rows, columns), interval = next(visions[token_type])
             merged = (frames, rows // MERGE_SIZE, columns // MERGE_SIZE)
-            parts.append(start + np.indices(merged).reshape(3, -1))
+            frame, row, column = np.indices(merged).reshape(3, -1)
+            # In float32, as transformers does: a step must not be lost or won by rounding.
+            time = (frame.astype(np.float32) * np.float32(interval)).astype(np.int32)
+            parts.append(start + np.stack([time, row, column]))
             start += max(merged[1:])
     return np.concatenate(parts, axis=1)
 

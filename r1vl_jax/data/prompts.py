@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from PIL import Image
 
 from r1vl_jax.arrays import PromptBatch
@@ -124,26 +124,52 @@ def batch(
 
 
 def from_inputs(
-    inputs: Mapping[str, np.ndarray], *, image_token_id: int, video_token_id: int, patch_bucket: int = 256
+    inputs: Mapping[str, np.ndarray],
+    *,
+    image_token_id: int,
+    video_token_id: int,
+    tokens_per_second: int | None = None,
+    patch_bucket: int = 256,
 ) -> PromptBatch:
     """The same arrays from Hugging Face's inputs, padded on either side; columns stay where they are.
 
+    Args:
+        tokens_per_second: steps of rope's time in a second of video; None for a model whose time counts frames.
+
     Raises:
-        ValueError: the images or videos do not take as many tokens as there are.
+        ValueError: the images or videos do not take as many tokens as there are, or their times are not theirs.
     """
     token_PS = np.asarray(inputs["input_ids"], np.int32)
     mask_PS = np.asarray(inputs.get("attention_mask", np.ones_like(token_PS)), bool)
     type_PS = inputs.get("mm_token_type_ids")
     if type_PS is None:
         type_PS = token_types(token_PS, image_token_id=image_token_id, video_token_id=video_token_id)
+    videos = _unstack(inputs, "pixel_values_videos", "video_grid_thw")
     return prompt_batch(
         token_PS=token_PS,
         mask_PS=mask_PS,
         type_PS=np.where(mask_PS, type_PS, TEXT),
         images=_unstack(inputs, "pixel_values", "image_grid_thw"),
-        videos=_unstack(inputs, "pixel_values_videos", "video_grid_thw"),
+        videos=videos,
+        video_intervals=_intervals(inputs.get("second_per_grid_ts"), len(videos), tokens_per_second),
         patch_bucket=patch_bucket,
     )
+
+
+def _intervals(
+    second_per_grid: np.ndarray | None, num_videos: int, tokens_per_second: int | None
+) -> Float[np.ndarray, " videos"] | None:
+    """Steps of rope's time from one pair of frames of each video to the next; a second lies between them by default."""
+    if second_per_grid is not None and tokens_per_second is None:
+        raise ValueError("second_per_grid_ts: this model's time counts frames, not seconds; leave it out")
+    if second_per_grid is not None and len(second_per_grid) != num_videos:
+        raise ValueError(
+            f"second_per_grid_ts: expected a number for each of {num_videos} videos, got {second_per_grid}"
+        )
+    if tokens_per_second is None:
+        return None
+    seconds = np.ones(num_videos) if second_per_grid is None else second_per_grid
+    return tokens_per_second * np.asarray(seconds, np.float32)
 
 
 def _content(problem: str, instruction: str) -> list[dict[str, str]]:

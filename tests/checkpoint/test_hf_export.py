@@ -14,8 +14,9 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from r1vl_jax import config, sharding
 from r1vl_jax.checkpoint import hf_export
+from r1vl_jax.checkpoint.hf_config import to_hf
 from r1vl_jax.checkpoint.hf_export import export_run, num_bytes
-from r1vl_jax.checkpoint.hf_files import config_json, write_files
+from r1vl_jax.checkpoint.hf_files import write_files
 from r1vl_jax.checkpoint.hf_import import load_params
 from r1vl_jax.checkpoint.hf_names import published_name
 from r1vl_jax.checkpoint.manager import Checkpoints
@@ -34,7 +35,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = vocabulary.train_tokenizer(["some text to learn from"], vocab_size=300)
     sizes = model_config(config.Model(preset="tiny"), tokenizer)
     torch.manual_seed(0)
-    torch_model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**config_json(sizes))).bfloat16()
+    torch_model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**to_hf(sizes))).bfloat16()
     torch_model.save_pretrained(directory)
     saved_config = (directory / "config.json").read_bytes()
     write_files(directory, sizes, tokenizer, eos_token_ids=[1, 2], min_pixels=784, max_pixels=7840, dtype="bfloat16")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import real_shapes
 
-from r1vl_jax.checkpoint.hf_files import config_json
+from r1vl_jax.checkpoint.hf_config import to_hf
 from r1vl_jax.models.qwen2_vl.config import PRESETS
 
 SHALLOW, DEEP = 2, 18
@@ -16,7 +16,7 @@ def _peak_gib(directory: Path, num_hidden_layers: int) -> tuple[float, int]:
     sizes = {"hidden_size": 512, "intermediate_size": 2048, "vocab_size": 1000, "mrope_section": (16, 24, 24)}
     config = dataclasses.replace(PRESETS["tiny"], **sizes, num_hidden_layers=num_hidden_layers)
     directory.mkdir()
-    num_parameters = real_shapes.write_random_model(directory, config_json(config))
+    num_parameters = real_shapes.write_random_model(directory, to_hf(config))
     return real_shapes.measure("ours", directory, "float32")["peak_load_gib"], num_parameters
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from r1vl_jax.checkpoint.hf_files import config_json
+from r1vl_jax.checkpoint.hf_config import from_hf, to_hf
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.config import Model
 from r1vl_jax.data import vocabulary
-from r1vl_jax.models.qwen2_vl.config import PRESETS, from_hf
+from r1vl_jax.models.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def test_a_preset_is_fitted_to_the_tokenizer(tokenizer):
 
 def test_sizes_of_weights(tokenizer, tmp_path: Path):
     sizes = model_config(Model(preset="tiny"), tokenizer)
-    (tmp_path / "config.json").write_text(json.dumps(config_json(sizes)))
+    (tmp_path / "config.json").write_text(json.dumps(to_hf(sizes)))
     assert model_config(Model(path=str(tmp_path)), tokenizer) == sizes
 
 
 def test_all_disagreements_with_the_tokenizer_are_listed(tokenizer, tmp_path: Path):
-    content = config_json(model_config(Model(preset="tiny"), tokenizer))
+    content = to_hf(model_config(Model(preset="tiny"), tokenizer))
     expected = content["image_token_id"]
     content |= {"image_token_id": 7, "vision_start_token_id": 9, "vocab_size": 200}
     (tmp_path / "config.json").write_text(json.dumps(content))
@@ -48,4 +48,4 @@ def test_all_disagreements_with_the_tokenizer_are_listed(tokenizer, tmp_path: Pa
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_written_config_reads_back(preset: str):
-    assert from_hf(json.loads(json.dumps(config_json(PRESETS[preset])))) == PRESETS[preset]
+    assert from_hf(json.loads(json.dumps(to_hf(PRESETS[preset])))) == PRESETS[preset]

@@ -146,6 +146,14 @@ def test_masks_and_types_are_derived_where_they_are_missing(processor, ids):
     assert_same(from_inputs(fewer, **ids), from_inputs(inputs, **ids))
 
 
+def test_seconds_of_videos_that_fit_neither_videos_nor_model_are_refused(processor, ids):
+    inputs = processor(text=[wrapped("<|video_pad|>")], videos=[[[picture(28, 28)] * 4]])
+    with pytest.raises(ValueError, match="second_per_grid_ts: expected a number for each of 1 videos, got \\[1, 2\\]"):
+        from_inputs({**inputs, "second_per_grid_ts": [1, 2]}, **ids, tokens_per_second=2)
+    with pytest.raises(ValueError, match="this model's time counts frames, not seconds; leave it out"):
+        from_inputs({**inputs, "second_per_grid_ts": [1]}, **ids)
+
+
 def test_cut_inputs_are_refused(processor, ids):
     inputs = processor(text=[wrapped("<|image_pad|>")], images=[[picture(56, 28)]])
     cut = {name: inputs[name][:, :2] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}

@@ -162,3 +162,16 @@ def test_another_configuration_is_refused_before_training(whole):
     with pytest.raises(ValueError, match=r"another configuration[\s\S]*optim.learning_rate: 0.001 -> 0.002"):
         run(resolve(config))
     assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow  # a minute, nearly all of it compiling
+def test_qwen2_5_vl_trains_too(shared, with_rewards):
+    config = tiny_run.settings(shared / "qwen2_5_vl", shared / "data")
+    config.model.preset, config.model.remat = "2.5-tiny", "none"
+    config.warmup.max_steps = config.train.max_steps = 1
+    run(resolve(config))
+    metrics = lines(shared / "qwen2_5_vl" / "metrics.jsonl")
+    assert [line["stage"] for line in metrics] == ["warmup", "step_grpo"]
+    assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in metrics)
+    summary = json.loads((shared / "qwen2_5_vl" / "summary.json").read_text())
+    assert 0 < summary["max_logp_difference"] <= 1e-4

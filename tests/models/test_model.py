@@ -9,8 +9,8 @@ import pytest
 from small import CONFIG, DEFINITION, make_params, make_prompts, take
 
 from r1vl_jax.arrays import PackedVision, PromptBatch
+from r1vl_jax.models.presets import PRESETS
 from r1vl_jax.models.qwen2_vl.cache import SuffixCache
-from r1vl_jax.models.qwen2_vl.config import PRESETS
 from r1vl_jax.models.qwen2_vl.model import Definition
 
 PARAMS = make_params()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import real_shapes
 
-from r1vl_jax.checkpoint.hf_files import config_json
+from r1vl_jax.checkpoint.hf_config import to_hf
 from r1vl_jax.models.qwen2_vl.config import PRESETS
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ BYTES = {"bfloat16": 2, "float32": 4}
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory):
     directory = tmp_path_factory.mktemp("2b")
-    real_shapes.write_random_model(directory, config_json(PRESETS["2b"]))
+    real_shapes.write_random_model(directory, to_hf(PRESETS["2b"]))
     yield directory
     for file in directory.glob("*.safetensors"):
         file.unlink()

@@ -1,4 +1,4 @@
-"""The port against transformers' torch model: the same random weights, the same inputs, float32."""
+"""The port against transformers' torch models, both architectures: the same random weights and inputs, float32."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,19 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from parity.twins import IMAGE, VIDEO, Twins, make_inputs, make_twins, to_torch
+from parity.twins import ARCHITECTURES, IMAGE, VIDEO, Twins, make_inputs, make_twins, to_torch
+from transformers.vision_utils import get_vision_window_index
 
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.data.prompts import from_inputs
+from r1vl_jax.models.qwen2_vl.layers import unstack
 from r1vl_jax.models.qwen2_vl.model import Definition, Params, Qwen2VL
-from r1vl_jax.models.qwen2_vl.rope import text_rotation
+from r1vl_jax.models.qwen2_vl.rope import text_rotation, vision_rotation
 
 TOLERANCE = 1e-4
 
 
 class Outputs(NamedTuple):
-    """Of our model: features of the images, hidden states in transformers' order, logits."""
+    """Of our model: what leaves each block of the tower, features, hidden states as transformers lists them, logits."""
 
+    block_LME: np.ndarray
     feature_MD: np.ndarray
     hidden_LBTD: np.ndarray
     logits_BTV: np.ndarray
@@ -30,22 +33,23 @@ class Outputs(NamedTuple):
 
 CASES = {
     "text only": make_inputs([[], []]),
-    "one image": make_inputs([[(1, 4, 6)]]),
+    "one image": make_inputs([[(1, 6, 10)]]),  # windows of 4x4, 4x2, 2x4 and 2x2 patches
     "two images of different size in one prompt": make_inputs([[(1, 4, 6), (1, 2, 4)]]),
     "different numbers of images": make_inputs([[(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)]]),
     "padding on the right": make_inputs([[(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)]], padding_side="right"),
     "a video": make_inputs([[(3, 4, 2)], [(2, 2, 4)]], is_video=True),
 }
+SECONDS = np.array([0.7, 1.4], np.float32)  # between the frames of each video of CASES, times 3 no whole steps
 
 
-@pytest.fixture(scope="module")
-def tied(tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    return make_twins(tmp_path_factory.mktemp("tied"), tie_word_embeddings=True)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def tied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    return make_twins(tmp_path_factory.mktemp("tied"), tie_word_embeddings=True, architecture=request.param)
 
 
-@pytest.fixture(scope="module")
-def untied(tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    return make_twins(tmp_path_factory.mktemp("untied"), tie_word_embeddings=False)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def untied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    return make_twins(tmp_path_factory.mktemp("untied"), tie_word_embeddings=False, architecture=request.param)
 
 
 @pytest.mark.parametrize("inputs", CASES.values(), ids=CASES.keys())
@@ -69,17 +73,36 @@ def test_logits_of_an_untied_head(untied: Twins):
     _assert_close(untied.ours(**inputs)[is_real_BT], expected[is_real_BT], "logits")
 
 
-def test_image_features(tied: Twins):
-    inputs = CASES["different numbers of images"]
+@pytest.mark.parametrize("name", ["one image", "different numbers of images"])
+def test_blocks_and_features_of_the_tower(tied: Twins, name: str):
+    inputs = CASES[name]
     given = to_torch(inputs)
     with torch.no_grad():
-        features = tied.torch_model.model.get_image_features(given["pixel_values"], given["image_grid_thw"])
-    expected_MD = torch.cat(features.pooler_output).numpy()
-    feature_MD = _forward(tied, inputs).feature_MD
-    _assert_close(feature_MD[: len(expected_MD)], expected_MD, "features")
-    assert np.isfinite(feature_MD).all()
+        expected = tied.torch_model.model.visual(
+            given["pixel_values"], grid_thw=given["image_grid_thw"], output_hidden_states=True
+        )
+    outputs = _forward(tied, inputs)
+    assert len(outputs.block_LME) == len(expected.hidden_states)
+    for block, (x_ME, expected_ME) in enumerate(zip(outputs.block_LME, expected.hidden_states, strict=True)):
+        expected_ME = _in_order(expected_ME, given["image_grid_thw"], tied)
+        _assert_close(x_ME[: len(expected_ME)], expected_ME, f"block {block}")
+    expected_MD = expected.pooler_output.numpy()
+    _assert_close(outputs.feature_MD[: len(expected_MD)], expected_MD, "features")
+    assert np.isfinite(outputs.feature_MD).all()
 
 
+@pytest.mark.parametrize("untied", ["qwen2_5_vl"], indirect=True)
+def test_a_video_with_its_seconds(untied: Twins):
+    inputs = CASES["a video"] | {"second_per_grid_ts": SECONDS}
+    is_real_BT = inputs["attention_mask"] != 0
+    with torch.no_grad():
+        expected = untied.torch_model(**to_torch(inputs)).logits.numpy()
+    logits = np.asarray(untied.ours(**inputs))
+    _assert_close(logits[is_real_BT], expected[is_real_BT], "logits")
+    assert np.abs(logits - untied.ours(**CASES["a video"])).max() > 0.01, "the seconds have no influence"
+
+
+@pytest.mark.parametrize("untied", ["qwen2_5_vl"], indirect=True)
 def test_bfloat16_stays_near_float32(untied: Twins):
     inputs = CASES["different numbers of images"]
     expected = untied.ours(**inputs)
@@ -91,8 +114,21 @@ def test_bfloat16_stays_near_float32(untied: Twins):
 
 
 def _forward(twins: Twins, inputs: dict[str, np.ndarray]) -> Outputs:
-    batch = from_inputs(inputs, image_token_id=IMAGE, video_token_id=VIDEO, patch_bucket=64)
-    return jax.tree.map(np.asarray, _compute(twins.ours.definition, twins.ours.params, batch))
+    """Padded to the shape of the largest case, so that one program serves all."""
+    num_rows, length = inputs["input_ids"].shape
+    padding = ((0, 3 - num_rows), (0, 24 - length))
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    batch = from_inputs(
+        inputs | {name: np.pad(inputs[name], padding) for name in names},
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        tokens_per_second=twins.ours.definition.config.vision.tokens_per_second,
+        patch_bucket=64,
+    )
+    outputs = jax.tree.map(np.asarray, _compute(twins.ours.definition, twins.ours.params, batch))
+    return outputs._replace(
+        hidden_LBTD=outputs.hidden_LBTD[:, :num_rows, :length], logits_BTV=outputs.logits_BTV[:num_rows, :length]
+    )
 
 
 @partial(jax.jit, static_argnums=0)
@@ -107,7 +143,24 @@ def _compute(definition: Definition, params: Params, batch: PromptBatch) -> Outp
         feature_MD=feature_MD,
     )
     inputs_of_layers = _inputs_of_layers(model, batch, feature_MD)
-    return Outputs(feature_MD, jnp.stack([*inputs_of_layers, hidden_BTD]), hidden_BTD @ model.head())
+    return Outputs(
+        block_LME=jnp.concatenate(list(_outputs_of_blocks(model, batch))),
+        feature_MD=feature_MD,
+        hidden_LBTD=jnp.stack([*inputs_of_layers, hidden_BTD]),
+        logits_BTV=hidden_BTD @ model.head(),
+    )
+
+
+def _outputs_of_blocks(model: Qwen2VL, batch: PromptBatch) -> Iterator[jax.Array]:
+    """What leaves the patch embedding and each block of the tower, the blocks taken apart."""
+    tower, vision = model.visual, batch.vision
+    rotation = vision_rotation(vision.position_ZM2, tower.config.head_dim)
+    x_ZME = tower.patch_embed.proj(vision.patch_ZMC)
+    yield x_ZME
+    blocks = unstack(tower.blocks, tower.config.depth, "float32")
+    for block, segment_ZM in zip(blocks, tower.segments(vision), strict=True):
+        x_ZME = block(x_ZME, rotation, segment_ZM)
+        yield x_ZME
 
 
 def _inputs_of_layers(model: Qwen2VL, batch: PromptBatch, feature_MD: jax.Array) -> Iterator[jax.Array]:
@@ -117,6 +170,15 @@ def _inputs_of_layers(model: Qwen2VL, batch: PromptBatch, feature_MD: jax.Array)
     for layer in model.unstack():
         yield x_BTD
         x_BTD, _ = layer(x_BTD, rotation, batch.mask_PS)
+
+
+def _in_order(x_ME: torch.Tensor, grids: torch.Tensor, twins: Twins) -> np.ndarray:
+    """Patches in the order they came in; inside Qwen2.5-VL's tower transformers has them sorted by window."""
+    vision = twins.torch_model.config.vision_config
+    if vision.model_type != "qwen2_5_vl_vision":
+        return x_ME.numpy()
+    order, _ = get_vision_window_index(grids, vision.spatial_merge_size, vision.window_size, vision.patch_size)
+    return x_ME.reshape(len(order), -1, x_ME.shape[-1])[order.argsort()].reshape(x_ME.shape).numpy()
 
 
 def _assert_close(actual: np.ndarray, expected: np.ndarray, what: str):

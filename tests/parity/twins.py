@@ -1,13 +1,20 @@
-"""A tiny Qwen2-VL of transformers with large random weights, its twin imported from the saved files, and inputs."""
+"""Tiny models of transformers with large random weights, their twins imported from the saved files, and inputs."""
 
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from r1vl_jax.checkpoint.pretrained import Pretrained, load
 
@@ -18,21 +25,54 @@ NUM_WORDS = 80  # ids below are plain text
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """A family of models in transformers, and a small vision tower of it."""
+
+    config: type
+    model: type[PreTrainedModel]
+    vision: dict[str, Any]
+
+
+ARCHITECTURES = {
+    "qwen2_vl": Architecture(
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        {"depth": 2, "embed_dim": 16, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2},
+    ),
+    "qwen2_5_vl": Architecture(
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        {
+            "depth": 3,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "intermediate_size": 24,
+            "out_hidden_size": 32,
+            "window_size": 56,  # 4 patches
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 3,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Twins:
     """One model twice."""
 
-    torch_model: Qwen2VLForConditionalGeneration
+    torch_model: PreTrainedModel
     ours: Pretrained
 
 
-def make_twins(directory: Path, *, tie_word_embeddings: bool) -> Twins:
+def make_twins(directory: Path, *, tie_word_embeddings: bool, architecture: str = "qwen2_vl") -> Twins:
     """Saves a torch model to an empty directory and loads it from there."""
-    torch_model = make_torch_model(tie_word_embeddings=tie_word_embeddings)
+    torch_model = make_torch_model(architecture=architecture, tie_word_embeddings=tie_word_embeddings)
     torch_model.save_pretrained(directory)
     return Twins(torch_model, load(str(directory)))
 
 
-def make_torch_model(*, tie_word_embeddings: bool) -> Qwen2VLForConditionalGeneration:
+def make_torch_model(*, tie_word_embeddings: bool, architecture: str = "qwen2_vl") -> PreTrainedModel:
+    family = ARCHITECTURES[architecture]
     text = {
         "vocab_size": 100,
         "hidden_size": 32,
@@ -43,10 +83,9 @@ def make_torch_model(*, tie_word_embeddings: bool) -> Qwen2VLForConditionalGener
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000.0},
     }
-    vision = {"depth": 2, "embed_dim": 16, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2}
-    config = Qwen2VLConfig(
+    config = family.config(
         text_config=text,
-        vision_config=vision,
+        vision_config=family.vision,
         tie_word_embeddings=tie_word_embeddings,
         image_token_id=IMAGE,
         video_token_id=VIDEO,
@@ -54,7 +93,7 @@ def make_torch_model(*, tie_word_embeddings: bool) -> Qwen2VLForConditionalGener
         vision_end_token_id=VISION_END,
     )
     torch.manual_seed(0)
-    torch_model = Qwen2VLForConditionalGeneration(config).eval()
+    torch_model = family.model(config).eval()
     with torch.no_grad():
         for name, parameter in torch_model.named_parameters():
             # Large enough that every part of the model matters to the result.

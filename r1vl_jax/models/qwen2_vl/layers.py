@@ -70,12 +70,13 @@ def stack(create: Callable[[nnx.Rngs], Layer], num_layers: int, rngs: nnx.Rngs) 
 
 
 def scan(
-    layers: Layer, apply: Callable[[Layer, Array], tuple[Array, Any]], x: Array, *, remat: str
+    layers: nnx.Module, apply: Callable[..., tuple[Array, Any]], x: Array, *per_layer: Array, remat: str
 ) -> tuple[Array, Any]:
     """Sends x through a stack, layer by layer.
 
     Args:
-        apply: (one layer, x) -> (x, what to keep of this layer).
+        apply: (one layer, x, its part of `per_layer`) -> (x, what to keep of this layer).
+        per_layer: what else each layer needs, on a leading axis L.
         remat: what the backward pass needs of a layer's inside is kept in memory ("none"), computed again from the
             layer's input ("block"), or from the results of matrix products ("dots"); with "offload" the layers' inputs
             wait in the host's memory, too.
@@ -85,10 +86,12 @@ def scan(
     """
     graphdef, state = nnx.split(layers)
 
-    def body(x: Array, state_of_layer: nnx.State) -> tuple[Array, Any]:
-        return apply(nnx.merge(graphdef, state_of_layer), checkpoint_name(x, _LAYER_INPUT))
+    def body(x: Array, of_layer: tuple[Any, ...]) -> tuple[Array, Any]:
+        state_of_layer, *own = of_layer
+        return apply(nnx.merge(graphdef, state_of_layer), checkpoint_name(x, _LAYER_INPUT), *own)
 
-    return jax.lax.scan(body if remat == "none" else jax.checkpoint(body, policy=_KEPT[remat]), x, state)
+    body = body if remat == "none" else jax.checkpoint(body, policy=_KEPT[remat])
+    return jax.lax.scan(body, x, (state, *per_layer))
 
 
 def unstack(layers: Layer, num_layers: int, dtype: DTypeLike) -> list[Layer]:

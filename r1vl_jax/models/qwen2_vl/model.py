@@ -1,4 +1,4 @@
-"""Qwen2-VL as one module, and its definition: what is needed to bind plain nested parameters to it inside `jit`.
+"""Qwen2-VL or Qwen2.5-VL as one module, and its definition: what binds plain nested parameters to it inside `jit`.
 
 definition = Definition(PRESETS["tiny"])
 params = jax.jit(definition.init)(jax.random.key(0))     # plain nested dict, float32
@@ -21,12 +21,17 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r1vl_jax.arrays import PackedVision, Params, PromptBatch
 from r1vl_jax.models.lora import LoRA, add_adapters
+from r1vl_jax.models.qwen2_5_vl import config as qwen2_5_vl
+from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
-from r1vl_jax.models.qwen2_vl.config import Config
+from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig, VisionConfig
 from r1vl_jax.models.qwen2_vl.layers import linear, scan, unstack
 from r1vl_jax.models.qwen2_vl.rope import text_rotation
 from r1vl_jax.models.qwen2_vl.text import DecoderLayer, Text
 from r1vl_jax.models.qwen2_vl.vision import Vision
+
+# The two architectures differ in this alone.
+_TOWER_OF: dict[type[TowerConfig], type[Vision]] = {VisionConfig: Vision, qwen2_5_vl.VisionConfig: WindowedVision}
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Qwen2VL(nnx.Module):
     def __init__(self, definition: Definition, *, rngs: nnx.Rngs):
         config, dtype, platform = definition.config, jnp.dtype(definition.dtype), definition.platform
         self.definition = definition
-        self.visual = Vision(
+        self.visual = _TOWER_OF[type(config.vision)](
             config.vision, config.hidden_size, dtype=dtype, remat=definition.remat, platform=platform, rngs=rngs
         )
         self.text = Text(config, dtype=dtype, platform=platform, rngs=rngs)

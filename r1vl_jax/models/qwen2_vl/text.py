@@ -35,11 +35,10 @@ class SelfAttention(nnx.Module):
 class MLP(nnx.Module):
     """down(silu(gate(x)) * up(x))"""
 
-    def __init__(self, config: Config, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        dim, hidden_dim = config.hidden_size, config.intermediate_size
-        self.gate_proj = linear(dim, hidden_dim, use_bias=False, dtype=dtype, rngs=rngs)
-        self.up_proj = linear(dim, hidden_dim, use_bias=False, dtype=dtype, rngs=rngs)
-        self.down_proj = linear(hidden_dim, dim, use_bias=False, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN)
+    def __init__(self, dim: int, hidden_dim: int, *, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.gate_proj = linear(dim, hidden_dim, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.up_proj = linear(dim, hidden_dim, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.down_proj = linear(hidden_dim, dim, use_bias=use_bias, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down_proj(jax.nn.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
@@ -53,7 +52,7 @@ class DecoderLayer(nnx.Module):
         self.input_layernorm = _norm(config, dtype, rngs)
         self.self_attn = SelfAttention(config, dtype=dtype, rngs=rngs)
         self.post_attention_layernorm = _norm(config, dtype, rngs)
-        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x_BTD: Float[Array, "B T D"], rotation: Rotation, mask_BT: Bool[Array, "B T"]

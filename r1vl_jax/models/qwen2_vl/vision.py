@@ -1,4 +1,10 @@
-"""The vision tower: a transformer over packed patches, and the merger that makes four neighbours one feature."""
+"""The vision tower: a transformer over packed patches, and the merger that makes four neighbours one feature.
+
+What follows is Qwen2-VL's; norms, MLP and who sees whom are for later towers to replace (`models.qwen2_5_vl.vision`).
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,22 +13,29 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.models.attention import attention
-from r1vl_jax.models.qwen2_vl.config import VisionConfig
+from r1vl_jax.models.qwen2_vl.config import TowerConfig, VisionConfig
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, scan, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation
+
+# Makes a part of a block; called with sizes, dtype and rngs.
+Make = Callable[..., Any]
+
+
+def layer_norm(dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class PatchEmbed(nnx.Module):
     """Patches do not overlap, so the weights' convolution is a product with each flattened patch."""
 
-    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.proj = linear(config.patch_dim, config.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
 
 class VisionAttention(nnx.Module):
-    """Every patch attends to all patches of its own frame."""
+    """Every patch attends to the patches of its own segment: a frame, or a part of one."""
 
-    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
         self.num_heads, self.platform = config.num_heads, platform
         self.qkv = linear(config.embed_dim, 3 * config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
         self.proj = linear(
@@ -63,11 +76,11 @@ class VisionMLP(nnx.Module):
 class VisionBlock(nnx.Module):
     """Attention and MLP, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: VisionConfig, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
-        self.norm1 = _norm(config, dtype, rngs)
+    def __init__(self, config: TowerConfig, *, norm: Make, mlp: Make, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+        self.norm1 = norm(config.embed_dim, dtype=dtype, rngs=rngs)
         self.attn = VisionAttention(config, dtype=dtype, platform=platform, rngs=rngs)
-        self.norm2 = _norm(config, dtype, rngs)
-        self.mlp = VisionMLP(config, dtype=dtype, rngs=rngs)
+        self.norm2 = norm(config.embed_dim, dtype=dtype, rngs=rngs)
+        self.mlp = mlp(config, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x_ZME: Float[Array, "Z M E"], rotation: Rotation, segment_ZM: Int[Array, "Z M"]
@@ -79,9 +92,9 @@ class VisionBlock(nnx.Module):
 class Merger(nnx.Module):
     """Joins the four patches of a 2x2 square, which stand side by side, into one feature of the text's width."""
 
-    def __init__(self, config: VisionConfig, feature_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, feature_dim: int, *, norm: Make, dtype: DTypeLike, rngs: nnx.Rngs):
         self.merged_dim = config.merge_length * config.embed_dim
-        self.ln_q = _norm(config, dtype, rngs)
+        self.ln_q = norm(config.embed_dim, dtype=dtype, rngs=rngs)
         self.mlp_0 = linear(self.merged_dim, self.merged_dim, use_bias=True, dtype=dtype, rngs=rngs)
         self.mlp_2 = linear(self.merged_dim, feature_dim, use_bias=True, dtype=dtype, rngs=rngs)
 
@@ -95,30 +108,35 @@ class Vision(nnx.Module):
 
     def __init__(
         self,
-        config: VisionConfig,
+        config: TowerConfig,
         feature_dim: int,
         *,
+        norm: Make = layer_norm,
+        mlp: Make = VisionMLP,
         dtype: DTypeLike,
         remat: str,
         platform: str,
         rngs: nnx.Rngs,
     ):
-        self.head_dim, self.remat = config.head_dim, remat
+        self.config, self.remat = config, remat
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
         self.blocks = stack(
-            lambda rngs: VisionBlock(config, dtype=dtype, platform=platform, rngs=rngs), config.depth, rngs
+            lambda rngs: VisionBlock(config, norm=norm, mlp=mlp, dtype=dtype, platform=platform, rngs=rngs),
+            config.depth,
+            rngs,
         )
-        self.merger = Merger(config, feature_dim, dtype=dtype, rngs=rngs)
+        self.merger = Merger(config, feature_dim, norm=norm, dtype=dtype, rngs=rngs)
 
     def __call__(self, vision: PackedVision) -> Float[Array, "Z M/4 D"]:
-        rotation = vision_rotation(vision.position_ZM2, self.head_dim)
+        rotation = vision_rotation(vision.position_ZM2, self.config.head_dim)
 
-        def apply(block: VisionBlock, x_ZME: Float[Array, "Z M E"]) -> tuple[Float[Array, "Z M E"], None]:
-            return block(x_ZME, rotation, vision.segment_ZM), None
+        def apply(block: VisionBlock, x_ZME: Float[Array, "Z M E"], segment_ZM: Int[Array, "Z M"]):
+            return block(x_ZME, rotation, segment_ZM), None
 
-        x_ZME, _ = scan(self.blocks, apply, self.patch_embed.proj(vision.patch_ZMC), remat=self.remat)
+        x_ZME = self.patch_embed.proj(vision.patch_ZMC)
+        x_ZME, _ = scan(self.blocks, apply, x_ZME, self.segments(vision), remat=self.remat)
         return self.merger(x_ZME)
 
-
-def _norm(config: VisionConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(config.embed_dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)
+    def segments(self, vision: PackedVision) -> Int[Array, "L Z M"]:
+        """Who sees whom, block by block: patches of equal number, 0 being padding. Here always those of a frame."""
+        return jnp.broadcast_to(vision.segment_ZM, (self.config.depth, *vision.segment_ZM.shape))

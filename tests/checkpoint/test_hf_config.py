@@ -1,13 +1,15 @@
 """Reading config.json: both layouts give the presets, everything else is refused by name."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
-from r1vl_jax.models.qwen2_vl.config import PRESETS, from_hf
+from r1vl_jax.checkpoint.hf_config import from_hf
+from r1vl_jax.models.presets import PRESETS
 
 # As published beside Qwen2-VL-7B-Instruct in 2024: text sizes at the top.
-FLAT = {
+QWEN2_VL = {
     "architectures": ["Qwen2VLForConditionalGeneration"],
     "hidden_act": "silu",
     "hidden_size": 3584,
@@ -41,6 +43,28 @@ FLAT = {
     "vision_start_token_id": 151652,
     "vocab_size": 152064,
 }
+# As published beside Qwen2.5-VL-7B-Instruct in 2025.
+QWEN2_5_VL = {
+    **QWEN2_VL,
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "model_type": "qwen2_5_vl",
+    "vision_config": {
+        "depth": 32,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+        "hidden_act": "silu",
+        "hidden_size": 1280,
+        "in_chans": 3,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "spatial_patch_size": 14,
+        "temporal_patch_size": 2,
+        "tokens_per_second": 2,
+        "window_size": 112,
+    },
+}
 TEXT_NAMES = {
     "hidden_act",
     "hidden_size",
@@ -62,12 +86,21 @@ def _nested(flat: dict) -> dict:
     return outer | {"text_config": text}
 
 
-@pytest.mark.parametrize("layout", [FLAT, _nested(FLAT)], ids=["flat", "nested"])
-def test_published_file_gives_the_preset(layout: dict):
-    assert from_hf(layout) == PRESETS["7b"]
+@pytest.mark.parametrize("in_layout", [dict, _nested], ids=["flat", "nested"])
+@pytest.mark.parametrize(("published", "preset"), [(QWEN2_VL, "7b"), (QWEN2_5_VL, "2.5-7b")])
+def test_published_file_gives_the_preset(published: dict, preset: str, in_layout: Callable[[dict], dict]):
+    assert from_hf(in_layout(published)) == PRESETS[preset]
 
 
-@pytest.mark.parametrize("layout", [FLAT, _nested(FLAT)], ids=["flat", "nested"])
+def test_settings_of_the_windowed_tower_are_read_not_assumed():
+    changed = {"window_size": 56, "fullatt_block_indexes": [0, 3], "tokens_per_second": 25, "intermediate_size": 99}
+    config = from_hf({**QWEN2_5_VL, "vision_config": QWEN2_5_VL["vision_config"] | changed})
+    expected = {**changed, "fullatt_block_indexes": (0, 3)}
+    assert config.vision == dataclasses.replace(PRESETS["2.5-7b"].vision, **expected)
+    hash(config)  # it must serve as a static argument
+
+
+@pytest.mark.parametrize("layout", [QWEN2_VL, _nested(QWEN2_VL)], ids=["flat", "nested"])
 def test_settings_are_read_not_assumed(layout: dict):
     changed = {**layout, "tie_word_embeddings": True, "image_token_id": 5}
     rope = {"rope_theta": 5000.0, "rope_type": "default", "mrope_section": [8, 28, 28]}
@@ -83,12 +116,21 @@ def test_settings_are_read_not_assumed(layout: dict):
 
 
 def test_another_architecture_is_refused():
-    with pytest.raises(ValueError, match="model_type: expected 'qwen2_vl', got 'llama'"):
+    with pytest.raises(ValueError, match="model_type: expected 'qwen2_vl' or 'qwen2_5_vl', got 'llama'"):
         from_hf({"model_type": "llama"})
 
 
+def test_entries_are_missed_under_the_names_of_their_architecture():
+    with pytest.raises(ValueError, match=r"does not describe a Qwen2\.5-VL model") as error:
+        from_hf({**QWEN2_5_VL, "vision_config": QWEN2_VL["vision_config"]})
+    assert str(error.value).splitlines()[1:] == [
+        "  vision_config.intermediate_size: expected a number, got nothing",
+        "  vision_config.out_hidden_size: expected a number, got nothing",
+    ]
+
+
 def test_all_missing_entries_are_listed():
-    config = {name: value for name, value in FLAT.items() if name not in ("vocab_size", "rope_scaling")}
+    config = {name: value for name, value in QWEN2_VL.items() if name not in ("vocab_size", "rope_scaling")}
     config["vision_config"] = {"depth": 32, "num_heads": 16, "hidden_size": 3584}
     with pytest.raises(ValueError, match="does not describe a Qwen2-VL") as error:
         from_hf(config)
@@ -100,9 +142,14 @@ def test_all_missing_entries_are_listed():
 
 
 def test_all_variants_not_computed_here_are_listed():
-    config = {**FLAT, "hidden_act": "gelu", "use_sliding_window": True}
+    config = {**QWEN2_VL, "hidden_act": "gelu", "use_sliding_window": True}
     config["rope_scaling"] = {"type": "yarn", "mrope_section": [16, 24, 20]}
-    config["vision_config"] = {**FLAT["vision_config"], "hidden_size": 1536, "hidden_act": "silu"}
+    config["vision_config"] = {
+        **QWEN2_VL["vision_config"],
+        "hidden_size": 1536,
+        "hidden_act": "silu",
+        "rope_parameters": {"rope_theta": 500.0},
+    }
     with pytest.raises(ValueError, match="does not describe a Qwen2-VL") as error:
         from_hf(config)
     assert str(error.value).splitlines()[1:] == [
@@ -111,14 +158,6 @@ def test_all_variants_not_computed_here_are_listed():
         "  vision_config.hidden_act: expected 'quick_gelu', got 'silu'",
         "  use_sliding_window: expected False, got True",
         "  vision_config.hidden_size: expected 3584, got 1536",
+        "  vision_config.rope_parameters.rope_theta: expected 10000.0, got 500.0",
         "  mrope_section: expected three numbers that sum to 64, half a head, got [16, 24, 20]",
     ]
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_consistent(preset: str):
-    config = PRESETS[preset]
-    assert config.hidden_size == config.num_attention_heads * config.head_dim
-    assert config.num_attention_heads % config.num_key_value_heads == 0
-    assert 2 * sum(config.mrope_section) == config.head_dim
-    assert config.vision.head_dim % 4 == 0
