@@ -5,12 +5,16 @@ tree into frozen dataclasses and refuses, before any device is touched, what can
 """
 
 import dataclasses
+import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
+
+from r1vl_jax import config_loss
+from r1vl_jax.config_loss import Loss
 
 
 @dataclass(frozen=True)
@@ -104,23 +108,6 @@ class Reward:
     reward_weights: tuple[float, float] = (1.0, 1.0)
     num_workers: int = 1
     timeout_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The StepGRPO objective.
-
-    Attributes:
-        beta: weight of the KL to the frozen reference; with 0 the KL is reported and adds nothing.
-        scale_rewards: "group" divides advantages by the group's spread, "none" does not.
-        temperature_in_loss: whether log-probabilities are of the tempered distribution, in sampler, reference and loss.
-        logp_chunk_size: tokens whose logits exist at one time.
-    """
-
-    beta: float = 0.04
-    scale_rewards: str = "group"
-    temperature_in_loss: bool = False
-    logp_chunk_size: int = 1024
 
 
 @dataclass(frozen=True)
@@ -276,6 +263,7 @@ def resolve(config: ConfigDict) -> Config:
 def contradictions(config: Config) -> Iterator[str]:
     """One sentence for each setting that cannot work: what, expected, got, what to do."""
     yield from _out_of_range(config)
+    yield from config_loss.contradictions(config)
     rows = config.train.prompts_per_update * config.sampling.num_generations
     if config.sampling.num_generations < 2:
         yield (
@@ -310,11 +298,10 @@ _CHOICES = {
     "model.remat": ("none", "block"),
     "reward.semantics": ("paper", "released"),
     "reward.backend": ("reference",),
-    "loss.scale_rewards": ("group", "none"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "data.difficulty": (1, 2, 3),
-}
+} | config_loss.CHOICES
 
 # (setting, test, what is expected)
 _RANGES = (
@@ -326,8 +313,7 @@ _RANGES = (
     ("reward.alpha", lambda x: x >= 0, "at least 0"),
     ("reward.num_workers", lambda x: x >= 1, "at least 1"),
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
-    ("loss.beta", lambda x: x >= 0, "at least 0"),
-    ("loss.logp_chunk_size", lambda x: x >= 1, "at least 1"),
+    *config_loss.RANGES,
     ("optim.learning_rate", lambda x: x > 0, "more than 0"),
     ("optim.warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("warmup.batch_size", lambda x: x >= 1, "at least 1"),
@@ -364,8 +350,25 @@ def _divisors(number: int) -> list[int]:
 
 
 def _to_config_dict(node: Any) -> ConfigDict:
-    values = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
-    return ConfigDict({k: _to_config_dict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()})
+    return ConfigDict(
+        {
+            name: _to_config_dict(value) if dataclasses.is_dataclass(value) else _editable(value, annotation)
+            for name, annotation in typing.get_type_hints(type(node)).items()
+            for value in [getattr(node, name)]
+        }
+    )
+
+
+def _editable(value: Any, annotation: Any) -> Any:
+    """The value; for a setting that may be None, a None that remembers which type it may become."""
+    return config_dict.placeholder(_not_none(annotation)) if value is None else value
+
+
+def _not_none(annotation: Any) -> Any:
+    """`float` of `float | None`, and every other annotation as it is."""
+    if types.NoneType not in typing.get_args(annotation):
+        return annotation
+    return next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
 
 
 def _from_config_dict(cls: Any, node: Any, path: str) -> Any:
@@ -381,6 +384,9 @@ def _from_config_dict(cls: Any, node: Any, path: str) -> Any:
 
 
 def _typed(value: Any, annotation: Any, name: str) -> Any:
+    if value is None and _not_none(annotation) is not annotation:
+        return None
+    annotation = _not_none(annotation)
     kind = typing.get_origin(annotation) or annotation
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -81,14 +81,13 @@ def _evaluate(this: Run, stage: str, params: Params) -> None:
 
 
 def _totals(this: Run) -> dict[str, float]:
-    """What is known only at the end: the largest difference between sampler and scorer, and the last mean KL."""
+    """What is known only at the end: the largest difference between sampler and scorer, and the last mean KL if any."""
     lines = [line for line in read_lines(this.workdir / METRICS) if line["stage"] == "step_grpo" and "loss" in line]
     if not lines:
         return {}
-    return {
-        "max_logp_difference": max(line["sampling/sampling_logp_difference/max"] for line in lines),
-        "kl": float(np.mean([line["kl"] for line in lines[-_STEPS_OF_FINAL_KL:]])),
-    }
+    totals = {"max_logp_difference": max(line["sampling/sampling_logp_difference/max"] for line in lines)}
+    last_kl = [line["kl"] for line in lines[-_STEPS_OF_FINAL_KL:] if "kl" in line]
+    return totals | ({"kl": float(np.mean(last_kl))} if last_kl else {})
 
 
 def _conclude(config: Config, summary: dict[str, Any], machine: dict[str, Any]) -> None:

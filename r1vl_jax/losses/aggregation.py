@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 from r1vl_jax.numerics import masked_mean, masked_sum
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")
+OVER_GENERATION = ("dapo", "cispo")  # divided by the tokens of a whole generation, though it feeds several updates
 
 
 def aggregate(
