@@ -1,5 +1,7 @@
 """Step-level credit: a token is answerable for what is earned from its own section on, not for what came before."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -48,12 +50,9 @@ def step_advantage(
     earned_before_BJ = jnp.take_along_axis(earned_before_BJ, section_BJ, axis=1)
     earned_before_PGJ = earned_before_BJ.reshape(*groups, num_sections)
     ahead_PGJ = earned_before_PGJ - jnp.mean(earned_before_PGJ, axis=1, keepdims=True)
-    advantage_PGJ = in_units_of_spread(
-        jnp.where(has_equal_rewards(reward_PG)[..., None], 0.0, center(reward_PG)[..., None] - ahead_PGJ),
-        reward_PG,
-        scale_rewards=scale_rewards,
-        epsilon=epsilon,
-    )
+    ahead_PGJ = jnp.where(has_equal_rewards(reward_PG)[..., None], 0.0, ahead_PGJ)
+    scale = partial(in_units_of_spread, reward_PG=reward_PG, scale_rewards=scale_rewards, epsilon=epsilon)
+    advantage_PGJ = scale(center(reward_PG))[..., None] - scale(ahead_PGJ)
     section_of_token_BT = jnp.clip(section_of_token_BT, 0, num_sections_B[:, None] - 1)
     return jnp.take_along_axis(advantage_PGJ.reshape(num_rows, num_sections), section_of_token_BT, axis=1)
 
