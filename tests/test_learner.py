@@ -79,6 +79,53 @@ def test_micro_batches_change_nothing(params, micro_batches):
     assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "loss", [Loss(loss_type="dapo", epsilon_high=0.28), Loss(importance_sampling_level="sequence")]
+)
+def test_micro_batches_change_no_loss_type(params, loss):
+    batch = off_policy(make_batch())
+    whole, metrics = updated(dataclasses.replace(LEARNER, loss=loss), params, batch)
+    parts, metrics_of_parts = updated(dataclasses.replace(LEARNER, loss=loss, micro_batches=4), params, batch)
+    assert distance(parts.params, whole.params, params) < 1e-5
+    assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
+
+
+def off_policy(batch):
+    """As if another policy had sampled: some ratios leave the region of the clipping."""
+    old_logp = (batch.rows.sampling_logp_BT + np.random.default_rng(5).normal(0, 0.3, (8, 6))).astype(np.float32)
+    return dataclasses.replace(batch, rows=dataclasses.replace(batch.rows, old_logp_BT=old_logp))
+
+
+def test_the_first_ratio_is_one_and_later_ones_are_clipped(params):
+    """The scoring pass and the update compute the same numbers; after an update the policy has moved."""
+    batch = make_batch()
+    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    as_sampled = dataclasses.replace(batch.rows, sampling_logp_BT=logp)
+    _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=as_sampled))
+    assert metrics["sampling/sampling_logp_difference/max"] < 1e-6
+
+    again = dataclasses.replace(batch, rows=dataclasses.replace(as_sampled, old_logp_BT=logp))
+    learner = dataclasses.replace(LEARNER, optimizer=optax.adam(1e-2), micro_batches=2)
+    state = learner.init(jax.tree.map(jnp.copy, params))
+    clipped = []
+    for _ in range(3):
+        state, metrics = step_grpo_step(learner, state, again)
+        clipped.append(float(metrics["clip_ratio/region_mean"]))
+    assert clipped[0] == 0
+    assert clipped[2] > 0.1
+
+
+def test_the_denominator_may_span_several_updates(params):
+    """As with dapo, where it counts the tokens of a whole generation."""
+    learner = dataclasses.replace(LEARNER, loss=Loss(loss_type="dapo"))
+    batch = make_batch()
+    num_tokens = batch.rows.completions.mask_BT.sum()
+    _, alone = updated(learner, params, batch)
+    _, half = updated(learner, params, dataclasses.replace(batch, denominator=jnp.float32(2 * num_tokens)))
+    assert half["loss"] == pytest.approx(alone["loss"] / 2, rel=1e-5)
+    assert half["grad_norm"] == pytest.approx(alone["grad_norm"] / 2, rel=1e-4)
+
+
 def test_permuted_prompts_give_the_same_update(params):
     batch = make_batch()
     order = np.array([2, 0, 3, 1])
