@@ -113,27 +113,71 @@ class WarmupBatch:
 
 
 @bundle
+class SampledRows:
+    """Sampled completions and how likely they were, row by row. Log-probabilities in nats, entropies too.
+
+    Attributes:
+        has_ended_B: True where an end-of-sequence token was drawn before the length limit.
+        sampling_logp_BT: log-probability that the sampler reported; for the record, not for the loss.
+        policy_logp_BT, entropy_BT: of the scoring pass of the policy that sampled; None where nothing needs it.
+        ref_logp_BT: log-probability under the frozen reference; None where there is none.
+    """
+
+    completions: Completions
+    has_ended_B: Bool[Array, " B"]
+    sampling_logp_BT: Float[Array, "B T"]
+    policy_logp_BT: Float[Array, "B T"] | None
+    entropy_BT: Float[Array, "B T"] | None
+    ref_logp_BT: Float[Array, "B T"] | None
+
+
+@bundle
+class Sections:
+    """Where the sections of completions end, and what was earned in them; needed for `credit="step"` alone.
+
+    Attributes:
+        section_end_BJ: byte offset where a section ends; -1 where there is none.
+        section_reward_BJ: what each section earned, all rewards and weights included; 0 where there is none.
+        size_BT: bytes of text of each token, 0 for special tokens.
+    """
+
+    section_end_BJ: Int[Array, "B J"]
+    section_reward_BJ: Float[Array, "B J"]
+    size_BT: Int[Array, "B T"]
+
+
+@bundle
 class TrainRows:
     """What a StepGRPO update knows of each sampled completion, row by row.
 
     Attributes:
-        advantage_B: advantage of the row, in standard deviations of its group.
-        ref_logp_BT: log-probability under the frozen reference, in nats; None with beta = 0.
+        completions: their mask may leave out whole rows that were sampled.
+        advantage_BT: advantage of each token, in standard deviations of its group.
+        ref_logp_BT: log-probability under the frozen reference, in nats; None without a reference.
         sampling_logp_BT: log-probability that the sampler reported, in nats; for the record, not for the loss.
+        old_logp_BT: log-probability under the policy that sampled, in nats; None if that is the one that is updated.
+        weight_BT: of the policy gradient of each token; None is 1.
     """
 
     completions: Completions
-    advantage_B: Float[Array, " B"]
+    advantage_BT: Float[Array, "B T"]
     ref_logp_BT: Float[Array, "B T"] | None
     sampling_logp_BT: Float[Array, "B T"]
+    old_logp_BT: Float[Array, "B T"] | None = None
+    weight_BT: Float[Array, "B T"] | None = None
 
 
 @bundle
 class TrainBatch:
-    """One StepGRPO update: P prompts, each shared by its G rows."""
+    """One StepGRPO update: P prompts, each shared by its G rows.
+
+    Attributes:
+        denominator: what the summed loss is divided by, see `losses.denominator`; None: what these rows imply.
+    """
 
     prompts: PromptBatch
     rows: TrainRows
+    denominator: Float[Array, ""] | None = None
 
 
 def check_shapes(bundle: Bundle) -> Bundle:

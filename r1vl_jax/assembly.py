@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run: data, tokenizer, model, samplers."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax.arrays import Completions, Params, PromptBatch
@@ -109,6 +111,14 @@ class Parts:
         token_BT, mask_BT = np.asarray(completions.token_BT), np.asarray(completions.mask_BT)
         rows = [token_T[mask_T].tolist() for token_T, mask_T in zip(token_BT, mask_BT, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def token_sizes(self, completions: Completions) -> Int[np.ndarray, "B T"]:
+        """Bytes of text of each token, 0 for special tokens."""
+        return self._token_sizes[np.asarray(completions.token_BT)]
+
+    @functools.cached_property
+    def _token_sizes(self) -> Int[np.ndarray, " V"]:
+        return vocabulary.token_sizes(self.tokenizer, self.definition.config.vocab_size)
 
     def _sampler(self, method: methods.Method, num_generations: int, temperature_in_report: float) -> Sampler:
         return Sampler(

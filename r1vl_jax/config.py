@@ -7,12 +7,16 @@ tree into frozen dataclasses and refuses, before any device is touched, what can
 import dataclasses
 import difflib
 import math
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
+
+from r1vl_jax import config_loss
+from r1vl_jax.config_loss import Loss
 
 
 @dataclass(frozen=True)
@@ -122,23 +126,6 @@ class Reward:
     reward_weights: tuple[float, float] = (1.0, 1.0)
     num_workers: int = 1
     timeout_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The StepGRPO objective.
-
-    Attributes:
-        beta: weight of the KL to the frozen reference; with 0 the KL is reported and adds nothing.
-        scale_rewards: "group" divides advantages by the group's spread, "none" does not.
-        temperature_in_loss: whether log-probabilities are of the tempered distribution, in sampler, reference and loss.
-        logp_chunk_size: tokens whose logits exist at one time.
-    """
-
-    beta: float = 0.04
-    scale_rewards: str = "group"
-    temperature_in_loss: bool = False
-    logp_chunk_size: int = 1024
 
 
 @dataclass(frozen=True)
@@ -304,6 +291,7 @@ def contradictions(config: Config) -> Iterator[str]:
     """One sentence for each setting that cannot work: what, expected, got, what to do."""
     yield from _out_of_range(config)
     yield from _nothing_to_train(config.model)
+    yield from config_loss.contradictions(config)
     rows = config.train.prompts_per_update * config.sampling.num_generations
     if config.sampling.num_generations < 2:
         yield (
@@ -362,12 +350,11 @@ _CHOICES = {
     "model.remat": ("none", "dots", "block", "offload"),
     "reward.semantics": ("paper", "released"),
     "reward.backend": ("reference",),
-    "loss.scale_rewards": ("group", "none"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "alignment.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "data.difficulty": (1, 2, 3),
-}
+} | config_loss.CHOICES
 
 _Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expected
 
@@ -382,12 +369,12 @@ _OPTIM_RANGES: tuple[_Range, ...] = (
     ("adam_epsilon", lambda x: x > 0, "more than 0"),
 )
 _AT_LEAST_0 = (
-    *("seed", "sampling.top_k", "reward.alpha", "loss.beta", "eval.steps", "train.max_skipped_updates"),
+    *("seed", "sampling.top_k", "reward.alpha", "eval.steps", "train.max_skipped_updates"),
     "data.alignment_records",
     *("observe.log_completions", "observe.num_completions_to_print"),
 )
 _AT_LEAST_1 = (
-    *("sampling.max_completion_length", "reward.num_workers", "loss.logp_chunk_size"),
+    *("sampling.max_completion_length", "reward.num_workers"),
     *("alignment.batch_size", "warmup.batch_size"),
     *("train.prompts_per_update", "train.save_steps", "train.save_total_limit", "train.max_steps"),
     *("eval.batch_size", "eval.num_problems", "eval.num_validation", "data.warmup_records", "data.train_records"),
@@ -402,6 +389,7 @@ _RANGES: tuple[_Range, ...] = (
     ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
+    *config_loss.RANGES,
     ("data.hasty_share", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
     ("train.stages", lambda x: x and list(x) == [s for s in _STAGES if s in x], f"some of {_STAGES}, in this order"),
@@ -470,8 +458,25 @@ def _divisors(number: int) -> list[int]:
 
 
 def _to_config_dict(node: Any) -> ConfigDict:
-    values = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
-    return ConfigDict({k: _to_config_dict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()})
+    return ConfigDict(
+        {
+            name: _to_config_dict(value) if dataclasses.is_dataclass(value) else _editable(value, annotation)
+            for name, annotation in typing.get_type_hints(type(node)).items()
+            for value in [getattr(node, name)]
+        }
+    )
+
+
+def _editable(value: Any, annotation: Any) -> Any:
+    """The value; for a setting that may be None, a None that remembers which type it may become."""
+    return config_dict.placeholder(_not_none(annotation)) if value is None else value
+
+
+def _not_none(annotation: Any) -> Any:
+    """`float` of `float | None`, and every other annotation as it is."""
+    if types.NoneType not in typing.get_args(annotation):
+        return annotation
+    return next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
 
 
 def _from_config_dict(cls: Any, node: Any, path: str) -> Any:
@@ -487,6 +492,9 @@ def _from_config_dict(cls: Any, node: Any, path: str) -> Any:
 
 
 def _typed(value: Any, annotation: Any, name: str) -> Any:
+    if value is None and _not_none(annotation) is not annotation:
+        return None
+    annotation = _not_none(annotation)
     kind = typing.get_origin(annotation) or annotation
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, Params, PromptBatch, TrainBatch, TrainRows, WarmupBatch, bundle, check_shapes
+from r1vl_jax.config_loss import Loss
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.trainable import combine
 
@@ -54,7 +55,7 @@ class Learner:
         chunk_size: tokens whose logits exist at one time.
         temperature: divides the logits of every log-probability in the loss.
         micro_batches: parts of the rows that are differentiated one after another.
-        beta: weight of the KL term (StepGRPO only).
+        loss: settings of the objective (StepGRPO only).
     """
 
     definition: Definition
@@ -62,7 +63,7 @@ class Learner:
     chunk_size: int
     temperature: float = 1.0
     micro_batches: int = 1
-    beta: float = 0.0
+    loss: Loss = Loss()
 
     def init(self, params: Params) -> TrainState:
         """The state before the first update of these trained parameters."""
@@ -105,31 +106,39 @@ def warmup_step(learner: Learner, state: TrainState, frozen: Params, batch: Warm
 def step_grpo_step(
     learner: Learner, state: TrainState, frozen: Params, batch: TrainBatch
 ) -> tuple[TrainState, Metrics]:
-    """One on-policy StepGRPO update (SPEC 1.4)."""
+    """One StepGRPO update (SPEC 1.4), or of its family (SPEC 2)."""
     check_shapes(batch)
-    denominator = losses.denominator(batch.rows.completions.mask_BT)
+    settings, mask_BT, denominator = learner.loss, batch.rows.completions.mask_BT, batch.denominator
+    if denominator is None:  # rows are as long as a completion may be
+        denominator = losses.denominator(mask_BT, loss_type=settings.loss_type, max_completion_length=mask_BT.shape[1])
 
     def objective(logp_BT: Float[Array, "B T"], rows: TrainRows) -> tuple[Float[Array, ""], Metrics]:
-        return losses.step_grpo(
+        loss, metrics = losses.step_grpo(
             logp_BT,
             rows.completions.mask_BT,
-            rows.advantage_B,
+            rows.advantage_BT,
+            old_logp_BT=rows.old_logp_BT,
             ref_logp_BT=rows.ref_logp_BT,
-            beta=learner.beta,
+            beta=settings.beta,
+            epsilon=settings.epsilon,
+            epsilon_high=settings.epsilon_high,
+            delta=settings.delta,
+            loss_type=settings.loss_type,
+            importance_sampling_level=settings.importance_sampling_level,
+            use_bias_correction_kl=settings.use_bias_correction_kl,
+            weight_BT=rows.weight_BT,
             denominator=denominator,
         )
-
-    def with_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> tuple[Float[Array, ""], Metrics]:
-        loss, metrics = objective(logp_BT, rows)
         return loss, metrics | _sampling_difference(logp_BT, rows)
 
-    return _update(learner, state, frozen, batch.prompts, batch.rows.completions, with_difference, rows=batch.rows)
+    return _update(learner, state, frozen, batch.prompts, batch.rows.completions, objective, rows=batch.rows)
 
 
 def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metrics:
     """How far the learner's log-probabilities are from those the sampler reported for the same parameters, in nats."""
     mask_BT = rows.completions.mask_BT
-    difference_BT = jnp.where(mask_BT, jnp.abs(logp_BT - rows.sampling_logp_BT), 0.0)
+    same_policy_BT = logp_BT if rows.old_logp_BT is None else rows.old_logp_BT
+    difference_BT = jnp.where(mask_BT, jnp.abs(same_policy_BT - rows.sampling_logp_BT), 0.0)
     return {
         "sampling/sampling_logp_difference/max": jnp.max(difference_BT),
         "sampling/sampling_logp_difference/mean": jnp.sum(difference_BT) / jnp.maximum(jnp.sum(mask_BT), 1),

@@ -1,23 +1,20 @@
 """The stages of a run, each a loop over updates: imitation of written paths, then StepGRPO on the model's own."""
 
 import json
-from dataclasses import asdict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from r1vl_jax import losses, observe, rewards
-from r1vl_jax.arrays import Params, Rollout, TrainBatch, TrainRows
+from r1vl_jax import observe, rewards
+from r1vl_jax.arrays import Params
 from r1vl_jax.config import Optim
-from r1vl_jax.data.records import Record
-from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
+from r1vl_jax.generation import Draw, Generator
+from r1vl_jax.learner import Learner, step_grpo_step, warmup_step
 from r1vl_jax.metrics import completion_metrics, reward_metrics
 from r1vl_jax.optim import optimizer
-from r1vl_jax.rewards import StepReward
 from r1vl_jax.run import Run, Stage
-from r1vl_jax.sampling.loop import sample
 from r1vl_jax.trainable import partition
 
 
@@ -41,50 +38,25 @@ def supervised(run: Run, name: str, params: Params) -> Params:
 
 def step_grpo(run: Run, name: str, params: Params) -> Params:
     """StepGRPO from `params`, which are the frozen reference too; returns the parameters after the last update."""
-    config = run.config
+    config, loss = run.config, run.config.loss
     trained, frozen = partition(params, config.model)
     learner = _learner(run, config.optim, config.train.max_steps, trained)
-    sampler, reference_params = run.parts.sampler(), params
     # Updates donate their state; the reference stays. What is frozen is the policy's and the reference's in one.
     initial = run.parts.place(learner.init(jax.tree.map(jnp.copy, trained)))
     stream = run.parts.prompt_stream()
+    generator = Generator(run, learner, run.parts.sampler(), params if loss.needs_reference else None, stream)
+    generation = []
     with Stage(run, name, config.train.max_steps, initial, frozen, stream, config.optim) as stage:
         for step in stage.steps():
-            with run.timers("data"):
-                records, prompts = next(stream)
-            with run.timers("gen"):
-                rollout = jax.block_until_ready(sample(sampler, stage.params, prompts, run.key(step)))
-            with run.timers("ref"):  # dispatched only: the device computes while the host scores
-                ref_logp_BT, _ = score(learner, reference_params, prompts, rollout.completions)
-            with run.timers("reward"):
-                texts = run.parts.texts(rollout.completions)
-                reward, reward_PG = step_reward(run, texts, records)
+            if (step - 1) % loss.updates_per_generation == 0:
+                generation = generator.generate(stage.params, step)
+            draw, batch = generation[(step - 1) % loss.steps_per_generation]
             with run.timers("update"):
-                advantage_PG = losses.group_advantage(jnp.asarray(reward_PG), scale_rewards=config.loss.scale_rewards)
-                rows = TrainRows(rollout.completions, advantage_PG.reshape(-1), ref_logp_BT, rollout.logp_BT)
-                stage.state, figures = step_grpo_step(learner, stage.state, frozen, TrainBatch(prompts, rows))
-            num_tokens = int(jnp.sum(rollout.completions.mask_BT) + prompts.mask_PS.sum())
-            stage.record(step, figures, num_tokens=num_tokens, host=_host_figures(rollout, reward, reward_PG))
+                stage.state, figures = step_grpo_step(learner, stage.state, frozen, batch)
+            stage.record(step, figures, num_tokens=draw.num_tokens, host=_host_figures(draw))
             if stage.is_due(step, config.observe.log_completions):
-                _keep_completions(run, step, records, texts, reward, reward_PG, np.asarray(advantage_PG))
+                _keep_completions(run, step, draw, np.asarray(batch.rows.advantage_BT))
     return stage.params
-
-
-def step_reward(run: Run, texts: list[str], records: list[Record]) -> tuple[StepReward, Float[np.ndarray, "P G"]]:
-    """What each completion earns, part by part, and the weighted total that is compared within groups."""
-    settings = run.config.reward
-    num_generations = len(texts) // len(records)
-    reward = rewards.score(
-        texts,
-        [asdict(record) for record in records for _ in range(num_generations)],
-        semantics=settings.semantics,
-        backend=settings.backend,
-        alpha=settings.alpha,
-        judge=run.judge,
-    )
-    accuracy_weight, validity_weight = settings.reward_weights
-    total_B = accuracy_weight * reward.step_accuracy + validity_weight * reward.step_validity
-    return reward, total_B.reshape(len(records), num_generations)
 
 
 def _learner(run: Run, optim: Optim, max_steps: int, trained: Params) -> Learner:
@@ -95,28 +67,27 @@ def _learner(run: Run, optim: Optim, max_steps: int, trained: Params) -> Learner
         chunk_size=config.loss.logp_chunk_size,
         temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
         micro_batches=config.train.micro_batches,
-        beta=config.loss.beta,
+        loss=config.loss,
     )
 
 
-def _host_figures(rollout: Rollout, reward: StepReward, reward_PG: Float[np.ndarray, "P G"]) -> dict[str, float]:
-    length_B = np.asarray(rollout.completions.mask_BT).sum(axis=1)
-    return reward_metrics(reward, reward_PG) | completion_metrics(length_B, np.asarray(rollout.has_ended_B))
+def _host_figures(draw: Draw) -> dict[str, float]:
+    completions, has_ended_B = draw.sampled.completions, np.asarray(draw.sampled.has_ended_B)
+    length_B = np.asarray(completions.mask_BT).sum(axis=1)
+    figures = reward_metrics(draw.reward, draw.reward_PG) | completion_metrics(length_B, has_ended_B)
+    return figures | {"sampling/num_draws": float(draw.num_draws)}
 
 
-def _keep_completions(
-    run: Run,
-    step: int,
-    records: list[Record],
-    texts: list[str],
-    reward: StepReward,
-    reward_PG: Float[np.ndarray, "P G"],
-    advantage_PG: Float[np.ndarray, "P G"],
-) -> None:
-    """Writes every completion of a step with what it earned, and prints some of the first prompt's."""
+def _keep_completions(run: Run, step: int, draw: Draw, advantage_BT: Float[np.ndarray, "B T"]) -> None:
+    """Writes every completion of a step with what it earned, and prints some of the first prompt's.
+
+    The advantage that is written is the mean over the completion's tokens.
+    """
+    mask_BT = np.asarray(draw.sampled.completions.mask_BT)
+    advantage_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64) / mask_BT.sum(axis=1)
     rows = []
-    for row, text in enumerate(texts):
-        record = records[row // reward_PG.shape[1]]
+    for row, text in enumerate(draw.texts):
+        record = draw.records[row // draw.reward_PG.shape[1]]
         spans = rewards.key_step_spans(text, record.key_steps, semantics=run.config.reward.semantics)
         rows.append(
             {
@@ -128,10 +99,10 @@ def _keep_completions(
                 "key_steps": json.dumps(record.key_steps),
                 "completion": text,
                 "key_step_spans": json.dumps(spans),
-                "reward": reward_PG.flat[row],
-                "advantage": advantage_PG.flat[row],
+                "reward": draw.reward_PG.flat[row],
+                "advantage": advantage_B[row],
             }
-            | {name: float(getattr(reward, name)[row]) for name in _PARTS_KEPT}
+            | {name: float(getattr(draw.reward, name)[row]) for name in _PARTS_KEPT}
         )
     observe.write_completions(run.workdir, step, rows)
     if run.config.observe.num_completions_to_print:

@@ -13,9 +13,9 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from r1vl_jax import observe, report, stages
+from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import assemble, evaluator
 from r1vl_jax.config import Config, resolve, unknown_settings
-from r1vl_jax.models.qwen2_vl.model import Params
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewards import Judge
 from r1vl_jax.run import Run
@@ -81,14 +81,13 @@ def _evaluate(this: Run, stage: str, params: Params) -> None:
 
 
 def _totals(this: Run) -> dict[str, float]:
-    """What is known only at the end: the largest difference between sampler and scorer, and the last mean KL."""
+    """What is known only at the end: the largest difference between sampler and scorer, and the last mean KL if any."""
     lines = [line for line in read_lines(this.workdir / METRICS) if line["stage"] == "step_grpo" and "loss" in line]
     if not lines:
         return {}
-    return {
-        "max_logp_difference": max(line["sampling/sampling_logp_difference/max"] for line in lines),
-        "kl": float(np.mean([line["kl"] for line in lines[-_STEPS_OF_FINAL_KL:]])),
-    }
+    totals = {"max_logp_difference": max(line["sampling/sampling_logp_difference/max"] for line in lines)}
+    last_kl = [line["kl"] for line in lines[-_STEPS_OF_FINAL_KL:] if "kl" in line]
+    return totals | ({"kl": float(np.mean(last_kl))} if last_kl else {})
 
 
 def _conclude(config: Config, summary: dict[str, Any], machine: dict[str, Any]) -> None:

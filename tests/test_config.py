@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from r1vl_jax.config import Config, default, resolve, unknown_settings
+from r1vl_jax.config import Config, Loss, default, resolve, unknown_settings
 from r1vl_jax.models.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,27 @@ def test_recipes_resolve(recipe):
             {"warmup__batch_size": 9, "data__warmup_records": 8},
             "warmup.batch_size=9 exceeds data.warmup_records=8; an epoch must hold a batch",
         ),
-        ({"loss__scale_rewards": "batch"}, "loss.scale_rewards='batch': expected one of ('group', 'none')"),
+        ({"loss__scale_rewards": "row"}, "loss.scale_rewards='row': expected one of ('group', 'batch', 'none')"),
+        ({"loss__loss_type": "cispo"}, "loss.loss_type='cispo' needs loss.epsilon_high, the bound of the ratio"),
+        (
+            {"loss__loss_type": "cispo", "loss__epsilon_high": 5.0, "loss__delta": 2.0},
+            "loss.delta=2.0 has no meaning for loss.loss_type='cispo'; leave it out",
+        ),
+        ({"loss__delta": 1.2}, "loss.delta=1.2: expected more than 1 + the upper epsilon, 1.2"),
+        (
+            {"loss__use_bias_correction_kl": True, "loss__beta": 0.0},
+            "loss.use_bias_correction_kl changes the KL term, but loss.beta is 0",
+        ),
+        (
+            {"loss__soft_punish_cache": 2000},
+            "loss.soft_punish_cache=2000 exceeds sampling.max_completion_length=1024; set a fifth of it",
+        ),
+        (
+            {"loss__num_iterations": 2, "loss__steps_per_generation": 4, "train__save_steps": 20},
+            "train.save_steps=20 is no multiple of loss.num_iterations x loss.steps_per_generation=8: a run resumes"
+            " where a generation begins; set 24",
+        ),
+        ({"loss__egsw_temperature": 0.0}, "loss.egsw_temperature=0.0: expected more than 0"),
         ({"data__difficulty": 4}, "data.difficulty=4: expected one of (1, 2, 3)"),
         (
             {"train__stages": ("alignment",), "alignment__max_steps": 1},
@@ -130,6 +150,42 @@ def test_presets_are_those_of_the_model():
 def test_all_faults_are_told_at_once():
     with pytest.raises(ValueError, match=r"model.dtype='int8'[\s\S]*loss.beta=-1.0"):
         resolve(make(model__dtype="int8", loss__beta=-1.0))
+
+
+def test_a_setting_that_may_be_none():
+    assert resolve(make()).loss.epsilon_high is None
+    assert resolve(make(loss__epsilon_high=1)).loss.epsilon_high == 1.0
+    with pytest.raises(TypeError, match="epsilon_high"):
+        make(loss__epsilon_high="wide")
+
+
+NAMED_RECIPES = {
+    "DAPO": {
+        "loss_type": "dapo",
+        "epsilon_high": 0.28,
+        "beta": 0.0,
+        "mask_truncated_completions": True,
+        "dynamic_sample": True,
+        "soft_punish_cache": 200,
+    },
+    "Dr. GRPO": {"loss_type": "dr_grpo", "scale_rewards": "none", "beta": 0.0},
+    "GSPO": {
+        "importance_sampling_level": "sequence",
+        "epsilon": 3e-4,
+        "epsilon_high": 4e-4,
+        "beta": 0.0,
+        "steps_per_generation": 4,
+    },
+    "CISPO": {"loss_type": "cispo", "epsilon_high": 5.0, "beta": 0.0},
+    "EGSW": {"egsw_level": "step"},
+}
+
+
+@pytest.mark.parametrize("name", NAMED_RECIPES)
+def test_named_recipes_resolve_and_are_documented(name):
+    resolve(make(**{f"loss__{setting}": value for setting, value in NAMED_RECIPES[name].items()}))
+    assert name in str(Loss.__doc__)
+    assert all(setting in str(Loss.__doc__) for setting in NAMED_RECIPES[name])
 
 
 def test_wrong_type():

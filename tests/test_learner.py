@@ -10,9 +10,10 @@ import pytest
 from small import DEFINITION, make_params, make_prompts, take
 
 from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, WarmupBatch
+from r1vl_jax.config_loss import Loss
 from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
 
-LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, beta=0.04)
+LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, loss=Loss(beta=0.04))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def make_batch(num_prompts=4, num_generations=2, length=6, seed=0):
     mask = np.arange(length)[None] < rng.integers(1, length + 1, rows)[:, None]
     completions = Completions(rng.integers(8, 40, (rows, length)).astype(np.int32), mask)
     logp = np.where(mask, -rng.uniform(1, 5, mask.shape), 0).astype(np.float32)
-    advantage = rng.normal(size=rows).astype(np.float32)
+    advantage = np.repeat(rng.normal(size=(rows, 1)), length, axis=1).astype(np.float32)
     return TrainBatch(make_prompts(num_prompts), TrainRows(completions, advantage, logp, logp))
 
 
@@ -46,7 +47,7 @@ def test_the_loss_is_the_formula(params):
     logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
     mask, ref = batch.rows.completions.mask_BT, batch.rows.ref_logp_BT
     d = ref - np.asarray(logp)
-    token = -batch.rows.advantage_B[:, None] + 0.04 * (np.exp(d) - d - 1)
+    token = -batch.rows.advantage_BT + 0.04 * (np.exp(d) - d - 1)
     expected = np.mean((token * mask).sum(1) / mask.sum(1))
     _, metrics = updated(LEARNER, params, batch)
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
@@ -78,6 +79,53 @@ def test_micro_batches_change_nothing(params, micro_batches):
     assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "loss", [Loss(loss_type="dapo", epsilon_high=0.28), Loss(importance_sampling_level="sequence")]
+)
+def test_micro_batches_change_no_loss_type(params, loss):
+    batch = off_policy(make_batch())
+    whole, metrics = updated(dataclasses.replace(LEARNER, loss=loss), params, batch)
+    parts, metrics_of_parts = updated(dataclasses.replace(LEARNER, loss=loss, micro_batches=4), params, batch)
+    assert distance(parts.params, whole.params, params) < 1e-5
+    assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
+
+
+def off_policy(batch):
+    """As if another policy had sampled: some ratios leave the region of the clipping."""
+    old_logp = (batch.rows.sampling_logp_BT + np.random.default_rng(5).normal(0, 0.3, (8, 6))).astype(np.float32)
+    return dataclasses.replace(batch, rows=dataclasses.replace(batch.rows, old_logp_BT=old_logp))
+
+
+def test_the_first_ratio_is_one_and_later_ones_are_clipped(params):
+    """The scoring pass and the update compute the same numbers; after an update the policy has moved."""
+    batch = make_batch()
+    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    as_sampled = dataclasses.replace(batch.rows, sampling_logp_BT=logp)
+    _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=as_sampled))
+    assert metrics["sampling/sampling_logp_difference/max"] < 1e-6
+
+    again = dataclasses.replace(batch, rows=dataclasses.replace(as_sampled, old_logp_BT=logp))
+    learner = dataclasses.replace(LEARNER, optimizer=optax.adam(1e-2), micro_batches=2)
+    state = learner.init(jax.tree.map(jnp.copy, params))
+    clipped = []
+    for _ in range(3):
+        state, metrics = step_grpo_step(learner, state, again)
+        clipped.append(float(metrics["clip_ratio/region_mean"]))
+    assert clipped[0] == 0
+    assert clipped[2] > 0.1
+
+
+def test_the_denominator_may_span_several_updates(params):
+    """As with dapo, where it counts the tokens of a whole generation."""
+    learner = dataclasses.replace(LEARNER, loss=Loss(loss_type="dapo"))
+    batch = make_batch()
+    num_tokens = batch.rows.completions.mask_BT.sum()
+    _, alone = updated(learner, params, batch)
+    _, half = updated(learner, params, dataclasses.replace(batch, denominator=jnp.float32(2 * num_tokens)))
+    assert half["loss"] == pytest.approx(alone["loss"] / 2, rel=1e-5)
+    assert half["grad_norm"] == pytest.approx(alone["grad_norm"] / 2, rel=1e-4)
+
+
 def test_permuted_prompts_give_the_same_update(params):
     batch = make_batch()
     order = np.array([2, 0, 3, 1])
@@ -91,7 +139,7 @@ def test_permuted_prompts_give_the_same_update(params):
 def test_equal_rewards_give_no_gradient_but_the_kl(params):
     batch = make_batch()
     logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
-    silent = dataclasses.replace(batch.rows, advantage_B=np.zeros(8, np.float32), ref_logp_BT=logp)
+    silent = dataclasses.replace(batch.rows, advantage_BT=np.zeros((8, 6), np.float32), ref_logp_BT=logp)
     _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=silent))
     assert metrics["grad_norm"] < 1e-6
     pulled = dataclasses.replace(silent, ref_logp_BT=batch.rows.ref_logp_BT)
@@ -106,10 +154,10 @@ def test_the_vision_tower_learns_from_every_row(params):
     def loss(params):
         logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
         mask = batch.rows.completions.mask_BT
-        return -jnp.mean(jnp.sum(logp * mask * batch.rows.advantage_B[:, None], 1) / mask.sum(1))
+        return -jnp.mean(jnp.sum(logp * mask * batch.rows.advantage_BT[:, None], 1) / mask.sum(1))
 
     gradient = jax.grad(loss)(params)
-    without_kl = dataclasses.replace(LEARNER, beta=0.0, micro_batches=2)
+    without_kl = dataclasses.replace(LEARNER, loss=Loss(beta=0.0), micro_batches=2)
     state, _ = updated(without_kl, params, batch)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
     assert distance(state.params, expected, params) < 1e-5
@@ -128,7 +176,7 @@ def test_a_step_down_the_gradient_lowers_the_warmup_loss(params):
 
 def test_an_update_that_is_not_finite_is_skipped_and_counted(params):
     batch = make_batch()
-    broken = dataclasses.replace(batch.rows, advantage_B=np.full(8, np.nan, np.float32))
+    broken = dataclasses.replace(batch.rows, advantage_BT=np.full((8, 6), np.nan, np.float32))
     learner = dataclasses.replace(LEARNER, optimizer=optax.adam(1e-2))
     state, metrics = updated(learner, params, dataclasses.replace(batch, rows=broken))
     assert metrics["num_skipped"] == 1

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -74,3 +76,13 @@ def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLi
     if eos is not None:
         return [eos] if isinstance(eos, int) else eos
     return [tokenizer.get_vocab()[token] for token in (str(tokenizer.eos_token), END_OF_TEXT)]
+
+
+def token_sizes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Int[np.ndarray, " V"]:
+    """How many bytes of text each id of a byte-level vocabulary stands for; 0 for special tokens and unused ids."""
+    size_V = np.zeros(vocab_size, np.int32)
+    for token, index in tokenizer.get_vocab().items():
+        size_V[index] = len(token)  # one character for a byte
+    for index, added in tokenizer.added_tokens_decoder.items():
+        size_V[index] = 0 if added.special else len(added.content.encode())
+    return size_V

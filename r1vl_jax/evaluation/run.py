@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from r1vl_jax import rewards
-from r1vl_jax.arrays import Completions, PromptBatch
+from r1vl_jax.arrays import Completions, Params, PromptBatch
 from r1vl_jax.data.records import Record
-from r1vl_jax.models.qwen2_vl.model import Params
 from r1vl_jax.rewards import Judge
 from r1vl_jax.sampling.loop import Sampler, sample
 

@@ -4,11 +4,38 @@
     advantage_PG = losses.group_advantage(reward_PG)
     loss, metrics = losses.step_grpo(logp_BT, mask_BT, advantage_PG.reshape(-1), ref_logp_BT=ref_logp_BT)
 
-All functions are pure, differentiable where it makes sense, and work under `jax.jit`.
+All functions are pure, differentiable where it makes sense, and work under `jax.jit` and `jax.vmap`. Rows of a group
+are neighbours everywhere: row p*G + g is sample g of prompt p.
+
+Objectives of the literature are settings of the same function, `step_grpo(...)`:
+
+    StepGRPO    beta=0.04                                                                       (the defaults)
+    DAPO        loss_type="dapo", epsilon_high=0.28, beta=0, with a mask from `mask_truncated`, rewards plus
+                `soft_overlong_penalty`, and groups of equal rewards drawn again by the caller
+    Dr. GRPO    loss_type="dr_grpo", max_completion_length=..., and group_advantage(..., scale_rewards="none")
+    GSPO        importance_sampling_level="sequence", epsilon=3e-4, epsilon_high=4e-4, beta=0
+    CISPO       loss_type="cispo", epsilon_high=5.0
+    EGSW        weight_BT=egsw_weight(...)
 """
 
 from r1vl_jax.losses.advantage import group_advantage
+from r1vl_jax.losses.aggregation import OVER_GENERATION, denominator
+from r1vl_jax.losses.credit import section_of_token, step_advantage
 from r1vl_jax.losses.logprob import token_logp
-from r1vl_jax.losses.objective import denominator, step_grpo, supervised
+from r1vl_jax.losses.objective import step_grpo, supervised
+from r1vl_jax.losses.truncation import mask_truncated, soft_overlong_penalty
+from r1vl_jax.losses.weighting import egsw_weight
 
-__all__ = ["denominator", "group_advantage", "step_grpo", "supervised", "token_logp"]
+__all__ = [
+    "OVER_GENERATION",
+    "denominator",
+    "egsw_weight",
+    "group_advantage",
+    "mask_truncated",
+    "section_of_token",
+    "soft_overlong_penalty",
+    "step_advantage",
+    "step_grpo",
+    "supervised",
+    "token_logp",
+]

@@ -1,16 +1,16 @@
 """Log-probabilities of given tokens, without ever holding the logits of a whole batch.
 
 At 8,192 tokens and a vocabulary of 152,064 the float32 logits alone are 4.6 GiB; a chunk of 1,024 tokens is 0.6.
+Inside this module tokens stand in columns of B, [T, B], so that an axis B that is spread over devices stays so, and
+K is the number of columns of a chunk.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
-# (hidden [.., D], target [..]) -> logp [..], entropy [..]
-Score = Callable[[Array, Array], tuple[Array, Array]]
 
 
 def token_logp(
@@ -23,62 +23,133 @@ def token_logp(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Log-probability of each target token, and the entropy of the distribution that it is a token of.
 
-        logp = log softmax(hidden @ head / temperature)[target]
+        logp = log softmax(hidden @ head / temperature)[target]        entropy = - sum_v p_v log p_v
 
-    The product is taken in the dtype of `hidden` and accumulated in float32; logits, softmax and the sum of the head's
-    gradient over chunks are float32 always. The backward pass computes the logits of a chunk again.
+    Products are taken in the dtype of `hidden` and summed in float32; logits, softmax and the sum of the head's
+    gradient over chunks are float32 always. The backward pass computes the logits of a chunk again; with a bfloat16
+    `hidden` it rounds their gradient to bfloat16 before the products.
 
     Args:
         hidden_BTD: final hidden states; position t predicts `target_BT[:, t]`.
         head_DV: output projection.
         target_BT: token ids in [0, V).
-        chunk_size: how many tokens have logits at one time. Chunks are whole columns of B tokens, and at least one, so
-            that an axis B that is spread over devices stays so.
-        temperature: divides the logits.
+        chunk_size: how many tokens have logits at one time. Chunks are whole columns of B tokens, and at least one.
+        temperature: divides the logits; a constant to the gradient.
 
     Returns:
-        Log-probability and entropy in nats, float32. The entropy carries no gradient: it is a constant wherever it is
-        used, in reports and in weights.
+        Log-probability and entropy in nats, float32. Both are differentiable once, in reverse mode, to `hidden_BTD` and
+        `head_DV`.
     """
-    head_DV = head_DV.astype(jnp.float32)  # so that the scan sums its gradient in float32
-
-    def score(hidden_TBD: Array, target_TB: Array) -> tuple[Array, Array]:
-        logits_TBV = jnp.matmul(hidden_TBD, head_DV.astype(hidden_TBD.dtype), preferred_element_type=jnp.float32)
-        return _logp_and_entropy(logits_TBV / temperature, target_TB)
-
     columns = max(1, chunk_size // target_BT.shape[0])
-    logp_TB, entropy_TB = _score_in_chunks(score, jnp.swapaxes(hidden_BTD, 0, 1), target_BT.T, columns)
+    hidden_TBD = jnp.swapaxes(hidden_BTD, 0, 1)
+    logp_TB, entropy_TB = _score(columns, hidden_TBD, head_DV, target_BT.T, jnp.float32(temperature))
     return logp_TB.T, entropy_TB.T
 
 
-def _score_in_chunks(score: Score, hidden_TBD: Array, target_TB: Array, columns: int) -> tuple[Array, Array]:
-    """Applies `score` to so many columns at a time; a single chunk is computed directly."""
-    length = target_TB.shape[0]
-    if length <= columns:
-        return score(hidden_TBD, target_TB)
+def _values(
+    columns: int, hidden_TBD: Array, head_DV: Array, target_TB: Array, temperature: Array
+) -> tuple[Array, Array]:
+    return _score_forward(columns, hidden_TBD, head_DV, target_TB, temperature)[0]
 
+
+def _score_forward(
+    columns: int, hidden_TBD: Array, head_DV: Array, target_TB: Array, temperature: Array
+) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    """Log-probability and entropy, and what the backward pass needs beside the inputs: three numbers a token."""
+
+    def body(_: None, chunk: tuple[Array, Array]) -> tuple[None, tuple[Array, ...]]:
+        hidden_KBD, target_KB = chunk
+        logit_KBV = _logits(hidden_KBD, head_DV, temperature)
+        is_target_KBV = _is_target(target_KB, logit_KBV)
+        target_KB1 = jnp.sum(jnp.where(is_target_KBV, logit_KBV, 0.0), axis=-1, keepdims=True)
+        # The target is one of those the maximum is of. Named here, it makes XLA take the sums one after another, each
+        # with one temporary of the size of the logits.
+        max_KB1 = jnp.maximum(jnp.max(logit_KBV, axis=-1, keepdims=True), target_KB1)
+        log_sum_KB1 = jnp.log(jnp.sum(jnp.exp(logit_KBV - max_KB1), axis=-1, keepdims=True))
+        logp_KB = (target_KB1 - max_KB1 - log_sum_KB1)[..., 0]
+        logp_KBV = logit_KBV - max_KB1 - log_sum_KB1
+        entropy_KB = -jnp.sum(jnp.exp(logp_KBV) * logp_KBV, axis=-1)
+        return None, (logp_KB, entropy_KB, max_KB1[..., 0], log_sum_KB1[..., 0])
+
+    _, (logp_TB, entropy_TB, max_TB, log_sum_TB) = _scan_chunks(body, None, columns, (hidden_TBD, target_TB))
+    kept = (hidden_TBD, head_DV, target_TB, temperature, max_TB, log_sum_TB, entropy_TB)
+    return (logp_TB, entropy_TB), kept
+
+
+def _score_backward(
+    columns: int, kept: tuple[Array, ...], gradients: tuple[Array, Array]
+) -> tuple[Array, Array, None, Array]:
+    """What flows back from log-probability and entropy to hidden states and head.
+
+    d logp / d logit_v = [v is the target] - p_v          d entropy / d logit_v = - p_v (log p_v + entropy)
+    """
+    hidden_TBD, head_DV, target_TB, temperature, *of_softmax = kept
+
+    def body(to_head_DRV: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+        hidden_KBD, target_KB, *numbers = chunk
+        max_KB1, log_sum_KB1, entropy_KB1, of_logp_KB1, of_entropy_KB1 = (number[..., None] for number in numbers)
+        logp_KBV = _logits(hidden_KBD, head_DV, temperature) - max_KB1 - log_sum_KB1
+        p_KBV = jnp.exp(logp_KBV)
+        to_logit_KBV = of_logp_KB1 * (_is_target(target_KB, logp_KBV) - p_KBV)
+        to_logit_KBV -= of_entropy_KB1 * p_KBV * (logp_KBV + entropy_KB1)
+        to_logit_KBV = (to_logit_KBV / temperature).astype(hidden_KBD.dtype)
+        to_hidden_KBD = _dot("kbv,dv->kbd", to_logit_KBV, head_DV.astype(hidden_KBD.dtype)).astype(hidden_KBD.dtype)
+        return _add_products(to_head_DRV, hidden_KBD, to_logit_KBV), to_hidden_KBD
+
+    width, vocabulary = head_DV.shape
+    blocks = _num_blocks(width, columns * target_TB.shape[1])
+    zeros_DRV = jnp.zeros((width // blocks, blocks, vocabulary), jnp.float32)
+    arrays_T = (hidden_TBD, target_TB, *of_softmax, *gradients)
+    to_head_DRV, to_hidden_TBD = _scan_chunks(body, zeros_DRV, columns, arrays_T)
+    return to_hidden_TBD, to_head_DRV.reshape(head_DV.shape).astype(head_DV.dtype), None, jnp.zeros_like(temperature)
+
+
+_score = jax.custom_vjp(_values, nondiff_argnums=(0,))
+_score.defvjp(_score_forward, _score_backward)
+
+
+def _logits(hidden_KBD: Array, head_DV: Array, temperature: Array) -> Array:
+    return _dot("kbd,dv->kbv", hidden_KBD, head_DV.astype(hidden_KBD.dtype)) / temperature
+
+
+def _is_target(target_KB: Array, like_KBV: Array) -> Array:
+    """A comparison, not a gather: it fuses with a sum and splits over a sharded vocabulary."""
+    return target_KB[..., None] == jnp.arange(like_KBV.shape[-1])[None, None]
+
+
+def _dot(axes: str, left: Array, right: Array) -> Array:
+    return jnp.einsum(axes, left, right, preferred_element_type=jnp.float32)
+
+
+def _add_products(total_DRV: Array, hidden_KBD: Array, to_logit_KBV: Array) -> Array:
+    """Adds hidden^T @ to_logit to the gradient of the head, in place, one of R interleaved blocks of D at a time.
+
+    A block is every R-th row, so that D stays divided over devices as it was.
+    """
+    num_rows, blocks, _ = total_DRV.shape
+    hidden_KBDR = hidden_KBD.reshape(*hidden_KBD.shape[:2], num_rows, blocks)
+
+    def add(block: Array, total_DRV: Array) -> Array:
+        return total_DRV.at[:, block].add(_dot("kbd,kbv->dv", hidden_KBDR[..., block], to_logit_KBV))
+
+    return jax.lax.fori_loop(0, blocks, add, total_DRV)
+
+
+def _num_blocks(width: int, num_tokens: int) -> int:
+    """The fewest equal blocks of D whose products take at most half the memory of a chunk's logits."""
+    rows = next(rows for rows in range(width, 0, -1) if width % rows == 0 and rows <= max(num_tokens // 2, 1))
+    return width // rows
+
+
+def _scan_chunks(body: Callable, carry: Any, columns: int, arrays_T: tuple[Array, ...]) -> tuple[Any, Any]:
+    """Scans over so many columns at a time; the last chunk is filled up with zeros."""
+    length = arrays_T[0].shape[0]
     num_chunks = -(-length // columns)
+    columns = -(-length // num_chunks)
 
     def split(array_T: Array) -> Array:
         padding = [(0, num_chunks * columns - length)] + [(0, 0)] * (array_T.ndim - 1)
         return jnp.pad(array_T, padding).reshape(num_chunks, columns, *array_T.shape[1:])
 
-    def body(_: None, chunk: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
-        return None, score(*chunk)
-
-    _, parts = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), None, (split(hidden_TBD), split(target_TB)))
-    logp_TB, entropy_TB = (part.reshape(-1, *part.shape[2:])[:length] for part in parts)
-    return logp_TB, entropy_TB
-
-
-def _logp_and_entropy(logits_TBV: Array, target_TB: Array) -> tuple[Array, Array]:
-    """Log-probability of the target, and entropy H = log Z - sum_v p_v logit_v, in nats."""
-    log_z_TB = jax.nn.logsumexp(logits_TBV, axis=-1)
-    # A comparison, not a gather: it fuses with the sum and splits over a sharded vocabulary.
-    is_target_TBV = target_TB[..., None] == jnp.arange(logits_TBV.shape[-1])[None, None]
-    target_logit_TB = jnp.sum(jnp.where(is_target_TBV, logits_TBV, 0.0), axis=-1)
-    constant_TBV = jax.lax.stop_gradient(logits_TBV)
-    constant_log_z_TB = jax.lax.stop_gradient(log_z_TB)
-    probability_TBV = jnp.exp(constant_TBV - constant_log_z_TB[..., None])
-    expected_logit_TB = jnp.sum(probability_TBV * constant_TBV, axis=-1)
-    return target_logit_TB - log_z_TB, constant_log_z_TB - expected_logit_TB
+    carry, parts = jax.lax.scan(body, carry, jax.tree.map(split, arrays_T))
+    return carry, jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:])[:length], parts)

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r1vl_jax.losses.policy import clip_metrics, clipped_loss, k3_kl, policy_ratio
+from r1vl_jax.losses import aggregation
+from r1vl_jax.losses.policy import cispo_loss, clip_metrics, clipped_loss, k3_kl, policy_ratio
 from r1vl_jax.numerics import masked_mean, masked_sum
 
 Metrics = dict[str, Float[Array, ""]]
+
+IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
 
 
 def step_grpo(
@@ -20,61 +23,98 @@ def step_grpo(
     beta: float = 0.04,
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
+    delta: float | None = None,
+    loss_type: str = "grpo",
+    importance_sampling_level: str = "token",
+    use_bias_correction_kl: bool = False,
+    max_completion_length: int | None = None,
+    weight_BT: Float[Array, "B T"] | None = None,
     denominator: Float[Array, ""] | float | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The StepGRPO loss: the policy gradient of sampled completions, held near a frozen reference.
+    """The StepGRPO loss and its family: the policy gradient of sampled completions, held near a frozen reference.
 
-        loss = sum_i [ mean over the tokens of row i of ( - min(rho A, clip(rho) A) + beta k3 ) ] / denominator
-
-    A row without tokens adds 0 but counts in the denominator.
+        l = - w min( min(rho, delta) A, clip(rho, 1 - epsilon, 1 + epsilon_high) A ) + beta k3      of each token
+        grpo     sum over rows of [ mean of l over the row's tokens ] / denominator
+        others   sum over tokens of l / denominator; "cispo" has its own policy term, see `policy.cispo_loss`
 
     Args:
         logp_BT: log-probability of each token under the policy, in nats; what is differentiated.
-        mask_BT: True up to and including the first end-of-sequence token; values elsewhere do not matter.
+        mask_BT: True up to and including the first end-of-sequence token; values elsewhere do not matter. A row may be
+            empty: it adds 0, and counts as a row all the same.
         advantage: of each row, or of each token.
         old_logp_BT: under the policy that sampled. None: the policy itself did, so the ratio is 1 and nothing is
             clipped, while the gradient stays that of the ratio.
         ref_logp_BT: under the frozen reference; needed if beta > 0. With beta 0 the KL is reported and not added.
         beta: weight of the KL term, in loss per nat.
         epsilon: how far the ratio may fall below 1 before it is clipped.
-        epsilon_high: how far it may rise above 1; None takes `epsilon`.
-        denominator: what the sum over rows is divided by. None: these rows. Micro-batches give the value that
+        epsilon_high: how far it may rise above 1; None takes `epsilon`. For "cispo", the bound of the ratio itself.
+        delta: bound of the ratio where the advantage is negative, greater than 1 + epsilon_high; None is none.
+        loss_type: "grpo", "bnpo", "dr_grpo", "dapo" or "cispo"; what the sum is divided by, see `denominator`.
+        importance_sampling_level: "token", or "sequence": one ratio for a row (GSPO).
+        use_bias_correction_kl: multiplies the KL term by the ratio.
+        max_completion_length: limit of a completion, in tokens; needed by "dr_grpo" if `denominator` is None.
+        weight_BT: of the policy term, not of the KL, for instance of `egsw_weight`; a constant. None is 1.
+        denominator: what the sum is divided by. None: what these rows imply. Micro-batches give the value that
             `losses.denominator` has for the whole batch, and then their losses sum to the whole batch's.
 
     Returns:
         The loss, and metrics: `kl` (mean per token, in nats) with a reference; `clip_ratio/*` with old_logp_BT.
 
     Raises:
-        ValueError: beta > 0 without a reference.
+        ValueError: beta > 0 without a reference, an unknown choice, or one without the setting that it needs.
 
     Source:
         Zhang et al., R1-VL, 2025, https://arxiv.org/abs/2503.12937;
-        Shao et al., DeepSeekMath, 2024, equation 3, https://arxiv.org/abs/2402.03300.
+        Shao et al., DeepSeekMath, 2024, equation 3, https://arxiv.org/abs/2402.03300; see `policy` and `aggregation`.
     """
-    if ref_logp_BT is None and beta != 0:
+    _check_settings(loss_type, importance_sampling_level, beta, epsilon_high, has_reference=ref_logp_BT is not None)
+    if denominator is None:
+        denominator = aggregation.denominator(mask_BT, loss_type=loss_type, max_completion_length=max_completion_length)
+    epsilon_high = epsilon if epsilon_high is None else epsilon_high
+
+    def inside(value_BT: Float[Array, "B T"]) -> Float[Array, "B T"]:
+        return jnp.where(mask_BT, value_BT, 0.0)  # here any NaN ends that flows back from outside the mask
+
+    logp_BT = inside(logp_BT)
+    advantage_BT = inside(advantage[:, None] if advantage.ndim == 1 else advantage)
+    old_BT = jax.lax.stop_gradient(logp_BT) if old_logp_BT is None else inside(old_logp_BT)
+    ratio_BT = policy_ratio(logp_BT, old_BT, mask_BT, importance_sampling_level=importance_sampling_level)
+    if loss_type == "cispo":
+        lowest, highest = 0.0, epsilon_high
+        loss_BT = cispo_loss(logp_BT, ratio_BT, advantage_BT, epsilon_high=epsilon_high)
+    else:
+        lowest, highest = 1.0 - epsilon, 1.0 + epsilon_high
+        loss_BT = clipped_loss(ratio_BT, advantage_BT, epsilon=epsilon, epsilon_high=epsilon_high, delta=delta)
+    if weight_BT is not None:
+        loss_BT *= inside(weight_BT)
+
+    metrics: Metrics = {}
+    if ref_logp_BT is not None:
+        kl_BT = k3_kl(logp_BT, inside(ref_logp_BT))
+        loss_BT += beta * (kl_BT * ratio_BT if use_bias_correction_kl else kl_BT)
+        metrics["kl"] = masked_mean(kl_BT, mask_BT)
+    if old_logp_BT is not None:
+        metrics |= clip_metrics(ratio_BT, advantage_BT, mask_BT, lowest=lowest, highest=highest)
+    return aggregation.aggregate(loss_BT, mask_BT, loss_type=loss_type, denominator=denominator), metrics
+
+
+def _check_settings(
+    loss_type: str, level: str, beta: float, epsilon_high: float | None, *, has_reference: bool
+) -> None:
+    aggregation.check_loss_type(loss_type)
+    if level not in IMPORTANCE_SAMPLING_LEVELS:
+        raise ValueError(
+            f"step_grpo: importance_sampling_level={level!r}: expected one of {IMPORTANCE_SAMPLING_LEVELS}"
+        )
+    if beta != 0 and not has_reference:
         raise ValueError(
             f"step_grpo: beta={beta} weighs the KL to a reference, but ref_logp_BT is None;"
             " give the reference's log-probabilities, or set beta=0"
         )
-    epsilon_high = epsilon if epsilon_high is None else epsilon_high
-    logp_BT = jnp.where(mask_BT, logp_BT, 0.0)  # here any NaN ends that flows back from outside the mask
-    advantage_BT = jnp.broadcast_to(advantage[:, None] if advantage.ndim == 1 else advantage, mask_BT.shape)
-    ratio_BT = policy_ratio(logp_BT, jax.lax.stop_gradient(logp_BT) if old_logp_BT is None else old_logp_BT)
-    loss_BT = clipped_loss(ratio_BT, advantage_BT, epsilon=epsilon, epsilon_high=epsilon_high)
-
-    metrics: Metrics = {}
-    if ref_logp_BT is not None:
-        kl_BT = k3_kl(logp_BT, ref_logp_BT)
-        loss_BT += beta * kl_BT
-        metrics["kl"] = masked_mean(kl_BT, mask_BT)
-    if old_logp_BT is not None:
-        metrics |= clip_metrics(ratio_BT, advantage_BT, mask_BT, epsilon=epsilon, epsilon_high=epsilon_high)
-    return _mean_of_rows(loss_BT, mask_BT, denominator), metrics
-
-
-def denominator(mask_BT: Bool[Array, "B T"]) -> Float[Array, ""]:
-    """What the sum over rows is divided by: the number of rows, those without tokens included."""
-    return jnp.float32(mask_BT.shape[0])
+    if loss_type == "cispo" and epsilon_high is None:
+        raise ValueError(
+            "step_grpo: loss_type='cispo' needs epsilon_high, the bound of the ratio, but it is None; set 5.0"
+        )
 
 
 def supervised(
@@ -95,11 +135,3 @@ def supervised(
     total = -masked_sum(logp_BT, mask_BT)
     loss = total / (num_tokens if denominator is None else denominator)
     return loss, {"perplexity": jnp.exp(total / num_tokens)}
-
-
-def _mean_of_rows(
-    loss_BT: Float[Array, "B T"], mask_BT: Bool[Array, "B T"], denominator_of_batch: Float[Array, ""] | float | None
-) -> Float[Array, ""]:
-    """Mean over the tokens of a row, then over the rows of the batch (loss_type "grpo")."""
-    divisor = denominator(mask_BT) if denominator_of_batch is None else denominator_of_batch
-    return jnp.sum(masked_mean(loss_BT, mask_BT, axis=1)) / divisor

@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 from small import CONFIG, DEFINITION
 
 from r1vl_jax import config, sharding
+from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_import import load_params, read_config
-from r1vl_jax.models.qwen2_vl.model import Params
 
 D, KV, F, E = 32, 16, 48, 16  # widths of `small.CONFIG`: text, keys and values, text MLP, vision
 

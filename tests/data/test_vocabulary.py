@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from r1vl_jax.data.vocabulary import SPECIAL_TOKENS, eos_token_ids, load_tokenizer, train_tokenizer
+from r1vl_jax.data.vocabulary import SPECIAL_TOKENS, eos_token_ids, load_tokenizer, token_sizes, train_tokenizer
 
 
 @hypothesis.given(strategies.text())
@@ -16,6 +16,14 @@ def test_any_text_survives(tokenizer, text):
 
 def test_digits_are_single_tokens(tokenizer):
     assert tokenizer.tokenize("12 345") == ["1", "2", "Ġ", "3", "4", "5"]
+
+
+@hypothesis.given(strategies.text())
+@hypothesis.settings(max_examples=50, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_sizes_of_tokens_add_up_to_the_bytes_of_the_text(tokenizer, text):
+    ids = tokenizer(text + tokenizer.eos_token)["input_ids"]
+    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    assert token_sizes(tokenizer, len(tokenizer) + 3)[ids].sum() == len(decoded.encode())
 
 
 def test_special_tokens_are_single(tokenizer):

@@ -11,6 +11,7 @@ from etils import epath
 from tiny_run import quick  # noqa: F401 - a fixture
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
+from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import Parts, assemble
 from r1vl_jax.checkpoint.hf_export import export_run
 from r1vl_jax.checkpoint.manager import newest_params
@@ -18,7 +19,6 @@ from r1vl_jax.config import resolve
 from r1vl_jax.data import vocabulary
 from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, usable_images
-from r1vl_jax.models.qwen2_vl.model import Params
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.train import run
 

@@ -14,7 +14,7 @@ import tiny_run
 from etils import epath
 from tiny_run import quick  # noqa: F401 - a fixture
 
-from r1vl_jax import stages
+from r1vl_jax import generation, stages
 from r1vl_jax.config import resolve
 from r1vl_jax.observe.completions import SCHEMA, read_completions
 from r1vl_jax.train import run
@@ -34,13 +34,13 @@ def shared(tmp_path_factory) -> Path:
 @pytest.fixture
 def with_rewards(monkeypatch):
     """The second sample of each prompt earns more: an untrained model earns nothing, so nothing would be learned."""
-    step_reward = stages.step_reward
+    step_reward = generation.step_reward
 
     def rewarded(*args):
         reward, reward_PG = step_reward(*args)
         return reward, reward_PG + np.arange(reward_PG.shape[1], dtype=np.float32)
 
-    monkeypatch.setattr(stages, "step_reward", rewarded)
+    monkeypatch.setattr(generation, "step_reward", rewarded)
 
 
 @pytest.fixture

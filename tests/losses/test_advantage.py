@@ -1,5 +1,8 @@
 """Advantages of a group of samples."""
 
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
 
@@ -22,11 +25,24 @@ def test_none_only_subtracts_the_mean():
     np.testing.assert_allclose(advantage, [[-2.0, 0.0, 2.0]])
 
 
+def test_batch_divides_by_the_spread_of_all_rewards():
+    reward = np.array([[0.0, 1.0, 2.0], [2.0, 2.0, 2.0], [0.0, 0.0, 0.3]], np.float32)
+    wanted = (reward - reward.mean(1, keepdims=True)) / (reward.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(losses.group_advantage(reward, scale_rewards="batch"), wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("num_generations", range(2, 17))
-@pytest.mark.parametrize("scale_rewards", ["group", "none"])
+@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 def test_equal_rewards_give_exact_zeros(num_generations, scale_rewards):
     rewards = np.array([0.1, 1.05, 1.1, 2.0666666, 1 / 3, 7e6], np.float32)
-    advantage = losses.group_advantage(np.tile(rewards[:, None], num_generations), scale_rewards=scale_rewards)
+    equal = np.tile(rewards[:, None], num_generations)
+    advantage = jax.jit(partial(losses.group_advantage, scale_rewards=scale_rewards))
+    assert np.count_nonzero(advantage(equal)) == 0
+
+
+@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
+def test_equal_rewards_are_no_matter_without_epsilon(scale_rewards):
+    advantage = losses.group_advantage(np.full((3, 4), 1.1), scale_rewards=scale_rewards, epsilon=0.0)
     assert np.count_nonzero(advantage) == 0
 
 
@@ -43,5 +59,5 @@ def test_a_group_of_one_is_refused():
 
 
 def test_an_unknown_scale_is_refused():
-    with pytest.raises(ValueError, match="scale_rewards='batch'.*'group' or 'none'"):
-        losses.group_advantage(np.zeros((3, 2)), scale_rewards="batch")
+    with pytest.raises(ValueError, match=r"scale_rewards='row'.*\('group', 'batch', 'none'\)"):
+        losses.group_advantage(np.zeros((3, 2)), scale_rewards="row")

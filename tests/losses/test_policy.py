@@ -44,7 +44,7 @@ def test_clip_metrics():
     ratio = jnp.array([[0.5, 1.5, 1.0, 9.0], [1.5, 1.5, 0.5, 0.5], [0.1, 9.0, 9.0, 9.0]])
     advantage = jnp.array([[-1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, 1.0, 1.0]])
     mask = jnp.array([[True, True, True, False], [True] * 4, [False] * 4])
-    metrics = policy.clip_metrics(ratio, advantage, mask, epsilon=0.2, epsilon_high=0.2)
+    metrics = policy.clip_metrics(ratio, advantage, mask, lowest=0.8, highest=1.2)
     wanted = {
         "clip_ratio/region_mean": 4 / 7,
         "clip_ratio/low_mean": 2 / 7,

@@ -1,0 +1,64 @@
+"""What a generation's samples are worth beside each other: rewards to advantages and weights, token by token."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from r1vl_jax import losses
+from r1vl_jax.arrays import Completions, SampledRows, Sections, TrainRows
+from r1vl_jax.config_loss import Loss
+
+
+@partial(jax.jit, static_argnums=0)
+def compare(
+    loss: Loss, sampled: SampledRows, reward_PG: Float[Array, "P G"], sections: Sections | None = None
+) -> TrainRows:
+    """Compares all samples of a generation, before it is split into updates.
+
+    Args:
+        reward_PG: total reward of each sample, in reward units.
+        sections: for `credit="step"`.
+    """
+    mask_BT = sampled.completions.mask_BT
+    if loss.mask_truncated_completions:
+        mask_BT = losses.mask_truncated(mask_BT, sampled.has_ended_B)
+    advantage_BT = _advantage(loss, sampled.completions, reward_PG, sections)
+    weight_BT = None
+    if loss.egsw_level:
+        assert sampled.entropy_BT is not None
+        weight_BT = losses.egsw_weight(
+            advantage_BT,
+            sampled.entropy_BT,
+            mask_BT,
+            num_generations=reward_PG.shape[1],
+            entropy_weight=loss.egsw_entropy_weight,
+            temperature=loss.egsw_temperature,
+            level=loss.egsw_level,
+        )
+    return TrainRows(
+        completions=Completions(sampled.completions.token_BT, mask_BT),
+        advantage_BT=advantage_BT,
+        ref_logp_BT=sampled.ref_logp_BT,
+        sampling_logp_BT=sampled.sampling_logp_BT,
+        old_logp_BT=sampled.policy_logp_BT if loss.updates_per_generation > 1 else None,
+        weight_BT=weight_BT,
+    )
+
+
+def _advantage(
+    loss: Loss, completions: Completions, reward_PG: Float[Array, "P G"], sections: Sections | None
+) -> Float[Array, "B T"]:
+    if loss.credit == "trajectory":
+        advantage_PG = losses.group_advantage(reward_PG, scale_rewards=loss.scale_rewards)
+        return jnp.broadcast_to(advantage_PG.reshape(-1, 1), completions.token_BT.shape)
+    assert sections is not None
+    section_of_token_BT, num_sections_B = losses.section_of_token(sections.section_end_BJ, sections.size_BT)
+    return losses.step_advantage(
+        sections.section_reward_BJ,
+        section_of_token_BT,
+        num_sections_B,
+        num_generations=reward_PG.shape[1],
+        scale_rewards=loss.scale_rewards,
+    )

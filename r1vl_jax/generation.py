@@ -1,0 +1,180 @@
+"""A generation: prompts are drawn, completions sampled, scored and rewarded; then compared and split into updates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from r1vl_jax import losses
+from r1vl_jax.arrays import Completions, Params, PromptBatch, SampledRows, TrainBatch, TrainRows
+from r1vl_jax.comparison import compare
+from r1vl_jax.data.pipeline import Stream
+from r1vl_jax.data.records import Record
+from r1vl_jax.learner import Learner, score
+from r1vl_jax.rewarding import place_rewards, step_reward
+from r1vl_jax.rewards import StepReward
+from r1vl_jax.run import Run
+from r1vl_jax.sampling.loop import Sampler, sample
+
+
+@dataclass(frozen=True)
+class Draw:
+    """P prompts, G completions of each, and what these earned.
+
+    Attributes:
+        reward: every part of the reward; `reward_PG` is the weighted total that is compared.
+        num_draws: how often prompts were drawn, until groups of equal rewards were replaced.
+    """
+
+    records: list[Record]
+    prompts: PromptBatch
+    sampled: SampledRows
+    texts: list[str]
+    reward: StepReward
+    reward_PG: Float[np.ndarray, "P G"]
+    num_draws: int = 1
+
+    @property
+    def num_tokens(self) -> int:
+        return int(jnp.sum(self.sampled.completions.mask_BT) + self.prompts.mask_PS.sum())
+
+
+@dataclass(frozen=True)
+class Generator:
+    """What draws and samples.
+
+    Attributes:
+        reference_params: the frozen reference; None where nothing needs it.
+    """
+
+    run: Run
+    learner: Learner
+    sampler: Sampler
+    reference_params: Params | None
+    stream: Stream
+
+    def generate(self, params: Params, step: int) -> list[tuple[Draw, TrainBatch]]:
+        """What one policy samples for the updates from `step` on: `steps_per_generation` batches."""
+        steps = range(step, step + self.learner.loss.steps_per_generation)
+        draws = [self._draw_with_spread(params, self.run.key(step)) for step in steps]
+        with self.run.timers("reward"):
+            rows = self._compare(draws)
+        return [
+            (draw, TrainBatch(draw.prompts, part, self._denominator(part, rows)))
+            for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
+        ]
+
+    def _draw(self, params: Params, key: Key[Array, ""]) -> Draw:
+        timers, loss = self.run.timers, self.learner.loss
+        with timers("data"):
+            records, prompts = next(self.stream)
+        with timers("gen"):
+            rollout = jax.block_until_ready(sample(self.sampler, params, prompts, key))
+        with timers("ref"):  # dispatched only: the device computes while the host scores
+            policy_logp_BT = entropy_BT = ref_logp_BT = None
+            if self.reference_params is not None:
+                ref_logp_BT, _ = score(self.learner, self.reference_params, prompts, rollout.completions)
+            if loss.needs_policy_scores:
+                policy_logp_BT, entropy_BT = score(self.learner, params, prompts, rollout.completions)
+        with timers("reward"):
+            texts = self.run.parts.texts(rollout.completions)
+            reward, reward_PG = step_reward(self.run, texts, records)
+            reward_PG = reward_PG + self._penalty(rollout.completions).reshape(reward_PG.shape)
+        sampled = SampledRows(
+            rollout.completions, rollout.has_ended_B, rollout.logp_BT, policy_logp_BT, entropy_BT, ref_logp_BT
+        )
+        return Draw(records, prompts, sampled, texts, reward, reward_PG)
+
+    def _penalty(self, completions: Completions) -> Float[np.ndarray, " B"]:
+        """What is taken off for coming near the limit of length."""
+        length_B = np.asarray(completions.mask_BT).sum(axis=1)
+        if self.learner.loss.soft_punish_cache == 0:
+            return np.zeros(len(length_B), np.float32)
+        penalty_B = losses.soft_overlong_penalty(
+            jnp.asarray(length_B),
+            max_completion_length=completions.token_BT.shape[1],
+            soft_punish_cache=self.learner.loss.soft_punish_cache,
+        )
+        return np.asarray(penalty_B)
+
+    def _draw_with_spread(self, params: Params, key: Key[Array, ""]) -> Draw:
+        """With `dynamic_sample`, draws again for groups whose rewards are all equal."""
+        draws, loss = [self._draw(params, key)], self.learner.loss
+        num_prompts = len(draws[0].records)
+        while (
+            loss.dynamic_sample
+            and sum(_has_spread(draw).sum() for draw in draws) < num_prompts
+            and len(draws) <= loss.max_resample_times
+        ):
+            draws.append(self._draw(params, jax.random.fold_in(key, len(draws))))
+        return draws[0] if len(draws) == 1 else self._best_of(draws)
+
+    def _best_of(self, draws: Sequence[Draw]) -> Draw:
+        """As many prompts as one draw has: those with spread first, then those without, in the order drawn."""
+        num_prompts, num_generations = draws[0].reward_PG.shape
+        has_spread = np.concatenate([_has_spread(draw) for draw in draws])
+        groups = np.argsort(~has_spread, kind="stable")[:num_prompts]
+        rows = (groups[:, None] * num_generations + np.arange(num_generations)).reshape(-1)
+        records = [record for draw in draws for record in draw.records]
+        texts = [text for draw in draws for text in draw.texts]
+        with self.run.timers("data"):
+            encoder = self.run.parts.encoder
+            prompts = encoder.batch([encoder.prompt(records[group]) for group in groups])
+        return Draw(
+            records=[records[group] for group in groups],
+            prompts=prompts,
+            sampled=jax.tree.map(lambda leaf: leaf[rows], _concatenate([draw.sampled for draw in draws])),
+            texts=[texts[row] for row in rows],
+            reward=jax.tree.map(lambda leaf: leaf[rows], _concatenate([draw.reward for draw in draws])),
+            reward_PG=np.concatenate([draw.reward_PG for draw in draws])[groups],
+            num_draws=len(draws),
+        )
+
+    def _compare(self, draws: Sequence[Draw]) -> TrainRows:
+        sampled = _concatenate([draw.sampled for draw in draws])
+        reward_PG = np.concatenate([draw.reward_PG for draw in draws])
+        sections = None
+        if self.learner.loss.credit == "step":
+            reward = _concatenate([draw.reward for draw in draws])
+            accuracy_weight, _ = self.run.config.reward.reward_weights
+            sections = place_rewards(
+                reward, reward_PG.reshape(-1), accuracy_weight, self.run.parts.token_sizes(sampled.completions)
+            )
+        return compare(self.learner.loss, sampled, jnp.asarray(reward_PG), sections)
+
+    def _denominator(self, rows_of_update: TrainRows, rows_of_generation: TrainRows) -> Float[Array, ""]:
+        loss_type = self.learner.loss.loss_type
+        rows = rows_of_generation if loss_type in losses.OVER_GENERATION else rows_of_update
+        mask_BT = rows.completions.mask_BT
+        return losses.denominator(mask_BT, loss_type=loss_type, max_completion_length=mask_BT.shape[1])
+
+
+def _has_spread(draw: Draw) -> Bool[np.ndarray, " P"]:
+    return np.ptp(draw.reward_PG, axis=1) > 0
+
+
+def _concatenate(bundles: Sequence[Any]) -> Any:
+    """Rows of several bundles below each other; sections that some lack are -1 (their ends) or 0 (what they earned)."""
+    if len(bundles) == 1:
+        return bundles[0]
+
+    def join(*parts: Any) -> Any:
+        library = np if isinstance(parts[0], np.ndarray) else jnp
+        if parts[0].ndim == 1:
+            return library.concatenate(parts)
+        width = max(part.shape[1] for part in parts)
+        fill = -1 if parts[0].dtype.kind == "i" else 0
+        padded = [library.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=fill) for p in parts]
+        return library.concatenate(padded)
+
+    return jax.tree.map(join, *bundles)
+
+
+def _split(rows: TrainRows, num_parts: int) -> list[TrainRows]:
+    """Equal parts of the rows, in order."""
+    size = rows.advantage_BT.shape[0] // num_parts
+    return [jax.tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], rows) for i in range(num_parts)]

@@ -1,0 +1,15 @@
+"""The example for readers with a model of their own: it is short, and it learns."""
+
+from pathlib import Path
+
+import plain_jax_example
+
+
+def test_it_learns():
+    rewards = plain_jax_example.train(100)
+    assert sum(rewards[:10]) / 10 < 0.3
+    assert sum(rewards[-10:]) / 10 > 0.8
+
+
+def test_it_is_short():
+    assert len(Path(plain_jax_example.__file__).read_text().splitlines()) < 60

@@ -1,0 +1,100 @@
+"""Drawing again for groups of equal rewards, and what one generation hands to several updates; the model is made up."""
+
+import contextlib
+import types
+
+import jax
+import numpy as np
+import pytest
+from small import make_prompts
+
+from r1vl_jax.arrays import Completions, SampledRows
+from r1vl_jax.config_loss import Loss
+from r1vl_jax.generation import Draw, Generator
+from r1vl_jax.rewards import StepReward
+
+P, G, T = 2, 2, 3
+
+
+def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
+    """Rows whose tokens, texts and rewards tell from which record they are."""
+    records = [first_record, first_record + 1]
+    row = np.repeat(records, G)
+    mask = np.arange(T)[None] < (1 + np.arange(P * G) % T)[:, None]
+    logp = np.tile(row[:, None], T).astype(np.float32)
+    sampled = SampledRows(Completions(np.tile(row[:, None], T), mask), np.ones(P * G, bool), logp, logp, None, None)
+    parts = [np.float32(row)] * 4 + [row > 0] * 4
+    reward = StepReward(*parts, np.tile(row[:, None], width), np.ones((P * G, width), np.float32))
+    return Draw(records, make_prompts(P), sampled, [str(i) for i in row], reward, np.float32(reward_PG))
+
+
+class MadeUp(Generator):
+    """Gives prepared draws, and notes the keys they were asked with."""
+
+    def prepare(self, *draws: Draw) -> "MadeUp":
+        object.__setattr__(self, "draws", list(draws))
+        object.__setattr__(self, "keys", [])
+        return self
+
+    def _draw(self, params, key):
+        self.keys.append(jax.random.key_data(key).tolist())
+        return self.draws.pop(0)
+
+
+@pytest.fixture
+def generator():
+    def make(**settings) -> MadeUp:
+        encoder = types.SimpleNamespace(prompt=lambda record: record, batch=lambda encoded: encoded)
+        run = types.SimpleNamespace(
+            timers=lambda name: contextlib.nullcontext(),
+            parts=types.SimpleNamespace(encoder=encoder),
+            key=lambda step: jax.random.fold_in(jax.random.key(0), step),
+        )
+        return MadeUp(run, types.SimpleNamespace(loss=Loss(**settings)), None, None, None)
+
+    return make
+
+
+EQUAL, SPREAD = [1, 1], [0, 1]
+
+
+def test_groups_without_spread_are_replaced(generator):
+    made_up = generator(dynamic_sample=True).prepare(
+        made_up_draw(0, [EQUAL, SPREAD]), made_up_draw(2, [EQUAL, EQUAL], width=3), made_up_draw(4, [SPREAD, SPREAD])
+    )
+    ((draw, batch),) = made_up.generate({}, step=1)
+    assert draw.records == draw.prompts == [1, 4]
+    assert draw.num_draws == 3
+    assert draw.texts == ["1", "1", "4", "4"]
+    np.testing.assert_array_equal(draw.reward_PG, [SPREAD, SPREAD])
+    np.testing.assert_array_equal(batch.rows.completions.token_BT[:, 0], [1, 1, 4, 4])
+    np.testing.assert_array_equal(draw.reward.section_end_BJ, [[1, -1, -1]] * 2 + [[4, -1, -1]] * 2)
+    assert len({tuple(key) for key in made_up.keys}) == 3  # no draw repeats another's noise
+
+
+def test_what_is_lacking_in_the_end_has_no_spread(generator):
+    made_up = generator(dynamic_sample=True, max_resample_times=1).prepare(
+        made_up_draw(0, [EQUAL, EQUAL]), made_up_draw(2, [EQUAL, SPREAD])
+    )
+    ((draw, _),) = made_up.generate({}, step=1)
+    assert draw.records == [3, 0]
+
+
+@pytest.mark.parametrize(("is_dynamic", "rewards"), [(True, [SPREAD, SPREAD]), (False, [EQUAL, EQUAL])])
+def test_one_draw_is_enough(generator, is_dynamic, rewards):
+    ((draw, _),) = generator(dynamic_sample=is_dynamic).prepare(made_up_draw(0, rewards)).generate({}, step=1)
+    assert draw.records == [0, 1]
+    assert draw.num_draws == 1
+
+
+@pytest.mark.parametrize(("loss_type", "denominators"), [("grpo", [4, 4]), ("dapo", [14, 14]), ("bnpo", [7, 7])])
+def test_a_generation_feeds_several_updates(generator, loss_type, denominators):
+    """The spread of rewards is that of the whole generation; so are the tokens that dapo divides by."""
+    made_up = generator(steps_per_generation=2, loss_type=loss_type, scale_rewards="batch")
+    pairs = made_up.prepare(made_up_draw(0, [[0, 1], [0, 1]]), made_up_draw(2, [[0, 9], [0, 9]])).generate({}, step=5)
+    spread = np.std([0, 1, 0, 1, 0, 9, 0, 9], ddof=1)
+    for (draw, batch), size, wanted in zip(pairs, (1, 9), denominators, strict=True):
+        np.testing.assert_allclose(batch.rows.advantage_BT[:2, 0], [-size / 2 / spread, size / 2 / spread], rtol=1e-3)
+        np.testing.assert_array_equal(batch.rows.completions.token_BT, draw.sampled.completions.token_BT)
+        np.testing.assert_array_equal(batch.rows.old_logp_BT, draw.sampled.policy_logp_BT)
+        assert batch.denominator == wanted
