@@ -371,7 +371,8 @@ _RANGES = (
     ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),
     *((name, lambda x: x >= 0, "at least 0") for name in _AT_LEAST_0),
     *((name, lambda x: x >= 1, "at least 1") for name in _AT_LEAST_1),
-    *((f"{part}.{name}", *rest) for part in ("optim", "warmup.optim") for name, *rest in _OPTIM_RANGES),
+    *((f"optim.{name}", is_fine, expected) for name, is_fine, expected in _OPTIM_RANGES),
+    *((f"warmup.optim.{name}", is_fine, expected) for name, is_fine, expected in _OPTIM_RANGES),
 )
 
 
