@@ -30,7 +30,7 @@ def get_config():
     config.alignment.optim.lr_scheduler_type = "constant"
     config.alignment.optim.adam_b2 = 0.98
 
-    config.warmup.max_steps = 1_600
+    config.warmup.max_steps = 1_300
     config.warmup.batch_size = 48
     config.warmup.optim.learning_rate = 2e-3
     config.warmup.optim.adam_b2 = 0.98
