@@ -109,7 +109,7 @@ def test_the_first_ratio_is_one_and_later_ones_are_clipped(params):
     state = learner.init(jax.tree.map(jnp.copy, params))
     clipped = []
     for _ in range(3):
-        state, metrics = step_grpo_step(learner, state, again)
+        state, metrics = step_grpo_step(learner, state, {}, again)
         clipped.append(float(metrics["clip_ratio/region_mean"]))
     assert clipped[0] == 0
     assert clipped[2] > 0.1

@@ -9,17 +9,25 @@ import numpy as np
 import pytest
 from etils import epath
 
-from r1vl_jax import observe, rewards, stages
+from r1vl_jax import generation, observe, rewards, stages
 from r1vl_jax.arrays import Completions, Rollout
 from r1vl_jax.config import default, resolve
 from r1vl_jax.data.records import Record
 from r1vl_jax.learner import TrainState
 from r1vl_jax.observe.metrics import read_lines
+from r1vl_jax.rewarding import step_reward
 from r1vl_jax.run import Run
 
 PATH = "### Image Description:\n1\n\n### Rationales:\nr\n\n### Step 1:\n1+1=2\n\n### The final answer is:\n2"
 RECORD = Record("r", (), "?", PATH, "2", (("1+1=2",),), "", "sum", "hand")
 TEXTS = [PATH, PATH[:-1] + "3", "### The final answer is:\n2", ""]  # 2.1, 1.1, 1.0, 0.0
+
+
+W = {"w": jnp.float32(10)}
+
+
+def step_grpo(run: Run, params: dict) -> dict:
+    return stages.step_grpo(run, "step_grpo", params)
 
 
 class FakeStream:
@@ -75,26 +83,27 @@ def spies(monkeypatch):
         calls.score.append(float(params["w"]))
         return jnp.full((4, 2), -5.0), None
 
-    def step_grpo_step(learner, state, batch):
+    def step_grpo_step(learner, state, frozen, batch):
         calls.update.append((learner, batch))
         params = jax.tree.map(lambda leaf: leaf + 1, state.params)
         figures = {"loss": jnp.zeros(()), "num_skipped": jnp.int32(calls.num_skipped)}
         return TrainState(state.step + 1, params, state.opt_state, state.num_skipped), figures
 
-    for spy in (sample, score, step_grpo_step):
-        monkeypatch.setattr(stages, spy.__name__, spy)
+    monkeypatch.setattr(generation, "sample", sample)
+    monkeypatch.setattr(generation, "score", score)
+    monkeypatch.setattr(stages, "step_grpo_step", step_grpo_step)
     return calls
 
 
 def test_the_policy_moves_and_the_reference_stays(make_run, spies):
-    params = stages.step_grpo(make_run(), {"w": jnp.float32(10)})
+    params = step_grpo(make_run(), W)
     assert [w for w, _ in spies.sample] == [10, 11, 12]
     assert spies.score == [10, 10, 10]
     assert params["w"] == 13
 
 
 def test_every_step_draws_with_a_key_of_its_own_that_the_seed_decides(make_run, spies):
-    stages.step_grpo(make_run(), {"w": jnp.float32(10)})
+    step_grpo(make_run(), W)
     keys = [key for _, key in spies.sample]
     assert keys == [jax.random.key_data(make_run().key(step)).tolist() for step in (1, 2, 3)]
     assert len({*map(tuple, keys)}) == 3
@@ -103,24 +112,24 @@ def test_every_step_draws_with_a_key_of_its_own_that_the_seed_decides(make_run, 
 
 def test_the_settings_reach_the_update(make_run, spies):
     changes = {"loss__beta": 0.5, "train__micro_batches": 2, "loss__logp_chunk_size": 7, "sampling__temperature": 0.7}
-    stages.step_grpo(make_run(**changes, loss__temperature_in_loss=True), {"w": jnp.float32(10)})
+    step_grpo(make_run(**changes, loss__temperature_in_loss=True), W)
     learner, batch = spies.update[0]
-    assert (learner.beta, learner.micro_batches, learner.chunk_size, learner.temperature) == (0.5, 2, 7, 0.7)
+    assert (learner.loss.beta, learner.micro_batches, learner.chunk_size, learner.temperature) == (0.5, 2, 7, 0.7)
     np.testing.assert_array_equal(batch.rows.ref_logp_BT, np.full((4, 2), -5.0))
 
 
 @pytest.mark.parametrize("scale_rewards", ["group", "none"])
 def test_advantages_compare_the_samples_of_a_prompt(make_run, spies, scale_rewards):
-    stages.step_grpo(make_run(loss__scale_rewards=scale_rewards), {"w": jnp.float32(10)})
+    step_grpo(make_run(loss__scale_rewards=scale_rewards), W)
     _, batch = spies.update[0]
     reward = np.array([2.1, 1.1, 1.0, 0.0])
     spread = np.std(reward, ddof=1) + 1e-4 if scale_rewards == "group" else 1.0
-    np.testing.assert_allclose(batch.rows.advantage_B, (reward - reward.mean()) / spread, atol=1e-6)
+    np.testing.assert_allclose(batch.rows.advantage_BT[:, 0], (reward - reward.mean()) / spread, atol=1e-6)
 
 
 def test_rewards_are_weighted_accuracy_first(make_run):
     run = make_run(reward__reward_weights=(3.0, 0.5), reward__alpha=0.2)
-    reward, reward_PG = stages.step_reward(run, TEXTS, [RECORD])
+    reward, reward_PG = step_reward(run, TEXTS, [RECORD])
     np.testing.assert_allclose(reward_PG, [[3 * 1.2 + 0.5, 3 * 0.2 + 0.5, 3.0, 0.0]], rtol=1e-6)
     assert isinstance(reward, rewards.StepReward)
 
@@ -129,11 +138,11 @@ def test_too_many_skipped_updates_stop_the_run(make_run, spies):
     spies.num_skipped = 3
     text = "stage step_grpo, step 1: 3 updates had a loss or gradient that is not finite, more than"
     with pytest.raises(FloatingPointError, match=re.escape(text)):
-        stages.step_grpo(make_run(train__max_skipped_updates=2), {"w": jnp.float32(10)})
+        step_grpo(make_run(train__max_skipped_updates=2), W)
 
 
 def test_figures_are_written_under_their_step(make_run, spies, tmp_path):
-    stages.step_grpo(make_run(optim__learning_rate=0.3), {"w": jnp.float32(10)})
+    step_grpo(make_run(optim__learning_rate=0.3), W)
     lines = read_lines(epath.Path(tmp_path) / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.3, 0.2, 0.1])  # linear, to 0 after the last
@@ -141,8 +150,8 @@ def test_figures_are_written_under_their_step(make_run, spies, tmp_path):
 
 
 def test_a_stage_goes_on_from_its_checkpoint(make_run, spies):
-    stages.step_grpo(make_run(train__max_steps=2), {"w": jnp.float32(10)})
-    assert stages.step_grpo(make_run(train__max_steps=3), {"w": jnp.float32(10)})["w"] == 13
+    step_grpo(make_run(train__max_steps=2), W)
+    assert step_grpo(make_run(train__max_steps=3), W)["w"] == 13
     assert [w for w, _ in spies.sample] == [10, 11, 12]
     assert spies.score == [10, 10, 10]
     assert spies.prompts == [1, 2, 3]

@@ -87,7 +87,7 @@ def test_updates_of_an_adapter_on_2b_stay_below_20_gib():
 
     trained, frozen = timed("initial params", make_params)
     fresh = jax.tree.map(jnp.copy, trained)
-    learner = Learner(DEFINITION, optimizer(Optim(learning_rate=1e-3), 10, trained), chunk_size=64, beta=0.04)
+    learner = Learner(DEFINITION, optimizer(Optim(learning_rate=1e-3), 10, trained), chunk_size=64)
     prompt = make_prompt()
 
     state, metrics = timed(
