@@ -26,8 +26,9 @@ def settings(workdir: Path, data: Path) -> Config:
     config.model.dtype = "bfloat16"
     config.model.lora_r, config.model.lora_target_modules = 2, ("q_proj", "qkv")
     config.optim.learning_rate = config.warmup.optim.learning_rate = 0.05
+    config.warmup.optim.warmup_ratio = 0.0
+    config.sampling.temperature = 50.0  # the untrained model is sure of itself; what it is made to say teaches it
     config.warmup.max_steps, config.eval.num_problems, config.observe.report = 1, 2, False
-    config.sampling.max_completion_length = 16
     return resolve(config)
 
 
