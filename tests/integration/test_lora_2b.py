@@ -98,7 +98,8 @@ def test_updates_of_an_adapter_on_2b_stay_below_20_gib():
     completions = make_completions(NUM_GENERATIONS)
     ref_logp_BT, _ = timed("reference", score, learner, combine(fresh, frozen), prompt, completions)
     advantage_B = losses.group_advantage(jnp.array([[0.0, 1.0]]), scale_rewards="group").reshape(-1)
-    rows = TrainRows(completions, advantage_B, ref_logp_BT, ref_logp_BT)
+    advantage_BT = jnp.broadcast_to(advantage_B[:, None], ref_logp_BT.shape)
+    rows = TrainRows(completions, advantage_BT, ref_logp_BT, ref_logp_BT)
     state, metrics = timed("StepGRPO update", step_grpo_step, learner, state, frozen, TrainBatch(prompt, rows))
     assert np.isfinite(metrics["loss"])
     assert metrics["num_skipped"] == 0
