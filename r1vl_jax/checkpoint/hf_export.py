@@ -1,11 +1,14 @@
 """Writes a run's model as a directory that transformers opens as it is.
 
     python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR [--dtype=bfloat16] [--max_shard_size=5GB]
+    python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR --adapter
 
-Weights are those of the newest checkpoint of the run's last stage, read and written one parameter at a time. All other
-files are those of the model that the run started from; a run from random weights gets files of its own.
+Weights are those of the newest checkpoint of the run's last stage, read and written one parameter at a time; a run with
+adapters gives the whole model with these folded in, or with `--adapter` the adapters alone, for PEFT. All other files
+are those of the model that the run started from; a run from random weights gets files of its own.
 """
 
+import dataclasses
 import errno
 import os
 import re
@@ -28,10 +31,13 @@ from r1vl_jax.checkpoint.hf_names import Tensor, tensors_of
 from r1vl_jax.checkpoint.hf_shards import DTYPES, Entry, is_own, write_shards
 from r1vl_jax.checkpoint.manager import newest_params
 from r1vl_jax.checkpoint.model_config import model_config
+from r1vl_jax.checkpoint.peft import save_adapter
+from r1vl_jax.checkpoint.trained import trained_params, whole_model
 from r1vl_jax.data import vocabulary
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.observe.files import read_json
+from r1vl_jax.trainable import adapted
 
 MAX_SHARD_SIZE = 5 * 10**9  # bytes, as transformers' own shards were for long
 
@@ -53,7 +59,8 @@ def export_run(
     settings = _settings(epath.Path(run))
     tokenizer = vocabulary.load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
     sizes = model_config(settings.model, tokenizer)
-    with _replacing(Path(out)) as unfinished, newest_params(_last_stage(epath.Path(run), settings)) as parameter:
+    definition = _definition(sizes, settings.model)
+    with _replacing(Path(out)) as unfinished, newest_params(_last_stage(epath.Path(run), settings)) as saved:
         if settings.model.path:
             copy_files(local_directory(settings.model.path), unfinished, dtype=dtype)
         else:
@@ -66,7 +73,28 @@ def export_run(
                 max_pixels=settings.data.max_pixels,
                 dtype=dtype,
             )
+        parameter = whole_model(settings, definition, saved)
         write_weights(unfinished, sizes, parameter, dtype=dtype, max_shard_size=max_shard_size)
+
+
+def export_adapter(run: epath.PathLike, out: str | os.PathLike) -> None:
+    """Exports the adapters of a run's newest checkpoint, in PEFT's format.
+
+    Raises:
+        FileNotFoundError: there is no run, or it has no checkpoint yet.
+        ValueError: the run trains no adapters.
+    """
+    settings = _settings(epath.Path(run))
+    tokenizer = vocabulary.load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
+    definition = _definition(model_config(settings.model, tokenizer), settings.model)
+    with newest_params(_last_stage(epath.Path(run), settings)) as saved:
+        trained = trained_params(settings, definition, saved)
+    save_adapter(Path(out), trained, definition, base_model=settings.model.path)
+
+
+def _definition(sizes: Config, model: config.Model) -> Definition:
+    base = Definition(sizes, model.dtype)
+    return dataclasses.replace(base, lora=adapted(base, model))
 
 
 def write_weights(
@@ -152,9 +180,13 @@ def main() -> None:
     out = flags.DEFINE_string("out", None, "Directory to write.", required=True)
     dtype = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the weights.")
     max_shard_size = flags.DEFINE_string("max_shard_size", "5GB", "Of a weight file.")
+    adapter = flags.DEFINE_bool("adapter", False, "Adapters alone, for PEFT.")
 
     def start(_: list[str]) -> None:
-        export_run(run.value, out.value, dtype=dtype.value, max_shard_size=num_bytes(max_shard_size.value))
+        if adapter.value:
+            export_adapter(run.value, out.value)
+        else:
+            export_run(run.value, out.value, dtype=dtype.value, max_shard_size=num_bytes(max_shard_size.value))
         print(f"exported to {out.value}")
 
     app.run(start)

@@ -1,4 +1,4 @@
-"""A run with an adapter: its checkpoints hold the adapter alone, and it resumes to the bit."""
+"""A run with an adapter: its checkpoints hold the adapter alone, it resumes to the bit, and is exported either way."""
 
 from pathlib import Path
 
@@ -8,9 +8,13 @@ import orbax.checkpoint.experimental.v1 as ocp
 import pytest
 import tiny_run
 from etils import epath
+from safetensors.numpy import load_file
 from tiny_run import quick  # noqa: F401 - a fixture
+from transformers import Qwen2VLForConditionalGeneration
 
-from r1vl_jax import stages
+from r1vl_jax import generation, stages
+from r1vl_jax.assembly import assemble
+from r1vl_jax.checkpoint.hf_export import export_adapter, export_run
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.train import run
 
@@ -35,13 +39,13 @@ def settings(workdir: Path, data: Path) -> Config:
 @pytest.fixture
 def with_rewards(monkeypatch):
     """The second sample of each prompt earns more: an untrained model earns nothing, so nothing would be learned."""
-    step_reward = stages.step_reward
+    step_reward = generation.step_reward
 
     def rewarded(*args):
         reward, reward_PG = step_reward(*args)
         return reward, reward_PG + np.arange(reward_PG.shape[1], dtype=np.float32)
 
-    monkeypatch.setattr(stages, "step_reward", rewarded)
+    monkeypatch.setattr(generation, "step_reward", rewarded)
 
 
 def checkpoint(workdir: Path, stage: str, step: int) -> dict[str, np.ndarray]:
@@ -75,3 +79,19 @@ def test_a_stopped_run_resumes_to_the_bit(with_rewards, tmp_path, monkeypatch):
     assert all(np.any(last[path] != before[path]) for path in adapter)
     jax.tree.map(np.testing.assert_array_equal, checkpoint(stopped, "step_grpo", 2), last)
     assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    _exports_agree(whole, tmp_path)
+
+
+def _exports_agree(workdir: Path, directory: Path) -> None:
+    """The model with the adapter folded in is the base that PEFT has put the adapter on."""
+    export_run(workdir, directory / "merged", dtype="float32")
+    export_adapter(workdir, directory / "adapter")
+    merged = Qwen2VLForConditionalGeneration.from_pretrained(directory / "merged").state_dict()
+    adapter = load_file(directory / "adapter" / "adapter_model.safetensors")
+    name = "model.language_model.layers.1.self_attn.q_proj"
+    a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    initial = assemble(settings(workdir, directory / "data")).initial_params()
+    base = np.asarray(initial["text"]["layers"]["self_attn"]["q_proj"]["kernel"][1], np.float32).T
+    # The base is kept in bfloat16, and so is the sum.
+    np.testing.assert_allclose(merged[f"{name}.weight"], base + 16 * b @ a, atol=2e-3, rtol=1e-2)
+    assert np.abs(16 * b @ a).max() > 0.02
