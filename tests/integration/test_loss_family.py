@@ -13,7 +13,7 @@ from r1vl_jax import generation, stages
 from r1vl_jax.config import resolve
 from r1vl_jax.train import run
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -68,7 +68,6 @@ def test_a_run_with_all_of_it(shared, with_rewards):
     assert "kl" not in json.loads((shared / "whole" / "summary.json").read_text())
 
 
-@pytest.mark.slow
 def test_a_run_stopped_within_a_generation_resumes_to_the_bit(shared, with_rewards, monkeypatch):
     if not (shared / "whole").exists():
         run(resolve(settings(shared / "whole", shared / "data")))

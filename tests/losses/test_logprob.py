@@ -12,8 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from r1vl_jax import losses
 
 B, T, D, V = 3, 7, 4, 11
-# One column at a time (3 tokens, also for a size below B), a size that does not divide 7 columns, everything at once.
-CHUNK_SIZES = (1, 3, 9, 100)
+# One column at a time, though that is 3 tokens; a size that does not divide 7 columns, everything at once.
+CHUNK_SIZES = (1, 9, 100)
 
 
 @pytest.fixture

@@ -105,7 +105,6 @@ def test_value_and_gradient_are_those_of_torch(name, is_on_policy, is_weighted):
     old_logp = None if is_on_policy else old_logp
     advantage, weight = (advantage, weight) if is_weighted else (advantage[:, 0], None)
 
-    @jax.jit
     def loss(logp):
         arrays = {"old_logp_BT": old_logp, "ref_logp_BT": ref_logp, "weight_BT": weight}
         return losses.step_grpo(logp, mask, advantage, **arrays, **ours(SETTINGS[name]))[0]
@@ -129,7 +128,6 @@ def test_nothing_outside_the_mask_matters(batch, level):
     logp, old_logp, ref_logp, advantage = batch
     arrays = (logp, old_logp, ref_logp, np.tile(advantage[:, None], (1, 5)), np.ones(MASK.shape, np.float32))
 
-    @jax.jit
     def loss(logp, old_logp, ref_logp, advantage, weight):
         given = {"old_logp_BT": old_logp, "ref_logp_BT": ref_logp, "weight_BT": weight}
         return losses.step_grpo(logp, MASK, advantage, **given, importance_sampling_level=level, epsilon=1.0)
@@ -173,7 +171,7 @@ def test_micro_batches_and_eight_devices_change_nothing(loss_type):
         rtol=1e-6,
     )
 
-    for start, stop in ((0, 5), (5, 24)):
+    for start, stop in ((0, 12), (12, 24)):
         part = [array[start:stop] for array in arrays]
         value, of_part = jax.value_and_grad(loss)(*part)
         whole -= value
