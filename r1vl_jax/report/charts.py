@@ -138,7 +138,8 @@ def ticks(low: float, high: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(spread / 4))
     step = next(factor * power for factor in (1, 2, 5, 10) if spread / (factor * power) <= 6)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
+    decimals = 1 - math.floor(math.log10(step))  # the KL of a first update may be as small as 1e-15
+    return [round(number * step, decimals) for number in range(first, max(last, first + 1) + 1)]
 
 
 def _grid(x_ticks: list[float], y_ticks: list[float], scale) -> Iterator[Markup]:

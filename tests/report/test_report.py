@@ -202,6 +202,12 @@ def test_ticks_are_round_and_enclose(low, high):
     assert re.match(r"^0*\.?0*[125]", steps.pop())
 
 
+def test_values_of_the_size_of_rounding_are_drawn():
+    lines = [{"stage": "warmup", "step": step, "loss": step * 1e-15} for step in (1, 2)]
+    assert "<svg" in charts.line_chart(charts.Chart("c", "u", "warmup", {"loss": "l"}), lines)
+    assert charts.ticks(0.0, 3e-15)[-1] == pytest.approx(3e-15)
+
+
 def test_a_chart_draws_values_where_they_belong():
     chart = charts.Chart("c", "u", "warmup", {"loss": "l"})
     lines = [{"stage": "warmup", "step": step, "loss": value} for step, value in ((0, 0.0), (5, 1.0), (10, 2.0))]
