@@ -45,7 +45,7 @@ def write_random_model(directory: Path, config: dict[str, Any]) -> int:
         if size > _SHARD_SIZE or number == len(shapes) - 1:
             weight_map |= _write_shard(directory, f"model-{number:05d}.safetensors", shard)
             shard, size = {}, 0
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (directory / "config.json").write_text(json.dumps(config))
     return sum(math.prod(shape) for shape in shapes.values())
 
