@@ -1,0 +1,69 @@
+"""Masks over the bytes of a row as words of 32 bits, bit 0 of word 0 being the first byte.
+
+A mask is packed once; then "the next byte that ..." costs two look-ups, and what a sequential reader would carry from
+byte to byte is carried by an addition.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int, UInt32
+
+from r1vl_jax.arrays import Array
+
+WORD = 32
+_ALL_SET = np.uint32(0xFFFFFFFF)
+
+
+def pack(mask_U: Bool[Array, " U"]) -> UInt32[Array, " W"]:
+    """A mask as words; U is a multiple of 32."""
+    return jnp.sum(mask_U.reshape(-1, WORD).astype(jnp.uint32) << _lane(), axis=1, dtype=jnp.uint32)
+
+
+def unpack(word_W: UInt32[Array, " W"]) -> Bool[Array, " U"]:
+    """The mask that was packed."""
+    return ((word_W[:, None] >> _lane()) & 1).astype(bool).reshape(-1)
+
+
+def next_true(word_W: UInt32[Array, " W"], position: Int[Array, "*Q"]) -> Int[Array, "*Q"]:
+    """The first set bit at or after each position; U if there is none."""
+    num_words = word_W.shape[0]
+    occupied_W = jnp.where(word_W != 0, jnp.arange(num_words), num_words)
+    next_occupied_W = jnp.append(jax.lax.cummin(occupied_W, reverse=True), num_words)
+    word, lane = position // WORD, (position % WORD).astype(jnp.uint32)
+    here = word_W.at[word].get(mode="fill", fill_value=0) & (_ALL_SET << lane)
+    found = jnp.where(here != 0, word, next_occupied_W.at[word + 1].get(mode="clip"))
+    bits = jnp.where(here != 0, here, word_W.at[found].get(mode="fill", fill_value=1))
+    trailing_zeros = jax.lax.population_count((bits & -bits) - 1).astype(jnp.int32)
+    return found * WORD + trailing_zeros
+
+
+def behind_runs(run_W: UInt32[Array, " W"], seed_W: UInt32[Array, " W"]) -> UInt32[Array, " W"]:
+    """The unset bit behind each run of set bits that holds a seed.
+
+    Adding a seed to its run clears the run from there on and carries into the bit behind it:
+
+        run     0 1 1 1 0 1 1 0        first byte on the left
+        seed    0 0 1 0 0 0 0 0
+        behind  0 0 0 0 1 0 0 0
+
+    Args:
+        run_W: the runs.
+        seed_W: bits within them.
+    """
+    sum_W = run_W + seed_W
+    return (sum_W + _carry_into(sum_W < run_W, sum_W == _ALL_SET)) & ~run_W
+
+
+def _carry_into(overflows_W: Bool[Array, " W"], passes_on_W: Bool[Array, " W"]) -> UInt32[Array, " W"]:
+    """The carry that reaches each word: from the one before, which overflowed, or is full and passes its own on."""
+
+    def chain(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        return second[0] | second[1] & first[0], first[1] & second[1]
+
+    carry_out_W, _ = jax.lax.associative_scan(chain, (overflows_W, passes_on_W))
+    return jnp.append(False, carry_out_W[:-1]).astype(jnp.uint32)
+
+
+def _lane() -> UInt32[Array, "1 32"]:
+    return jnp.arange(WORD, dtype=jnp.uint32)[None]
