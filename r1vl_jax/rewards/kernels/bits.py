@@ -1,13 +1,16 @@
 """Masks over the bytes of a row as words of 32 bits, bit 0 of word 0 being the first byte.
 
-A mask is packed once; then "the next byte that ..." costs two look-ups, and what a sequential reader would carry from
-byte to byte is carried by an addition.
+A mask is packed once; then the logic of 32 bytes is one operation, "the next byte that ..." costs two look-ups, and
+what a sequential reader would carry from byte to byte is carried by an addition.
 """
+
+import functools
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int, UInt32
+from jaxtyping import Bool, Int, UInt8, UInt32
 
 from r1vl_jax.arrays import Array
 
@@ -23,6 +26,30 @@ def pack(mask_U: Bool[Array, " U"]) -> UInt32[Array, " W"]:
 def unpack(word_W: UInt32[Array, " W"]) -> Bool[Array, " U"]:
     """The mask that was packed."""
     return ((word_W[:, None] >> _lane()) & 1).astype(bool).reshape(-1)
+
+
+def ahead(word_W: UInt32[Array, " W"], distance: int) -> UInt32[Array, " W"]:
+    """For each byte, the bit of the one `distance` (0 to 31) bytes further on; unset beyond the end."""
+    if distance == 0:
+        return word_W
+    return word_W >> distance | jnp.append(word_W[1:], jnp.uint32(0)) << WORD - distance
+
+
+def behind(word_W: UInt32[Array, " W"], distance: int) -> UInt32[Array, " W"]:
+    """For each byte, the bit of the one `distance` (0 to 31) bytes before; unset before the beginning."""
+    if distance == 0:
+        return word_W
+    return word_W << distance | jnp.append(jnp.uint32(0), word_W[:-1]) >> WORD - distance
+
+
+def begins(byte_U: UInt8[Array, " U"], literal: bytes) -> UInt32[Array, " W"]:
+    """Where a literal of at most 32 bytes begins."""
+    return functools.reduce(operator.and_, (ahead(pack(byte_U == byte), k) for k, byte in enumerate(literal)))
+
+
+def covers(begins_W: UInt32[Array, " W"], length: int) -> UInt32[Array, " W"]:
+    """All bytes of what begins at the set bits and is `length` bytes long."""
+    return functools.reduce(operator.or_, (behind(begins_W, k) for k in range(length)))
 
 
 def next_true(word_W: UInt32[Array, " W"], position: Int[Array, "*Q"]) -> Int[Array, "*Q"]:

@@ -38,21 +38,6 @@ def fold(byte_U: UInt8[Array, "*U"]) -> UInt8[Array, "*U"]:
     return jnp.where(is_between(byte_U, b"A", b"Z"), byte_U | 0x20, byte_U)
 
 
-def ahead(value_U: Shaped[Array, " U"], distance: int) -> Shaped[Array, " U"]:
-    """For each byte, the value `distance` bytes further on; 0 beyond the end."""
-    return jnp.pad(value_U[distance:], (0, distance))
-
-
-def behind(value_U: Shaped[Array, " U"], distance: int) -> Shaped[Array, " U"]:
-    """For each byte, the value `distance` bytes before; 0 before the beginning."""
-    return jnp.pad(value_U, (distance, 0))[: value_U.shape[0]]
-
-
-def begins(byte_U: UInt8[Array, " U"], literal: bytes) -> Bool[Array, " U"]:
-    """Whether a literal begins at each byte."""
-    return functools.reduce(operator.and_, (ahead(byte_U, place) == byte for place, byte in enumerate(literal)))
-
-
 def compact(
     keep_U: Bool[Array, " U"], value_U: Int[Array, " U"], *, size: int, fill: int
 ) -> tuple[Int[Array, " S"], Int[Array, ""]]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, UInt8
 from r1vl_jax import sections
 from r1vl_jax.arrays import Array, bundle
 from r1vl_jax.rewards.kernels import bits
-from r1vl_jax.rewards.kernels.characters import begins, compact, is_digit, window
+from r1vl_jax.rewards.kernels.characters import compact, is_digit, window
 from r1vl_jax.rewards.kernels.row import Row
 
 MAX_HEADINGS = 64  # places where "### " stands; a row with more is undecided
@@ -53,7 +53,7 @@ class Headings:
 
 def find_headings(row: Row) -> Headings:
     """All headings, wherever on a line they stand."""
-    start_J, count = compact(begins(row.byte_U, b"### "), row.place_U, size=MAX_HEADINGS, fill=row.byte_U.shape[0])
+    start_J, count = compact(bits.unpack(bits.begins(row.byte_U, b"### ")), row.place_U, size=MAX_HEADINGS, fill=row.byte_U.shape[0])
     byte_JX = jax.vmap(lambda start: window(row.byte_U, start, _WIDTH))(start_J)
     first_digit_J = start_J + len(sections.STEP)
     digits_end_J = bits.next_true(bits.pack(~is_digit(row.byte_U)), first_digit_J)

@@ -1,11 +1,8 @@
 """The text of one row in which key steps are looked for, made of bytes of the completion, and where each came from."""
 
-import functools
-import operator
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, UInt8, UInt32
 
 from r1vl_jax.arrays import Array, bundle
 from r1vl_jax.rewards.kernels import bits
@@ -36,10 +33,10 @@ class Searchable:
 def normalised_path(row: Row, end: Int[Array, ""]) -> Searchable:
     """What stands before `end`, in normal form; matches cut neither a run of letters nor a number."""
     byte_U, origin_U, length = normal_form(row.byte_U, end)
-    is_letter_U, is_digit_U = ch.is_letter(byte_U), ch.is_digit(byte_U)
-    is_number_U = is_digit_U | (byte_U == ord(".")) & ch.ahead(is_digit_U, 1)
-    cuts_U = is_letter_U & ch.behind(is_letter_U, 1) | is_number_U & ch.behind(is_number_U, 1)
-    return Searchable(byte_U, origin_U, length, ~cuts_U & (row.place_U <= length))
+    letter_W, digit_W = bits.pack(ch.is_letter(byte_U)), bits.pack(ch.is_digit(byte_U))
+    number_W = digit_W | bits.begins(byte_U, b".") & bits.ahead(digit_W, 1)
+    cut_W = letter_W & bits.behind(letter_W, 1) | number_W & bits.behind(number_W, 1)
+    return Searchable(byte_U, origin_U, length, bits.unpack(~cut_W) & (row.place_U <= length))
 
 
 def step_bodies(row: Row, found: Headings) -> Searchable:
@@ -48,8 +45,8 @@ def step_bodies(row: Row, found: Headings) -> Searchable:
     A step is a heading anywhere on a line; its body ends before the next line that begins with ###.
     """
     body_start_J = row.next_solid(found.end_J)
-    is_mark_W = bits.pack(ch.begins(row.byte_U, b"\n###"))
-    body_end_J = jnp.minimum(bits.next_true(is_mark_W, body_start_J), row.length)
+    mark_W = bits.begins(row.byte_U, b"\n###")
+    body_end_J = jnp.minimum(bits.next_true(mark_W, body_start_J), row.length)
     is_step_J = _outside_bodies(found.kind_J == STEP, found.start_J, body_end_J)
     is_joined_J = is_step_J & (jnp.cumsum(is_step_J.astype(jnp.int32)) > 1)
 
@@ -72,38 +69,33 @@ def normal_form(
     Returns:
         The bytes, 0 behind the end; where each came from; and how many there are.
     """
-    place_U = jnp.arange(byte_U.shape[0])
-    byte_U = jnp.where(place_U < length, byte_U, 0)
-    is_gap_U, has_space_U = _gaps(byte_U)
-    is_kept_U = ~is_gap_U & (place_U < length)
-    is_tight_U = is_kept_U & ch.is_one_of(byte_U, _TIGHT)
+    is_text_U = jnp.arange(byte_U.shape[0]) < length
+    byte_U = jnp.where(is_text_U, byte_U, 0)
+    gap_W, space_W = _gaps(byte_U)
+    kept_W = bits.pack(is_text_U) & ~gap_W
+    tight_W = kept_W & bits.pack(ch.is_one_of(byte_U, _TIGHT))
     # A gap at the beginning is like one behind a tight byte: no space comes of it.
-    opens_tight_U = ~is_kept_U & (ch.behind(is_tight_U, 1) | (place_U == 0))
-    gap_W = bits.pack(~is_kept_U)
-    spaced_W = bits.behind_runs(gap_W, bits.pack(has_space_U & ~is_kept_U))
-    tight_W = bits.behind_runs(gap_W, bits.pack(opens_tight_U))
-    follows_space_U = bits.unpack(spaced_W & ~tight_W) & ~is_tight_U
-    is_space_U = ch.ahead(follows_space_U & is_kept_U, 1)  # the last byte of the gap becomes the space
-    return _keep(is_kept_U | is_space_U, jnp.where(is_space_U, ord(" "), ch.fold(byte_U)))
+    opens_tight_W = ~kept_W & bits.behind(tight_W, 1).at[0].apply(lambda word: word | 1)
+    follows_space_W = bits.behind_runs(~kept_W, space_W & ~kept_W) & ~bits.behind_runs(~kept_W, opens_tight_W)
+    becomes_space_W = bits.ahead(follows_space_W & kept_W & ~tight_W, 1)  # the last byte of the gap
+    is_space_U = bits.unpack(becomes_space_W)
+    return _keep(bits.unpack(kept_W | becomes_space_W), jnp.where(is_space_U, ord(" "), ch.fold(byte_U)))
 
 
-def _gaps(byte_U: UInt8[Array, " U"]) -> tuple[Bool[Array, " U"], Bool[Array, " U"]]:
+def _gaps(byte_U: UInt8[Array, " U"]) -> tuple[UInt32[Array, " W"], UInt32[Array, " W"]]:
     """Which bytes go or become a space; and where, among them, something stands that counts as a space."""
-    is_space_U = ch.is_white(byte_U) | (byte_U == ord("~"))
-    is_escape_U = (byte_U == ord("\\")) & ch.is_one_of(ch.ahead(byte_U, 1), b",;:! ")
-    is_gap_U = is_space_U | (byte_U == ord("$")) | _covers(is_escape_U, 2)
-    is_space_U |= is_escape_U
+    space_W = bits.pack(ch.is_white(byte_U) | (byte_U == ord("~")))
+    escape_W = bits.begins(byte_U, b"\\") & bits.ahead(bits.pack(ch.is_one_of(byte_U, b",;:! ")), 1)
+    gap_W = space_W | bits.begins(byte_U, b"$") | bits.covers(escape_W, 2)
+    space_W |= escape_W
+    letter_W = bits.pack(ch.is_letter(byte_U))
     for command in (b"\\quad", b"\\qquad", b"\\left", b"\\right"):
         # No command begins where letters go on: \leftarrow is another.
-        is_command_U = ch.begins(byte_U, command) & ~ch.is_letter(ch.ahead(byte_U, len(command)))
-        is_gap_U |= _covers(is_command_U, len(command))
+        command_W = bits.begins(byte_U, command) & ~bits.ahead(letter_W, len(command))
+        gap_W |= bits.covers(command_W, len(command))
         if command.endswith(b"quad"):
-            is_space_U |= is_command_U
-    return is_gap_U, is_space_U
-
-
-def _covers(begins_U: Bool[Array, " U"], length: int) -> Bool[Array, " U"]:
-    return functools.reduce(operator.or_, (ch.behind(begins_U, distance) for distance in range(length)))
+            space_W |= command_W
+    return gap_W, space_W
 
 
 def _keep(
