@@ -30,7 +30,8 @@ def pack(
         records: as for `rewards.score`.
         semantics: "paper" or "released"; it decides how spellings are normalised.
         max_groups, max_alternatives, max_length: groups of a question, spellings of a group and bytes of a spelling, to
-            which arrays are padded, so that batches share one compiled program; None: as many as these records have.
+            which arrays are padded, so that batches share one compiled program; None: as many as these records have,
+            rounded up to a power of two so that few sizes occur.
 
     Raises:
         ValueError: records without answer or key steps, or with more than the padding holds.
@@ -59,7 +60,12 @@ def _padded(name: str, size: int | None, counts: list[int]) -> int:
     needed = max(counts, default=0)
     if size is not None and needed > size:
         raise ValueError(f"rewards.pack: expected {name}={size} at most, got {needed} in a record; raise {name}")
-    return max(needed, 1) if size is None else size
+    return round_up(needed) if size is None else size
+
+
+def round_up(size: int) -> int:
+    """The next power of two."""
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def _key_steps(spellings: list[list[list[bytes | None]]], sizes: tuple[int, int, int]) -> KeySteps:

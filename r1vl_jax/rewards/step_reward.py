@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from r1vl_jax.rewards import reference
+from r1vl_jax.rewards import on_device, reference
 from r1vl_jax.rewards.bundles import StepReward
 from r1vl_jax.rewards.judge import Judge
 from r1vl_jax.rewards.records import gold_answer, key_step_groups
 from r1vl_jax.rewards.reference import Reading
 
-_BACKENDS = ("reference",)
+_BACKENDS = ("reference", "kernels")
 
 
 def score(
@@ -31,7 +31,8 @@ def score(
         records: one for each completion, with `answer` (or `solution`, which may hold a whole path) and `key_steps`, a
             list of groups of equivalent spellings (or `{"Steps": [...]}`); a bare string is a group of one.
         semantics: "paper" or "released", the two readings of StepGRPO's rewards; see `rewards.reference`.
-        backend: "reference".
+        backend: "reference", or "kernels" for the same rewards computed on the device; what kernels leave undecided is
+            scored by the reference.
         alpha: worth of all key steps together, the correct answer being 1.
         judge: asked about answers that a plain comparison does not settle; without one they stay undecided.
 
@@ -39,13 +40,26 @@ def score(
         ValueError: an unknown setting, records that do not fit the completions, or one without answer or key steps.
     """
     _check_settings(semantics, backend, len(completions), len(records))
+    texts = [reference.to_bytes(completion) for completion in completions]
+    if backend == "reference":
+        return _score_by_reference(texts, records, semantics, alpha, judge)
+    reward = on_device.score(texts, records, semantics=semantics, alpha=alpha)
+    rows = np.flatnonzero(reward.undecided).tolist()
+    if not rows:
+        return reward
+    rest = _score_by_reference([texts[row] for row in rows], [records[row] for row in rows], semantics, alpha, judge)
+    return on_device.replace_rows(reward, rows, rest)
+
+
+def _score_by_reference(
+    completions: list[bytes],
+    records: Sequence[Mapping[str, Any]],
+    semantics: str,
+    alpha: float,
+    judge: Judge | None,
+) -> StepReward:
     readings = [
-        reference.read(
-            reference.to_bytes(completion),
-            gold_answer(record, row),
-            key_step_groups(record, row),
-            semantics=semantics,
-        )
+        reference.read(completion, gold_answer(record, row), key_step_groups(record, row), semantics=semantics)
         for row, (completion, record) in enumerate(zip(completions, records, strict=True))
     ]
     return _assemble(readings, _judged(readings, judge), alpha)

@@ -61,8 +61,13 @@ def next_true(word_W: UInt32[Array, " W"], position: Int[Array, "*Q"]) -> Int[Ar
     here = word_W.at[word].get(mode="fill", fill_value=0) & (_ALL_SET << lane)
     found = jnp.where(here != 0, word, next_occupied_W.at[word + 1].get(mode="clip"))
     bits = jnp.where(here != 0, here, word_W.at[found].get(mode="fill", fill_value=1))
-    trailing_zeros = jax.lax.population_count((bits & -bits) - 1).astype(jnp.int32)
-    return found * WORD + trailing_zeros
+    return found * WORD + _lowest(bits)
+
+
+def first_true(word_W: UInt32[Array, " W"]) -> Int[Array, ""]:
+    """The first set bit; U if there is none."""
+    first = jnp.argmax(word_W != 0)
+    return jnp.where(word_W[first] != 0, first * WORD + _lowest(word_W[first]), word_W.shape[0] * WORD)
 
 
 def behind_runs(run_W: UInt32[Array, " W"], seed_W: UInt32[Array, " W"]) -> UInt32[Array, " W"]:
@@ -90,6 +95,11 @@ def _carry_into(overflows_W: Bool[Array, " W"], passes_on_W: Bool[Array, " W"]) 
 
     carry_out_W, _ = jax.lax.associative_scan(chain, (overflows_W, passes_on_W))
     return jnp.append(False, carry_out_W[:-1]).astype(jnp.uint32)
+
+
+def _lowest(word: UInt32[Array, "*Q"]) -> Int[Array, "*Q"]:
+    """The place of the lowest set bit of a word that is not 0."""
+    return jax.lax.population_count((word & -word) - 1).astype(jnp.int32)
 
 
 def _lane() -> UInt32[Array, "1 32"]:

@@ -1,4 +1,4 @@
-"""Bytes of one row, U of them: their classes, their neighbours, and the literals that begin at them.
+"""Bytes of one row, U of them: their classes, and pieces of the row.
 
 Letters are A-Z and a-z, digits 0-9; white space is space, tab, newline, vertical tab, form feed and carriage return.
 """
@@ -7,7 +7,7 @@ import functools
 import operator
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Int, Shaped, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from r1vl_jax.arrays import Array
 

@@ -53,7 +53,8 @@ class Headings:
 
 def find_headings(row: Row) -> Headings:
     """All headings, wherever on a line they stand."""
-    start_J, count = compact(bits.unpack(bits.begins(row.byte_U, b"### ")), row.place_U, size=MAX_HEADINGS, fill=row.byte_U.shape[0])
+    is_start_U = bits.unpack(bits.begins(row.byte_U, b"### "))
+    start_J, count = compact(is_start_U, row.place_U, size=MAX_HEADINGS, fill=row.byte_U.shape[0])
     byte_JX = jax.vmap(lambda start: window(row.byte_U, start, _WIDTH))(start_J)
     first_digit_J = start_J + len(sections.STEP)
     digits_end_J = bits.next_true(bits.pack(~is_digit(row.byte_U)), first_digit_J)

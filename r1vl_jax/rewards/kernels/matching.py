@@ -1,7 +1,7 @@
 """Key steps in a text, by rolling hashes verified exactly.
 
-The hash of a text x is  h(x) = sum_k (x[k] + 1) BASE^k  modulo 2^32. With the prefix sums H of the text, a spelling x of
-n bytes can stand at i only where
+The hash of a text x is  h(x) = sum_k (x[k] + 1) BASE^k  modulo 2^32. With the prefix sums H of the text, a spelling x
+of n bytes can stand at i only where
 
     H[i + n] - H[i] = BASE^i h(x)
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8, UInt32
 
 from r1vl_jax.arrays import Array, bundle
+from r1vl_jax.rewards.kernels import bits
 from r1vl_jax.rewards.kernels.characters import window
 from r1vl_jax.rewards.kernels.searchable import Searchable
 
@@ -59,7 +60,7 @@ def find_key_steps(text: Searchable, byte_RAL: UInt8[Array, "R A L"], length_RA:
 def _first_places(text: Searchable, byte_RAL: UInt8[Array, "R A L"], length_RA: Int[Array, "R A"]) -> Array:
     """Where each spelling first stands, going by its hash; U if nowhere."""
     size, longest = text.byte_U.shape[0], byte_RAL.shape[2]
-    place_U, weight_U = jnp.arange(size), _powers(size)
+    weight_U, border_W = _powers(size), bits.pack(text.is_border_U)
     sum_U = jnp.cumsum(_terms(text.byte_U, weight_U))
     before_U = jnp.append(jnp.uint32(0), sum_U[:-1])
     before_padded = jnp.pad(before_U, (0, longest))
@@ -73,7 +74,7 @@ def _first_places(text: Searchable, byte_RAL: UInt8[Array, "R A L"], length_RA: 
         before_end_U = jax.lax.dynamic_slice(before_padded, (length,), (size,))
         is_end_U = jax.lax.dynamic_slice(is_border_padded, (length,), (size,))
         fits_U = before_end_U - before_U == weight_U * hash_of_spelling
-        return jnp.min(jnp.where(fits_U & text.is_border_U & is_end_U & (length >= 0), place_U, size))
+        return bits.first_true(bits.pack(fits_U & is_end_U & (length >= 0)) & border_W)
 
     # One spelling after the other: all at once would fill the memory with R x A x U.
     return jax.lax.map(first_place, (length_RA.reshape(-1), hash_RA.reshape(-1))).reshape(length_RA.shape)
