@@ -2,9 +2,10 @@
 
     python benchmarks/rewards.py
 
-Prints processor seconds (a busy machine does not distort them) for 1,024 completions of 1,024 tokens against 16 groups of 3 spellings, from tokens to rewards, after
-compilation; once more with spellings eight times as long; and the memory that the compiled program needs. With libtpu
-installed, `--tpu` compiles the same program for one v5e chip instead and prints its memory; no TPU is needed.
+Prints processor seconds, which a busy machine does not distort, for 1,024 completions of 1,024 tokens against 16 groups
+of 3 spellings, from tokens to rewards, after compilation; once more with spellings eight times as long; and the memory
+that the compiled program needs. With libtpu installed, `--tpu` compiles the same program for one v5e chip instead and
+prints its memory; no TPU is needed.
 """
 
 import argparse

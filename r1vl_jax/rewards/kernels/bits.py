@@ -70,6 +70,27 @@ def first_true(word_W: UInt32[Array, " W"]) -> Int[Array, ""]:
     return jnp.where(word_W[first] != 0, first * WORD + _lowest(word_W[first]), word_W.shape[0] * WORD)
 
 
+def num_before(word_W: UInt32[Array, " W"]) -> Int[Array, " U"]:
+    """How many bits are set before each byte."""
+    below_X = (jnp.uint32(1) << _lane()) - 1
+    count_WX = jax.lax.population_count(word_W[:, None] & below_X).astype(jnp.int32)
+    return (count_WX + _num_before_word(word_W)[:, None]).reshape(-1)
+
+
+def first_places(word_W: UInt32[Array, " W"], size: int) -> tuple[Int[Array, " S"], Int[Array, ""]]:
+    """Where the first `size` set bits are, U behind the last of them; and how many there are in all."""
+    before_W, rank_S = _num_before_word(word_W), jnp.arange(size)
+    after_W = before_W + jax.lax.population_count(word_W).astype(jnp.int32)
+    index_S = jnp.sum(after_W[None] <= rank_S[:, None], axis=1)
+    rank_in_word_S = rank_S - before_W.at[index_S].get(mode="clip")
+
+    def drop_lowest(count: Int[Array, ""], bits_S: UInt32[Array, " S"]) -> UInt32[Array, " S"]:
+        return jnp.where(count < rank_in_word_S, bits_S & (bits_S - 1), bits_S)
+
+    bits_S = jax.lax.fori_loop(0, WORD - 1, drop_lowest, word_W.at[index_S].get(mode="fill", fill_value=1))
+    return jnp.where(rank_S < after_W[-1], index_S * WORD + _lowest(bits_S), word_W.shape[0] * WORD), after_W[-1]
+
+
 def behind_runs(run_W: UInt32[Array, " W"], seed_W: UInt32[Array, " W"]) -> UInt32[Array, " W"]:
     """The unset bit behind each run of set bits that holds a seed.
 
@@ -87,14 +108,15 @@ def behind_runs(run_W: UInt32[Array, " W"], seed_W: UInt32[Array, " W"]) -> UInt
     return (sum_W + _carry_into(sum_W < run_W, sum_W == _ALL_SET)) & ~run_W
 
 
+def _num_before_word(word_W: UInt32[Array, " W"]) -> Int[Array, " W"]:
+    count_W = jax.lax.population_count(word_W).astype(jnp.int32)
+    return jnp.cumsum(count_W) - count_W
+
+
 def _carry_into(overflows_W: Bool[Array, " W"], passes_on_W: Bool[Array, " W"]) -> UInt32[Array, " W"]:
-    """The carry that reaches each word: from the one before, which overflowed, or is full and passes its own on."""
-
-    def chain(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        return second[0] | second[1] & first[0], first[1] & second[1]
-
-    carry_out_W, _ = jax.lax.associative_scan(chain, (overflows_W, passes_on_W))
-    return jnp.append(False, carry_out_W[:-1]).astype(jnp.uint32)
+    """The carry that reaches each word: the last word before it that is not full, and so passes nothing on, decides."""
+    verdict_W = jnp.where(passes_on_W, 0, 2 * jnp.arange(1, overflows_W.shape[0] + 1) + overflows_W)
+    return jnp.append(0, jax.lax.cummax(verdict_W)[:-1] & 1).astype(jnp.uint32)
 
 
 def _lowest(word: UInt32[Array, "*Q"]) -> Int[Array, "*Q"]:

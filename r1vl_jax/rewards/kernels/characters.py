@@ -38,19 +38,6 @@ def fold(byte_U: UInt8[Array, "*U"]) -> UInt8[Array, "*U"]:
     return jnp.where(is_between(byte_U, b"A", b"Z"), byte_U | 0x20, byte_U)
 
 
-def compact(
-    keep_U: Bool[Array, " U"], value_U: Int[Array, " U"], *, size: int, fill: int
-) -> tuple[Int[Array, " S"], Int[Array, ""]]:
-    """The values to keep, side by side.
-
-    Returns:
-        The first `size` of them, `fill` behind the last; and how many there were.
-    """
-    count_U = jnp.cumsum(keep_U.astype(jnp.int32))
-    place_U = jnp.where(keep_U, count_U - 1, size)
-    return jnp.full(size, fill, value_U.dtype).at[place_U].set(value_U, mode="drop"), count_U[-1]
-
-
 def window(byte_U: UInt8[Array, " U"], start: Int[Array, ""], width: int) -> UInt8[Array, " X"]:
     """The `width` bytes from `start` on; 0 beyond the end."""
     return byte_U.at[start + jnp.arange(width)].get(mode="fill", fill_value=0)

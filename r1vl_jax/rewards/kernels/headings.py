@@ -10,10 +10,10 @@ from jaxtyping import Bool, Int, UInt8
 from r1vl_jax import sections
 from r1vl_jax.arrays import Array, bundle
 from r1vl_jax.rewards.kernels import bits
-from r1vl_jax.rewards.kernels.characters import compact, is_digit, window
+from r1vl_jax.rewards.kernels.characters import is_digit, window
 from r1vl_jax.rewards.kernels.row import Row
 
-MAX_HEADINGS = 64  # places where "### " stands; a row with more is undecided
+MAX_HEADINGS = 64  # places where "### " stands, a multiple of 32; a row with more is undecided
 NO_KIND = len(sections.HEADINGS)
 DESCRIPTION, RATIONALE, THINK, STEP, ANSWER = (
     sections.HEADINGS.index(heading)
@@ -53,8 +53,7 @@ class Headings:
 
 def find_headings(row: Row) -> Headings:
     """All headings, wherever on a line they stand."""
-    is_start_U = bits.unpack(bits.begins(row.byte_U, b"### "))
-    start_J, count = compact(is_start_U, row.place_U, size=MAX_HEADINGS, fill=row.byte_U.shape[0])
+    start_J, count = bits.first_places(bits.begins(row.byte_U, b"### "), MAX_HEADINGS)
     byte_JX = jax.vmap(lambda start: window(row.byte_U, start, _WIDTH))(start_J)
     first_digit_J = start_J + len(sections.STEP)
     digits_end_J = bits.next_true(bits.pack(~is_digit(row.byte_U)), first_digit_J)
@@ -80,8 +79,8 @@ def find_headings(row: Row) -> Headings:
 def section_ends(row: Row, found: Headings) -> Int[Array, " J+1"]:
     """Where the sections that earn credit end: before every step, before the first answer, at the end; then -1."""
     is_cut_J = found.is_section_J(STEP) | _is_first(found.is_section_J(ANSWER))
-    end_J, count = compact(is_cut_J, found.start_J, size=MAX_HEADINGS + 1, fill=-1)
-    return end_J.at[count].set(row.length)
+    place_J, count = bits.first_places(bits.pack(is_cut_J), MAX_HEADINGS + 1)
+    return found.start_J.at[place_J].get(mode="fill", fill_value=-1).at[count].set(row.length)
 
 
 def answer_start(row: Row, found: Headings) -> Int[Array, ""]:

@@ -57,7 +57,7 @@ def step_bodies(row: Row, found: Headings) -> Searchable:
     # The first byte of a step's heading becomes the space before its body.
     is_space_U = jnp.zeros(beyond, bool).at[jnp.where(is_joined_J, found.start_J, beyond)].set(True, mode="drop")
     kept_byte_U = jnp.where(is_space_U, ord(" "), ch.fold(row.byte_U))
-    byte_U, origin_U, length = _keep((jnp.cumsum(edge_U) > 0) | is_space_U, kept_byte_U)
+    byte_U, origin_U, length = _keep(bits.pack((jnp.cumsum(edge_U) > 0) | is_space_U), kept_byte_U)
     return Searchable(byte_U, origin_U, length, row.place_U <= length)
 
 
@@ -79,7 +79,7 @@ def normal_form(
     follows_space_W = bits.behind_runs(~kept_W, space_W & ~kept_W) & ~bits.behind_runs(~kept_W, opens_tight_W)
     becomes_space_W = bits.ahead(follows_space_W & kept_W & ~tight_W, 1)  # the last byte of the gap
     is_space_U = bits.unpack(becomes_space_W)
-    return _keep(bits.unpack(kept_W | becomes_space_W), jnp.where(is_space_U, ord(" "), ch.fold(byte_U)))
+    return _keep(kept_W | becomes_space_W, jnp.where(is_space_U, ord(" "), ch.fold(byte_U)))
 
 
 def _gaps(byte_U: UInt8[Array, " U"]) -> tuple[UInt32[Array, " W"], UInt32[Array, " W"]]:
@@ -99,12 +99,14 @@ def _gaps(byte_U: UInt8[Array, " U"]) -> tuple[UInt32[Array, " W"], UInt32[Array
 
 
 def _keep(
-    keep_U: Bool[Array, " U"], byte_U: UInt8[Array, " U"]
+    keep_W: UInt32[Array, " W"], byte_U: UInt8[Array, " U"]
 ) -> tuple[UInt8[Array, " U"], Int[Array, " U"], Int[Array, ""]]:
     """The bytes to keep, side by side; where each came from; and how many there are."""
-    size = keep_U.shape[0]
-    kept_U, length = ch.compact(keep_U, jnp.arange(size) << 8 | byte_U, size=size, fill=0)
-    return (kept_U & 0xFF).astype(jnp.uint8), kept_U >> 8, length
+    size = byte_U.shape[0]
+    keep_U, place_U = bits.unpack(keep_W), bits.num_before(keep_W)
+    byte_and_origin_U = jnp.arange(size) << 8 | byte_U
+    kept_U = jnp.zeros(size, jnp.int32).at[jnp.where(keep_U, place_U, size)].set(byte_and_origin_U, mode="drop")
+    return (kept_U & 0xFF).astype(jnp.uint8), kept_U >> 8, jnp.sum(jax.lax.population_count(keep_W)).astype(jnp.int32)
 
 
 def _outside_bodies(

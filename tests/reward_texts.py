@@ -7,8 +7,40 @@ from r1vl_jax.data.puzzles import MAKERS, Puzzle
 
 HEADINGS = (*sections.HEADINGS, "### Step 1:", "### Step 2:", "### Step 3:", "### Step 01:", "### Step 9999999999:")
 NUMBERS = ("7", "7.0", "-7", "+7", "07", "14/2", r"\frac{14}{2}", r"-\frac{-14}{2}", "700%", r"700 \%", "7e0", "1,007")
-NUMBERS += ("0", "-0", "0/3", "3/0", ".5", "0.5", "1/2", "50%", "7.", "1,23", "1234,567", "12,345.50", "7" * 33, "7" * 20)
-OPTIONS = ("A", "b", "(C)", "(D) 4", "D: 4", "d. 4", "E) 5", "K", "(a", "A1", "J.", "B:", "x", "seven", "Seven!", "7 cm")
+NUMBERS += (
+    "0",
+    "-0",
+    "0/3",
+    "3/0",
+    ".5",
+    "0.5",
+    "1/2",
+    "50%",
+    "7.",
+    "1,23",
+    "1234,567",
+    "12,345.50",
+    "7" * 33,
+    "7" * 20,
+)
+OPTIONS = (
+    "A",
+    "b",
+    "(C)",
+    "(D) 4",
+    "D: 4",
+    "d. 4",
+    "E) 5",
+    "K",
+    "(a",
+    "A1",
+    "J.",
+    "B:",
+    "x",
+    "seven",
+    "Seven!",
+    "7 cm",
+)
 PIECES = (
     *HEADINGS,
     *NUMBERS,
@@ -17,7 +49,24 @@ PIECES = (
     *(r"\quad", r"\qquad", r"\left(", r"\right)", r"\leftarrow", r"\quadx", "a", "B", ".", "...", "=", "+", "(", ")"),
     *("3 + 4 = 7", "3+4=7", "3 plus 4 is 7", "café", "Ω", "\u00a0", "prime", "primes", "seven", "THE sum", "the sum"),
 )
-SPELLINGS = ("3+4=7", "3 + 4 = 7", "prime", "the sum", "7", "2.5", ".5", "café", "Ω", "a", "", " ", "$", "x ", "\n", ".")
+SPELLINGS = (
+    "3+4=7",
+    "3 + 4 = 7",
+    "prime",
+    "the sum",
+    "7",
+    "2.5",
+    ".5",
+    "café",
+    "Ω",
+    "a",
+    "",
+    " ",
+    "$",
+    "x ",
+    "\n",
+    ".",
+)
 SPELLINGS += (r"\frac{14}{2}", "seven is prime", "=7", "7.", "B", "### Step 1:", "step", "a\\,b", "aaaaab", "abab")
 
 
@@ -89,7 +138,20 @@ def _empty(rng: np.random.Generator, source: Puzzle) -> bytes:
     return b""
 
 
-_KINDS = (mutated, mutated, mutated, _soup, _soup, _shuffled, _shuffled, _answered, _answered, _binary, _repeated, _empty)
+_KINDS = (
+    mutated,
+    mutated,
+    mutated,
+    _soup,
+    _soup,
+    _shuffled,
+    _shuffled,
+    _answered,
+    _answered,
+    _binary,
+    _repeated,
+    _empty,
+)
 
 
 def _one(rng: np.random.Generator, choices) -> str:
