@@ -118,7 +118,7 @@ class Parts:
 
     @functools.cached_property
     def _token_sizes(self) -> Int[np.ndarray, " V"]:
-        return vocabulary.token_sizes(self.tokenizer, self.definition.config.vocab_size)
+        return np.diff(vocabulary.byte_table(self.tokenizer, self.definition.config.vocab_size).offset)
 
     def _sampler(self, method: methods.Method, num_generations: int, temperature_in_report: float) -> Sampler:
         return Sampler(

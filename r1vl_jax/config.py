@@ -113,7 +113,8 @@ class Reward:
 
     Attributes:
         semantics: "paper" or "released", the two readings of StepGRPO's rewards.
-        backend: "reference", the definition on strings.
+        backend: "reference", the definition on strings, or "kernels", the same as array operations on the device; what
+            these leave undecided goes to the reference.
         alpha: worth of all key steps together, the correct answer being 1.
         reward_weights: of StepRAR (accuracy) and StepRVR (validity).
         num_workers: processes that answer what needs math-verify.
@@ -349,7 +350,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "block", "offload"),
     "reward.semantics": ("paper", "released"),
-    "reward.backend": ("reference",),
+    "reward.backend": ("reference", "kernels"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "alignment.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),

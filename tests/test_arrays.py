@@ -14,7 +14,7 @@ from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, check_shapes
 def make_batch() -> TrainBatch:
     completions = Completions(np.zeros((6, 4), np.int32), np.ones((6, 4), bool))
     logp_BT = np.zeros((6, 4), np.float32)
-    return TrainBatch(make_prompts(3), TrainRows(completions, np.zeros(6, np.float32), None, logp_BT))
+    return TrainBatch(make_prompts(3), TrainRows(completions, logp_BT, None, logp_BT))
 
 
 def test_what_fits_comes_back():
@@ -26,12 +26,12 @@ def test_what_fits_comes_back():
     ("rows", "text"),
     [
         (
-            {"advantage_B": np.zeros((6, 1), np.float32)},
-            "TrainBatch.rows.advantage_B: expected axes [B], got shape (6, 1)",
+            {"advantage_BT": np.zeros(6, np.float32)},
+            "TrainBatch.rows.advantage_BT: expected axes [B T], got shape (6,)",
         ),
         (
-            {"advantage_B": np.zeros(6, np.int32)},
-            "TrainBatch.rows.advantage_B: expected Float values, got int32",
+            {"advantage_BT": np.zeros((6, 4), np.int32)},
+            "TrainBatch.rows.advantage_BT: expected Float values, got int32",
         ),
         (
             {"sampling_logp_BT": np.zeros((6, 5), np.float32)},

@@ -12,12 +12,13 @@ from small import DEFINITION, make_adapter, make_params
 from test_learner import make_batch
 
 from r1vl_jax.config import Model
+from r1vl_jax.config_loss import Loss
 from r1vl_jax.learner import Learner, score, step_grpo_step
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.trainable import combine, partition, stored
 
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(2, 4.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
-LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64)
+LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, loss=Loss(beta=0.0))
 ON_ADAPTER = dataclasses.replace(LEARNER, definition=ADAPTED)
 TOWER, LANGUAGE_MODEL = Model(freeze_vision_tower=True), Model(freeze_language_model=True)
 TOWER_AND_MERGER = Model(freeze_vision_tower=True, freeze_merger=True)
@@ -34,7 +35,7 @@ def plain_gradient(learner, params, batch):
     def loss(params):
         logp, _ = score(learner, params, batch.prompts, batch.rows.completions)
         mask = batch.rows.completions.mask_BT
-        return -jnp.mean(jnp.sum(logp * mask * batch.rows.advantage_B[:, None], 1) / mask.sum(1))
+        return -jnp.mean(jnp.sum(logp * mask * batch.rows.advantage_BT, 1) / mask.sum(1))
 
     return jax.grad(loss)(params)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Tokenizer
+
+from r1vl_jax.rewards.text import Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
@@ -78,11 +79,46 @@ def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLi
     return [tokenizer.get_vocab()[token] for token in (str(tokenizer.eos_token), END_OF_TEXT)]
 
 
-def token_sizes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Int[np.ndarray, " V"]:
-    """How many bytes of text each id of a byte-level vocabulary stands for; 0 for special tokens and unused ids."""
-    size_V = np.zeros(vocab_size, np.int32)
-    for token, index in tokenizer.get_vocab().items():
-        size_V[index] = len(token)  # one character for a byte
-    for index, added in tokenizer.added_tokens_decoder.items():
-        size_V[index] = 0 if added.special else len(added.content.encode())
-    return size_V
+def byte_table(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> Vocabulary:
+    """The bytes of every token of a byte-level BPE; special tokens and ids without a token have none.
+
+    Args:
+        vocab_size: ids that the model may draw, which can be more than the tokenizer has; None: as many as it has.
+
+    Raises:
+        ValueError: a token is not written in the alphabet of byte-level tokenizers, or its id is beyond `vocab_size`.
+    """
+    text_of = {
+        token_id: b"" if token.special else token.content.encode()
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+    }
+    byte_of = _byte_alphabet()
+    for token, token_id in tokenizer.get_vocab().items():
+        if token_id not in text_of:
+            text_of[token_id] = _token_bytes(token, token_id, byte_of)
+    num_tokens = max(text_of) + 1
+    if vocab_size is not None and vocab_size < num_tokens:
+        raise ValueError(
+            f"byte_table: expected vocab_size to cover the tokenizer's {num_tokens} ids, got {vocab_size};"
+            " give the model's"
+        )
+    texts = [text_of.get(token_id, b"") for token_id in range(vocab_size or num_tokens)]
+    offset = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    return Vocabulary(offset, np.frombuffer(b"".join(texts), np.uint8))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The letters of byte-level tokenizers: visible Latin-1 characters stand for themselves, the rest from 256 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+def _token_bytes(token: str, token_id: int, byte_of: dict[str, int]) -> bytes:
+    try:
+        return bytes(byte_of[letter] for letter in token)
+    except KeyError as error:
+        raise ValueError(
+            f"byte_table: token {token_id}, {token!r}, has the letter {error}, which stands for no byte; expected a"
+            " byte-level BPE, such as Qwen2's"
+        ) from None

@@ -1,12 +1,36 @@
 """StepGRPO's rewards of completions (SPEC 1.2, 1.3).
 
-with rewards.Judge() as judge:
-    reward = rewards.score(completions, records, judge=judge)
-reward.total, reward.answer_correct, reward.key_step_match, ...
+On strings:
+
+    with rewards.Judge() as judge:
+        reward = rewards.score(completions, records, judge=judge)
+    reward.total, reward.answer_correct, reward.key_step_match, ...
+
+On the device, as pure functions of arrays:
+
+    byte_BU, length_B, token_of_byte_BU, overflow_B = rewards.text.token_bytes(
+        token_BT, mask_BT, vocabulary, max_bytes=8_192
+    )
+    key_steps, answers = rewards.pack(records, semantics="paper")
+    reward = rewards.kernels.step_reward(byte_BU, length_B, key_steps, answers, semantics="paper", alpha=0.1)
 """
 
+from r1vl_jax.rewards import kernels, text
+from r1vl_jax.rewards.bundles import Answers, KeySteps, StepReward
 from r1vl_jax.rewards.judge import Judge, Verdict
+from r1vl_jax.rewards.pack import pack
 from r1vl_jax.rewards.reference import key_step_spans
-from r1vl_jax.rewards.step_reward import StepReward, score
+from r1vl_jax.rewards.step_reward import score
 
-__all__ = ["Judge", "StepReward", "Verdict", "key_step_spans", "score"]
+__all__ = [
+    "Answers",
+    "Judge",
+    "KeySteps",
+    "StepReward",
+    "Verdict",
+    "kernels",
+    "key_step_spans",
+    "pack",
+    "score",
+    "text",
+]

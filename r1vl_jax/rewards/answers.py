@@ -49,20 +49,20 @@ def is_equal(gold: bytes, prediction: bytes) -> bool | None:
     gold_form, prediction_form = normal_form(gold.strip()), normal_form(prediction.strip())
     if gold_form == prediction_form:
         return True
-    gold_number, prediction_number = _number(gold_form), _number(prediction_form)
+    gold_number, prediction_number = to_number(gold_form), to_number(prediction_form)
     if gold_number is not None and prediction_number is not None:
         return gold_number == prediction_number
-    gold_option, prediction_option = _option(gold), _option(prediction)
+    gold_option, prediction_option = to_option(gold), to_option(prediction)
     if gold_option is not None and prediction_option is not None:
         return gold_option == prediction_option
-    if gold_number is not None and _LETTERS.fullmatch(prediction_form):
+    if gold_number is not None and is_letters(prediction_form):
         return False
-    if prediction_number is not None and _LETTERS.fullmatch(gold_form):
+    if prediction_number is not None and is_letters(gold_form):
         return False
     return None
 
 
-def _number(form: bytes) -> Fraction | None:
+def to_number(form: bytes) -> Fraction | None:
     """The exact value of a number in normal form; None if it is no number, or divides by zero."""
     match = _NUMBER.fullmatch(form) if len(form) <= _MAX_NUMBER_LENGTH else None
     if match is None:
@@ -78,6 +78,12 @@ def _number(form: bytes) -> Fraction | None:
     return -value if match["sign"] == b"-" else value
 
 
-def _option(answer: bytes) -> bytes | None:
+def to_option(answer: bytes) -> bytes | None:
+    """The letter of an option, folded; None if the answer names none."""
     match = _OPTION.fullmatch(answer.strip())
     return (match[1] or match[2]).lower() if match else None
+
+
+def is_letters(form: bytes) -> bool:
+    """Whether a text in normal form is made of letters only."""
+    return _LETTERS.fullmatch(form) is not None

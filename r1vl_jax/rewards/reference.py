@@ -110,7 +110,7 @@ def _matches(completion: bytes, key_steps: Sequence[Group], semantics: str) -> l
     else:
         text, find = _step_bodies(completion), _released_occurrences
     return [
-        [itertools.starmap(text.origin, find(text.data, spelling)) for spelling in _spellings(group)]
+        [itertools.starmap(text.origin, find(text.data, spelling)) for spelling in spellings_of(group)]
         for group in key_steps
     ]
 
@@ -120,7 +120,8 @@ def _first_end(spellings: list[Iterator[Span]]) -> int | None:
     return min((span[1] for spans in spellings if (span := next(spans, None))), default=None)
 
 
-def _spellings(group: Group) -> list[bytes]:
+def spellings_of(group: Group) -> list[bytes]:
+    """The equivalent spellings of one step, as bytes."""
     return [to_bytes(spelling) for spelling in ([group] if isinstance(group, str) else group)]
 
 

@@ -4,46 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from r1vl_jax.arrays import bundle
-from r1vl_jax.rewards import answers, reference
+from r1vl_jax.rewards import on_device, reference
+from r1vl_jax.rewards.bundles import StepReward
 from r1vl_jax.rewards.judge import Judge
+from r1vl_jax.rewards.records import gold_answer, key_step_groups
 from r1vl_jax.rewards.reference import Reading
 
-_BACKENDS = ("reference",)
-
-
-@bundle
-class StepReward:
-    """What B completions earned, part by part.
-
-    A path is cut into sections, J at most: all before the first step, each step, the final answer; without structure it
-    is one. A matched group of key steps pays in the section that first holds it, all else in the last.
-
-    Attributes:
-        total: step_accuracy + step_validity, in [0, 2 + alpha].
-        step_accuracy: StepRAR, in [0, 1 + alpha]: 1 for a correct answer, alpha * key_step_match on top.
-        step_validity: StepRVR, 0 or 1: complete and ordered.
-        answer_correct: False while undecided.
-        key_step_match: fraction of the groups of key steps that were matched; 0 where there are none.
-        complete: whether all parts are there.
-        ordered: whether they are in logical order.
-        undecided: only math-verify could tell whether the answer is right, and no judge was given.
-        section_end_BJ: byte offset in the completion where each section ends; -1 where there is none.
-        section_reward_BJ: what each section earned; a row sums to its total.
-    """
-
-    total: Float[np.ndarray, " B"]
-    step_accuracy: Float[np.ndarray, " B"]
-    step_validity: Float[np.ndarray, " B"]
-    answer_correct: Bool[np.ndarray, " B"]
-    key_step_match: Float[np.ndarray, " B"]
-    complete: Bool[np.ndarray, " B"]
-    ordered: Bool[np.ndarray, " B"]
-    undecided: Bool[np.ndarray, " B"]
-    section_end_BJ: Int[np.ndarray, "B J"]
-    section_reward_BJ: Float[np.ndarray, "B J"]
+_BACKENDS = ("reference", "kernels")
 
 
 def score(
@@ -62,7 +31,8 @@ def score(
         records: one for each completion, with `answer` (or `solution`, which may hold a whole path) and `key_steps`, a
             list of groups of equivalent spellings (or `{"Steps": [...]}`); a bare string is a group of one.
         semantics: "paper" or "released", the two readings of StepGRPO's rewards; see `rewards.reference`.
-        backend: "reference".
+        backend: "reference", or "kernels" for the same rewards computed on the device; what kernels leave undecided is
+            scored by the reference.
         alpha: worth of all key steps together, the correct answer being 1.
         judge: asked about answers that a plain comparison does not settle; without one they stay undecided.
 
@@ -70,8 +40,26 @@ def score(
         ValueError: an unknown setting, records that do not fit the completions, or one without answer or key steps.
     """
     _check_settings(semantics, backend, len(completions), len(records))
+    texts = [reference.to_bytes(completion) for completion in completions]
+    if backend == "reference":
+        return _score_by_reference(texts, records, semantics, alpha, judge)
+    reward = on_device.score(texts, records, semantics=semantics, alpha=alpha)
+    rows = np.flatnonzero(reward.undecided).tolist()
+    if not rows:
+        return reward
+    rest = _score_by_reference([texts[row] for row in rows], [records[row] for row in rows], semantics, alpha, judge)
+    return on_device.replace_rows(reward, rows, rest)
+
+
+def _score_by_reference(
+    completions: list[bytes],
+    records: Sequence[Mapping[str, Any]],
+    semantics: str,
+    alpha: float,
+    judge: Judge | None,
+) -> StepReward:
     readings = [
-        reference.read(reference.to_bytes(completion), _gold(record, row), _key_steps(record, row), semantics=semantics)
+        reference.read(completion, gold_answer(record, row), key_step_groups(record, row), semantics=semantics)
         for row, (completion, record) in enumerate(zip(completions, records, strict=True))
     ]
     return _assemble(readings, _judged(readings, judge), alpha)
@@ -140,28 +128,6 @@ def _check_settings(semantics: str, backend: str, num_completions: int, num_reco
             f"rewards.score: {num_completions} completions but {num_records} records; give each completion the record"
             " of its question"
         )
-
-
-def _gold(record: Mapping[str, Any], row: int) -> bytes:
-    text = record.get("answer") or record.get("solution")
-    gold = answers.reference_answer(reference.to_bytes(text)) if isinstance(text, str | bytes) else b""
-    if not gold:
-        raise ValueError(
-            f"rewards.score: record {row} has no answer: expected text in `answer` or `solution`, got {text!r};"
-            " leave the record out"
-        )
-    return gold
-
-
-def _key_steps(record: Mapping[str, Any], row: int) -> Sequence[reference.Group]:
-    key_steps = record.get("key_steps")
-    groups = key_steps.get("Steps") if isinstance(key_steps, Mapping) else key_steps
-    if groups is None or isinstance(groups, str):
-        raise ValueError(
-            f"rewards.score: record {row} has no key_steps: expected a list of groups, got {key_steps!r};"
-            " give [] where there are none"
-        )
-    return groups
 
 
 def _to_text(question: tuple[bytes, bytes]) -> tuple[str, str]:

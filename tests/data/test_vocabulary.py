@@ -1,10 +1,11 @@
 import json
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import strategies
 
-from r1vl_jax.data.vocabulary import SPECIAL_TOKENS, eos_token_ids, load_tokenizer, token_sizes, train_tokenizer
+from r1vl_jax.data.vocabulary import SPECIAL_TOKENS, byte_table, eos_token_ids, load_tokenizer, train_tokenizer
 
 
 @hypothesis.given(strategies.text())
@@ -23,7 +24,8 @@ def test_digits_are_single_tokens(tokenizer):
 def test_sizes_of_tokens_add_up_to_the_bytes_of_the_text(tokenizer, text):
     ids = tokenizer(text + tokenizer.eos_token)["input_ids"]
     decoded = tokenizer.decode(ids, skip_special_tokens=True)
-    assert token_sizes(tokenizer, len(tokenizer) + 3)[ids].sum() == len(decoded.encode())
+    size_V = np.diff(byte_table(tokenizer, len(tokenizer) + 3).offset)
+    assert size_V[ids].sum() == len(decoded.encode())
 
 
 def test_special_tokens_are_single(tokenizer):
@@ -75,3 +77,40 @@ def test_the_generation_config_says_what_ends_a_completion(tokenizer, tmp_path, 
 def test_without_one_the_tokenizer_says(tokenizer, tmp_path):
     expected = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert eos_token_ids(tokenizer, tmp_path) == eos_token_ids(tokenizer) == expected
+
+
+def test_the_bytes_of_tokens_are_those_that_decoding_gives(tokenizer):
+    table = byte_table(tokenizer)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        ids = rng.integers(len(tokenizer), size=20)
+        text = b"".join(table.byte[table.offset[i] : table.offset[i + 1]].tobytes() for i in ids)
+        assert text.decode("utf-8", "replace") == tokenizer.decode(ids, skip_special_tokens=True)
+    assert set(table.byte.tobytes()) == set(range(256))
+
+
+def test_ids_without_a_token_and_special_tokens_have_no_bytes(tokenizer):
+    table = byte_table(tokenizer, vocab_size=len(tokenizer) + 5)
+    assert len(table.offset) == len(tokenizer) + 6
+    without = [*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), *range(len(tokenizer), len(tokenizer) + 5)]
+    assert all(table.offset[i] == table.offset[i + 1] for i in without)
+
+
+def test_a_vocabulary_that_does_not_hold_all_tokens_is_refused(tokenizer):
+    with pytest.raises(
+        ValueError, match=r"expected vocab_size to cover the tokenizer's \d+ ids, got 10; give the model's"
+    ):
+        byte_table(tokenizer, vocab_size=10)
+
+
+def test_a_tokenizer_of_another_kind_is_refused():
+    class WordPiece:
+        added_tokens_decoder: dict = {}
+
+        def get_vocab(self):
+            return {"日本": 0}
+
+    with pytest.raises(
+        ValueError, match="token 0, '日本', has the letter '日', which stands for no byte; expected a byte"
+    ):
+        byte_table(WordPiece())

@@ -60,6 +60,16 @@ def test_sections_of_ragged_batches_are_padded():
     np.testing.assert_allclose(reward.section_reward_BJ[1:, :2], [[0, 0], [0, 0.025], [0, 0]])
 
 
+def test_kernels_give_the_same_rewards_and_leave_the_rest_to_the_reference():
+    too_many = path() + "\n### Step 1:" * 70
+    texts = [path(), too_many, path("7 cm"), path("8").encode(), "### Step 1:\n3 plus 4", ""]
+    for judge in (None, rewards.Judge(timeout_s=60.0)):
+        expected = rewards.score(texts, [RECORD] * 6, judge=judge)
+        actual = rewards.score(texts, [RECORD] * 6, backend="kernels", judge=judge)
+        for name, value in vars(expected).items():
+            np.testing.assert_allclose(getattr(actual, name), value, atol=1e-6, err_msg=name)
+
+
 def test_released_asks_about_the_whole_completion_and_paper_about_the_answer():
     text = path("8\n\\boxed{7}")
     with rewards.Judge(timeout_s=60.0) as judge:
@@ -97,7 +107,7 @@ def test_key_steps_as_the_published_records_have_them():
     ("records", "settings", "message"),
     [
         ([RECORD], {"semantics": "papers"}, r"semantics='papers': expected one of \('paper', 'released'\)"),
-        ([RECORD], {"backend": "gpu"}, r"backend='gpu': expected one of \('reference',\)"),
+        ([RECORD], {"backend": "gpu"}, r"backend='gpu': expected one of \('reference', 'kernels'\)"),
         ([RECORD] * 2, {}, "1 completions but 2 records; give each"),
         ([{"key_steps": []}], {}, "record 0 has no answer: .*`answer` or `solution`, got None; leave the record out"),
         ([{"answer": 7, "key_steps": []}], {}, "record 0 has no answer: expected text .* got 7"),

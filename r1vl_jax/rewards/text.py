@@ -1,0 +1,59 @@
+"""Tokens to bytes, on the device: what the reward kernels read."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Int, UInt8
+
+from r1vl_jax.arrays import Array, bundle
+
+
+@bundle
+class Vocabulary:
+    """The bytes of every token, end to end (the CSR form of a ragged table).
+
+        token v  =  byte[offset[v] : offset[v + 1]]
+
+    Attributes:
+        offset: where each token's bytes begin, and where the last one's end.
+        byte: the bytes; special tokens have none.
+    """
+
+    offset: Int[Array, " V+1"]
+    byte: UInt8[Array, " N"]
+
+
+def token_bytes(
+    token_BT: Int[Array, "B T"], mask_BT: Bool[Array, "B T"], vocabulary: Vocabulary, *, max_bytes: int
+) -> tuple[UInt8[Array, "B U"], Int[Array, " B"], Int[Array, "B U"], Bool[Array, " B"]]:
+    """The text of each row of tokens, as bytes from the left: a character split over tokens comes back whole.
+
+    Args:
+        token_BT: ids; those beyond the vocabulary have no bytes.
+        mask_BT: False where a token is no part of the text.
+        max_bytes: width U of the rows; what does not fit is cut off.
+
+    Returns:
+        The bytes, 0 behind the end; how long each text is, which may be more than fits; for each byte the position of
+        its token, -1 behind the end; and whether the text overflows its row.
+    """
+    row = partial(_row, vocabulary=vocabulary, max_bytes=max_bytes)
+    byte_BU, length_B, token_of_byte_BU = jax.vmap(row)(token_BT, mask_BT)
+    return byte_BU, length_B, token_of_byte_BU, length_B > max_bytes
+
+
+def _row(
+    token_T: Int[Array, " T"], mask_T: Bool[Array, " T"], *, vocabulary: Vocabulary, max_bytes: int
+) -> tuple[UInt8[Array, " U"], Int[Array, ""], Int[Array, " U"]]:
+    source_T = vocabulary.offset[token_T]
+    end_T = jnp.cumsum(jnp.where(mask_T, vocabulary.offset[token_T + 1] - source_T, 0))
+    start_T = jnp.append(0, end_T[:-1])
+    # The token of a byte is the number of tokens that have ended before it.
+    num_ends_U = jnp.zeros(max_bytes, jnp.int32).at[end_T].add(1, mode="drop")
+    token_of_byte_U = jnp.cumsum(num_ends_U)
+    place_U = jnp.arange(max_bytes)
+    source_U = place_U + (source_T - start_T).at[token_of_byte_U].get(mode="clip")
+    is_text_U = place_U < end_T[-1]
+    byte_U = jnp.where(is_text_U, vocabulary.byte.at[source_U].get(mode="clip"), 0)
+    return byte_U, end_T[-1], jnp.where(is_text_U, token_of_byte_U, -1)
