@@ -43,6 +43,7 @@ def get_config():
     config.sampling.max_completion_length = 64
     config.optim.learning_rate = 2e-4
 
-    config.eval.steps = 100
+    config.eval.steps = 10
+    config.eval.supervised_steps = 100
     config.eval.batch_size = 200
     return config

@@ -204,7 +204,7 @@ def _splits(config: Config) -> Iterator[str]:
         yield "warmup"
     if "step_grpo" in config.train.stages:
         yield "train"
-    if config.eval.steps:
+    if config.eval.validates:
         yield "validation"
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, SampledRows, Sections, TrainRows
-from r1vl_jax.config_loss import Loss
+from r1vl_jax.config import Loss
 
 
 @partial(jax.jit, static_argnums=0)

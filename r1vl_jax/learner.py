@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, Params, PromptBatch, TrainBatch, TrainRows, WarmupBatch, bundle, check_shapes
-from r1vl_jax.config_loss import Loss
+from r1vl_jax.config import Loss
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.trainable import combine
 

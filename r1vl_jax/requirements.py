@@ -54,7 +54,7 @@ def _absent_data(config: Config) -> Iterator[str]:
     if (source := config.data.source) == "handwriting":
         return  # written by the run itself
     splits = ["train" if stage == "step_grpo" else stage for stage in config.train.stages]
-    splits += ["validation", "test"] if config.eval.steps else ["test"]
+    splits += ["validation", "test"] if config.eval.validates else ["test"]
     for split in splits:
         try:
             open_split(source, split)

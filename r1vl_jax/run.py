@@ -47,6 +47,23 @@ class Run:
         return jax.random.fold_in(jax.random.key(self.config.seed), step)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How long a stage is, and what happens on the way.
+
+    Attributes:
+        max_steps: updates.
+        eval_steps: updates between evaluations on the validation split; 0 is never.
+        updates_per_epoch: after so many, every record of the split has been drawn once.
+    """
+
+    name: str
+    max_steps: int
+    optim: Optim
+    eval_steps: int
+    updates_per_epoch: float
+
+
 class Stage:
     """One stage: a context manager whose `steps()` are the updates still to be done.
 
@@ -58,22 +75,21 @@ class Stage:
         state: trained parameters and optimizer; the loop's body replaces it.
     """
 
-    def __init__(
-        self, run: Run, name: str, max_steps: int, state: TrainState, frozen: Params, stream: Stream, optim: Optim
-    ):
+    def __init__(self, run: Run, plan: Plan, state: TrainState, frozen: Params, stream: Stream):
         """Starts from `state`, or from the newest checkpoint of the stage if there is one; `frozen` is in neither."""
         self.state, self._frozen = state, frozen
-        self._run, self._name, self._max_steps, self._stream = run, name, max_steps, stream
-        self._learning_rate = schedule(optim, max_steps)
-        self._checkpoints = run.checkpoints(name)
+        self._run, self._plan, self._stream = run, plan, stream
+        self._learning_rate = schedule(plan.optim, plan.max_steps)
+        self._checkpoints = run.checkpoints(plan.name)
         self._first_step, self._num_tokens = 1, 0
         self._pending: _Pending | None = None
         if self._checkpoints.latest_step() is not None:
             step, self.state, position = self._checkpoints.restore(state)
             stream.set_state(position["stream"])
             self._first_step, self._num_tokens = step + 1, position["num_tokens"]
+        self._num_skipped = int(self.state.num_skipped)
         console = None if run.config.observe.progress else Console(quiet=True)
-        self._progress = observe.Progress(name, max_steps, first=self._first_step - 1, console=console)
+        self._progress = observe.Progress(plan.name, plan.max_steps, first=self._first_step - 1, console=console)
         self._last_time = time.perf_counter()
 
     @property
@@ -90,23 +106,22 @@ class Stage:
     def steps(self) -> Iterator[int]:
         """The numbers of the updates still to do, from 1; what is due after an update is done in between."""
         with self._progress:
-            for step in range(self._first_step, self._max_steps + 1):
+            for step in range(self._first_step, self._plan.max_steps + 1):
                 yield step
-                if self.is_due(step, self._run.config.eval.steps):
+                if self.is_due(step, self._plan.eval_steps):
                     self._evaluate(step)
                 if self.is_due(step, self._run.config.train.save_steps):
                     self._save(step)
 
     def is_due(self, step: int, every: int) -> bool:
         """Whether what happens every so many steps, and after the last, happens after this one; 0 is never."""
-        return every > 0 and (step % every == 0 or step == self._max_steps)
+        return every > 0 and (step % every == 0 or step == self._plan.max_steps)
 
     def record(self, step: int, figures: Mapping[str, Any], *, num_tokens: int, host: Mapping[str, float]) -> None:
         """Takes the figures of an update, from device and host; those of the update before are written."""
         self._flush()
         self._num_tokens += num_tokens
-        learning_rate = float(np.asarray(self._learning_rate(step - 1)))
-        told = {**host, "num_tokens": self._num_tokens, "learning_rate": learning_rate}
+        told = {**host, "num_tokens": self._num_tokens, "epoch": step / self._plan.updates_per_epoch}
         now = time.perf_counter()
         seconds, self._last_time = now - self._last_time, now
         timings = {"step_time": seconds, "perf/throughput": num_tokens / seconds} | self._run.timers.take()
@@ -118,7 +133,10 @@ class Stage:
             return
         pending, self._pending = self._pending, None
         metrics = {name: float(value) for name, value in jax.device_get(pending.figures).items()} | pending.told
-        self._run.writer.write(self._name, pending.step, metrics, pending.timings)
+        num_applied = pending.step - 1 - self._num_skipped  # the schedule stands still while updates are skipped
+        metrics["learning_rate"] = float(np.asarray(self._learning_rate(num_applied)))
+        self._num_skipped = int(metrics["num_skipped"])
+        self._run.writer.write(self._plan.name, pending.step, metrics, pending.timings)
         self._progress.update(pending.step, {name: metrics[name] for name in _SHOWN if name in metrics})
         self._refuse_if_broken(pending.step, metrics)
 
@@ -126,9 +144,9 @@ class Stage:
         limit = self._run.config.train.max_skipped_updates
         if metrics["num_skipped"] > limit:
             raise FloatingPointError(
-                f"stage {self._name}, step {step}: {metrics['num_skipped']:.0f} updates had a loss or gradient that is"
-                f" not finite, more than train.max_skipped_updates={limit}. The newest checkpoint is untouched; lower"
-                " the learning rate, or look at the records of these steps"
+                f"stage {self._plan.name}, step {step}: {metrics['num_skipped']:.0f} updates had a loss or gradient"
+                f" that is not finite, more than train.max_skipped_updates={limit}. The newest checkpoint is untouched;"
+                " lower the learning rate, or look at the records of these steps"
             )
 
     def _evaluate(self, step: int) -> None:
@@ -149,7 +167,7 @@ class Stage:
         """Writes what was done after an update; its time belongs to no update."""
         timings = self._run.timers.take()
         self._last_time += sum(timings.values())
-        self._run.writer.write(self._name, step, metrics, timings)
+        self._run.writer.write(self._plan.name, step, metrics, timings)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from r1vl_jax.generation import Draw, Generator
 from r1vl_jax.learner import Learner, step_grpo_step, warmup_step
 from r1vl_jax.metrics import completion_metrics, reward_metrics
 from r1vl_jax.optim import optimizer
-from r1vl_jax.run import Run, Stage
+from r1vl_jax.run import Plan, Run, Stage
 from r1vl_jax.trainable import partition
 
 
@@ -24,8 +24,15 @@ def supervised(run: Run, name: str, params: Params) -> Params:
     trained, frozen = partition(params, run.config.model)
     learner = _learner(run, settings.optim, settings.max_steps, trained)
     stream = run.parts.supervised_stream(name, settings.batch_size)
+    plan = Plan(
+        name,
+        settings.max_steps,
+        settings.optim,
+        eval_steps=run.config.eval.supervised_steps,
+        updates_per_epoch=len(run.parts.split(name)) / settings.batch_size,
+    )
     initial = run.parts.place(learner.init(trained))
-    with Stage(run, name, settings.max_steps, initial, frozen, stream, settings.optim) as stage:
+    with Stage(run, plan, initial, frozen, stream) as stage:
         for step in stage.steps():
             with run.timers("data"):
                 batch = next(stream)
@@ -46,7 +53,14 @@ def step_grpo(run: Run, name: str, params: Params) -> Params:
     stream = run.parts.prompt_stream()
     generator = Generator(run, learner, run.parts.sampler(), params if loss.needs_reference else None, stream)
     generation = []
-    with Stage(run, name, config.train.max_steps, initial, frozen, stream, config.optim) as stage:
+    plan = Plan(
+        name,
+        config.train.max_steps,
+        config.optim,
+        eval_steps=config.eval.steps,
+        updates_per_epoch=len(run.parts.split("train")) / config.train.prompts_per_update * loss.num_iterations,
+    )
+    with Stage(run, plan, initial, frozen, stream) as stage:
         for step in stage.steps():
             if (step - 1) % loss.updates_per_generation == 0:
                 generation = generator.generate(stage.params, step)

@@ -6,7 +6,7 @@ import pytest
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, SampledRows, Sections
 from r1vl_jax.comparison import compare
-from r1vl_jax.config_loss import Loss
+from r1vl_jax.config import Loss
 
 REWARD = np.array([[0.0, 1.0], [2.0, 2.5]], np.float32)
 

@@ -9,7 +9,7 @@ import pytest
 from small import make_prompts
 
 from r1vl_jax.arrays import Completions, SampledRows
-from r1vl_jax.config_loss import Loss
+from r1vl_jax.config import Loss
 from r1vl_jax.generation import Draw, Generator
 from r1vl_jax.rewards import StepReward
 

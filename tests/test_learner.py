@@ -10,7 +10,7 @@ import pytest
 from small import DEFINITION, make_params, make_prompts, take
 
 from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, WarmupBatch
-from r1vl_jax.config_loss import Loss
+from r1vl_jax.config import Loss
 from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
 
 LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, loss=Loss(beta=0.04))

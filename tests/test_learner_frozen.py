@@ -11,8 +11,7 @@ import pytest
 from small import DEFINITION, make_adapter, make_params
 from test_learner import make_batch
 
-from r1vl_jax.config import Model
-from r1vl_jax.config_loss import Loss
+from r1vl_jax.config import Loss, Model
 from r1vl_jax.learner import Learner, score, step_grpo_step
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.trainable import combine, partition, stored

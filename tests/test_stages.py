@@ -59,6 +59,7 @@ def make_run(tmp_path):
             sampler=lambda: "sampler",
             place=lambda state: state,
             prompt_stream=FakeStream,
+            split=lambda name: [RECORD] * 64,
             texts=lambda completions: TEXTS,
         )
         writer = observe.MetricsWriter(tmp_path, tensorboard=False)
@@ -146,7 +147,15 @@ def test_figures_are_written_under_their_step(make_run, spies, tmp_path):
     lines = read_lines(epath.Path(tmp_path) / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.3, 0.2, 0.1])  # linear, to 0 after the last
+    assert [line["epoch"] for line in lines] == [0.25, 0.5, 0.75]  # 16 of 64 records each
     assert [line["num_tokens"] for line in lines] == [11, 22, 33]  # 4 completions of 2 tokens, a prompt of 3
+
+
+def test_the_learning_rate_that_is_written_is_the_one_that_was_used(make_run, spies, tmp_path):
+    spies.num_skipped = 1  # the first update was skipped, so the schedule is one behind from the second on
+    step_grpo(make_run(optim__learning_rate=0.3), W)
+    lines = read_lines(epath.Path(tmp_path) / "metrics.jsonl")
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.3, 0.3, 0.2])
 
 
 def test_a_stage_goes_on_from_its_checkpoint(make_run, spies):

@@ -1,11 +1,12 @@
 """Writes a run's model as a directory that transformers opens as it is.
 
-    python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR [--dtype=bfloat16] [--max_shard_size=5GB]
+    python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR [--stage=warmup] [--dtype=bfloat16]
+        [--max_shard_size=5GB]
     python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR --adapter
 
-Weights are those of the newest checkpoint of the run's last stage, read and written one parameter at a time; a run with
-adapters gives the whole model with these folded in, or with `--adapter` the adapters alone, for PEFT. All other files
-are those of the model that the run started from; a run from random weights gets files of its own.
+Weights are those of the newest checkpoint of the run's last stage, or of `--stage`, read and written one parameter at a
+time; a run with adapters gives the whole model with these folded in, or with `--adapter` the adapters alone, for PEFT.
+All other files are those of the model that the run started from; a run from random weights gets files of its own.
 """
 
 import dataclasses
@@ -43,13 +44,19 @@ MAX_SHARD_SIZE = 5 * 10**9  # bytes, as transformers' own shards were for long
 
 
 def export_run(
-    run: epath.PathLike, out: str | os.PathLike, *, dtype: str = "bfloat16", max_shard_size: int = MAX_SHARD_SIZE
+    run: epath.PathLike,
+    out: str | os.PathLike,
+    *,
+    stage: str = "",
+    dtype: str = "bfloat16",
+    max_shard_size: int = MAX_SHARD_SIZE,
 ) -> None:
     """Exports the newest checkpoint of a run.
 
     Args:
         run: the run's workdir.
         out: a directory, made if absent; an export that is there already is replaced once the new one is whole.
+        stage: which stage's newest checkpoint; "" is the last stage that has one.
 
     Raises:
         FileNotFoundError: there is no run, or it has no checkpoint yet.
@@ -60,7 +67,7 @@ def export_run(
     tokenizer = vocabulary.load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
     sizes = model_config(settings.model, tokenizer)
     definition = _definition(sizes, settings.model)
-    with _replacing(Path(out)) as unfinished, newest_params(_last_stage(epath.Path(run), settings)) as saved:
+    with _replacing(Path(out)) as unfinished, newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved:
         if settings.model.path:
             copy_files(local_directory(settings.model.path), unfinished, dtype=dtype)
         else:
@@ -77,8 +84,8 @@ def export_run(
         write_weights(unfinished, sizes, parameter, dtype=dtype, max_shard_size=max_shard_size)
 
 
-def export_adapter(run: epath.PathLike, out: str | os.PathLike) -> None:
-    """Exports the adapters of a run's newest checkpoint, in PEFT's format.
+def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = "") -> None:
+    """Exports the adapters of a run's newest checkpoint, in PEFT's format; `stage` as for `export_run`.
 
     Raises:
         FileNotFoundError: there is no run, or it has no checkpoint yet.
@@ -87,7 +94,7 @@ def export_adapter(run: epath.PathLike, out: str | os.PathLike) -> None:
     settings = _settings(epath.Path(run))
     tokenizer = vocabulary.load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
     definition = _definition(model_config(settings.model, tokenizer), settings.model)
-    with newest_params(_last_stage(epath.Path(run), settings)) as saved:
+    with newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved:
         trained = trained_params(settings, definition, saved)
     save_adapter(Path(out), trained, definition, base_model=settings.model.path)
 
@@ -130,12 +137,16 @@ def _settings(run: epath.Path) -> config.Config:
     return config.resolve(ConfigDict(manifest["configuration"]))
 
 
-def _last_stage(run: epath.Path, settings: config.Config) -> epath.Path:
-    """The checkpoints of the last stage that has begun to write any."""
-    for stage in reversed(settings.train.stages):
-        if (directory := run / "checkpoints" / stage).exists():
+def _checkpoints(run: epath.Path, settings: config.Config, stage: str) -> epath.Path:
+    """The checkpoints of a stage; of the last that has begun to write any if none is named."""
+    stages = (stage,) if stage else settings.train.stages
+    for name in reversed(stages):
+        if (directory := run / "checkpoints" / name).exists():
             return directory
-    raise FileNotFoundError(f"{run}: no checkpoint of {' or '.join(settings.train.stages)} yet; train first")
+    raise FileNotFoundError(
+        f"{run}: no checkpoint of {' or '.join(stages)} yet (the run's stages: {', '.join(settings.train.stages)});"
+        " train first"
+    )
 
 
 @contextmanager
@@ -178,15 +189,17 @@ def num_bytes(size: str) -> int:
 def main() -> None:
     run = flags.DEFINE_string("run", None, "Workdir of the run.", required=True)
     out = flags.DEFINE_string("out", None, "Directory to write.", required=True)
+    stage = flags.DEFINE_string("stage", "", "Whose newest checkpoint; the last stage's by default.")
     dtype = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the weights.")
     max_shard_size = flags.DEFINE_string("max_shard_size", "5GB", "Of a weight file.")
     adapter = flags.DEFINE_bool("adapter", False, "Adapters alone, for PEFT.")
 
     def start(_: list[str]) -> None:
         if adapter.value:
-            export_adapter(run.value, out.value)
+            export_adapter(run.value, out.value, stage=stage.value)
         else:
-            export_run(run.value, out.value, dtype=dtype.value, max_shard_size=num_bytes(max_shard_size.value))
+            size = num_bytes(max_shard_size.value)
+            export_run(run.value, out.value, stage=stage.value, dtype=dtype.value, max_shard_size=size)
         print(f"exported to {out.value}")
 
     app.run(start)

@@ -1,12 +1,14 @@
 """Answers compared by math-verify, in worker processes with a hard limit.
 
 math-verify's own limit is an alarm of the main thread, which does not stop a long computation inside C code, and users
-report hangs. Here a worker that takes too long is killed and replaced, and the answer counts as wrong.
+report hangs. Here a worker that takes too long is killed and replaced, and the answer counts as wrong. The limit is on
+processor time, so that a verdict does not depend on what else the machine does.
 """
 
 import collections
 import contextlib
 import multiprocessing
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from pathlib import Path
 Question = tuple[str, str]  # reference, prediction
 
 _STARTUP_LIMIT_S = 120.0
+_PATIENCE = 6.0  # wall time, as a multiple of the limit, for a worker that waits for ever and uses no processor
 _MAX_REMEMBERED = 65_536
 
 
@@ -46,7 +49,7 @@ class Judge:
 
         Args:
             num_workers: questions that are worked on at one time.
-            timeout_s: seconds after which a worker is killed and the answer counts as wrong.
+            timeout_s: processor seconds after which a worker is killed and the answer counts as wrong.
         """
         self.reasons: collections.Counter[str] = collections.Counter()
         self._num_workers = num_workers
@@ -130,7 +133,7 @@ class _Worker:
     def ask(self, question: Question) -> None:
         self.question = question
         if self._is_ready:
-            self.deadline = time.monotonic() + self._timeout_s
+            self.deadline = time.monotonic() + _PATIENCE * self._timeout_s
         with contextlib.suppress(OSError):  # if it has died, `outcome` finds out
             self.connection.send(question)
 
@@ -139,7 +142,7 @@ class _Worker:
         try:
             message = self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):
-            message = "crashed"
+            message = "timeout" if self._process.wait() == -signal.SIGPROF else "crashed"
         if message is None and time.monotonic() >= self.deadline:
             message = "timeout"
         if self._is_ready or message is None:
@@ -150,7 +153,7 @@ class _Worker:
                 f" `{sys.executable} -c 'import math_verify'` works"
             )
         self._is_ready = True
-        self.deadline = time.monotonic() + self._timeout_s
+        self.deadline = time.monotonic() + _PATIENCE * self._timeout_s
         return None
 
     def kill(self) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -147,8 +148,10 @@ def test_a_run_without_a_checkpoint_is_refused(source: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no run here \(expected manifest.json\); give --run the workdir"):
         export_run(tmp_path, tmp_path / "out")
     write_manifest(tmp_path / "run", _settings(tmp_path / "run", source), data_fingerprint="")
-    with pytest.raises(FileNotFoundError, match="no checkpoint of warmup or step_grpo yet; train first"):
-        export_run(tmp_path / "run", tmp_path / "out")
+    for stage, missing in (("", "warmup or step_grpo"), ("warmup", "warmup"), ("alignment", "alignment")):
+        text = f"no checkpoint of {missing} yet (the run's stages: warmup, step_grpo); train first"
+        with pytest.raises(FileNotFoundError, match=re.escape(text)):
+            export_run(tmp_path / "run", tmp_path / "out", stage=stage)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

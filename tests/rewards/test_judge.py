@@ -3,6 +3,7 @@ r"""math-verify in worker processes: verdicts, and what happens to workers that 
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing import Pipe
 from pathlib import Path
@@ -70,6 +71,27 @@ def test_a_hung_worker_is_killed_and_replaced():
         assert time.monotonic() - start < 3.0, "a verdict is remembered"
 
 
+def stop_for(process: subprocess.Popen, seconds: float) -> None:
+    """Takes the processor away from a worker, as a crowded machine does."""
+    process.send_signal(signal.SIGSTOP)
+    threading.Timer(seconds, process.send_signal, [signal.SIGCONT]).start()
+
+
+def test_a_crowded_machine_does_not_change_a_verdict():
+    with Judge(timeout_s=1.0) as judge:
+        judge.decide([("1", "1 cm")])
+        stop_for(judge._workers[0]._process, 2.0)
+        assert judge.decide([("2", "2 cm")])[0].reason == "equal"
+
+
+def test_a_worker_that_waits_for_ever_is_given_up(monkeypatch):
+    monkeypatch.setattr(judge, "_PATIENCE", 1.0)
+    with Judge(timeout_s=2.0) as impatient:
+        impatient.decide([("1", "1 cm")])
+        stop_for(impatient._workers[0]._process, 20.0)
+        assert impatient.decide([("2", "2 cm")])[0].reason == "timeout"
+
+
 def test_a_worker_that_dies_is_replaced():
     with Judge(timeout_s=30.0) as judge:
         judge.decide([("1", "1 cm")])
@@ -103,7 +125,7 @@ def test_a_worker_whose_parent_is_gone_ends_by_itself():
     assert ours.recv() == "ready"
     ours.send(HANGS)
     ours.close()
-    assert worker.wait(timeout=30) == -signal.SIGALRM
+    assert worker.wait(timeout=30) == -signal.SIGPROF
 
 
 def test_a_worker_loads_nothing_heavy():

@@ -1,0 +1,42 @@
+"""Every setting of the project, with its default, in one place; and the refusal of settings that contradict each other.
+
+A recipe in `configs/` calls `default()`, changes what it needs and returns the result. `resolve()` turns that editable
+tree into frozen dataclasses and refuses, before any device is touched, what cannot work.
+"""
+
+from r1vl_jax.config.editable import default, resolve, unknown_settings
+from r1vl_jax.config.loss import Loss
+from r1vl_jax.config.refusals import LORA_TARGETS, contradictions
+from r1vl_jax.config.settings import (
+    Config,
+    Data,
+    Eval,
+    Mesh,
+    Model,
+    Observe,
+    Optim,
+    Reward,
+    Sampling,
+    Supervised,
+    Train,
+)
+
+__all__ = [
+    "LORA_TARGETS",
+    "Config",
+    "Data",
+    "Eval",
+    "Loss",
+    "Mesh",
+    "Model",
+    "Observe",
+    "Optim",
+    "Reward",
+    "Sampling",
+    "Supervised",
+    "Train",
+    "contradictions",
+    "default",
+    "resolve",
+    "unknown_settings",
+]

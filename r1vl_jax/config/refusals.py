@@ -1,0 +1,178 @@
+"""What cannot work, refused by name before any device is touched: values out of range, settings that contradict."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from r1vl_jax.config import loss
+from r1vl_jax.config.settings import Config, Model
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """One sentence for each setting that cannot work: what, expected, got, what to do."""
+    yield from _out_of_range(config)
+    yield from _nothing_to_train(config.model)
+    yield from loss.contradictions(config)
+    rows = config.train.prompts_per_update * config.sampling.num_generations
+    if config.sampling.num_generations < 2:
+        yield (
+            f"sampling.num_generations={config.sampling.num_generations}: a group needs at least 2 samples to be"
+            " compared; set 4"
+        )
+    if config.train.micro_batches < 1 or config.train.prompts_per_update % max(config.train.micro_batches, 1):
+        yield (
+            f"train.micro_batches={config.train.micro_batches} does not divide train.prompts_per_update="
+            f"{config.train.prompts_per_update} ({rows} rows); set one of {_divisors(config.train.prompts_per_update)}"
+        )
+    if config.data.min_pixels > config.data.max_pixels:
+        yield f"data.min_pixels={config.data.min_pixels} is more than data.max_pixels={config.data.max_pixels}"
+    if config.data.max_prompt_length % config.data.prompt_bucket:
+        yield (
+            f"data.max_prompt_length={config.data.max_prompt_length} is no multiple of data.prompt_bucket="
+            f"{config.data.prompt_bucket}; set one that is"
+        )
+    for stage in ("alignment", "warmup"):
+        if stage in config.train.stages:
+            yield from _contradictions_of_supervised(config, stage)
+    if config.data.source == "handwriting":
+        yield from _contradictions_of_handwriting(config)
+
+
+def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
+    settings = getattr(config, stage)
+    if settings.max_steps < 1:
+        yield f"train.stages has {stage!r} but {stage}.max_steps is {settings.max_steps}; set it, or drop the stage"
+    if settings.batch_size % max(config.train.micro_batches, 1):
+        yield (
+            f"train.micro_batches={config.train.micro_batches} does not divide {stage}.batch_size="
+            f"{settings.batch_size}; set one of {_divisors(settings.batch_size)}"
+        )
+
+
+def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
+    """What the sizes of the embedded task rule out; a directory of records says its own when it is read."""
+    for name in ("num_problems", "num_validation") if config.eval.validates else ("num_problems",):
+        if (wanted := getattr(config.eval, name)) > config.data.eval_records:
+            yield f"eval.{name}={wanted} exceeds data.eval_records={config.data.eval_records}"
+    for stage in {"alignment", "warmup"} & set(config.train.stages):
+        batch_size, num_records = getattr(config, stage).batch_size, getattr(config.data, f"{stage}_records")
+        if batch_size > num_records:
+            yield (
+                f"{stage}.batch_size={batch_size} exceeds data.{stage}_records={num_records};"
+                " an epoch must hold a batch"
+            )
+
+
+_STAGES = ("alignment", "warmup", "step_grpo")
+
+_CHOICES = {
+    "model.preset": ("tiny", "2b", "7b", "72b", "2.5-tiny", "2.5-3b", "2.5-7b", "2.5-72b"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "dots", "block", "offload"),
+    "reward.semantics": ("paper", "released"),
+    "reward.backend": ("reference", "kernels"),
+    "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
+    "alignment.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
+    "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
+    "data.difficulty": (1, 2, 3),
+} | loss.CHOICES
+
+_Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expected
+
+# Settings of an optimizer.
+_OPTIM_RANGES: tuple[_Range, ...] = (
+    ("learning_rate", lambda x: 0 < x < math.inf, "more than 0"),
+    ("warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("weight_decay", lambda x: x >= 0, "at least 0"),
+    ("max_grad_norm", lambda x: x > 0, "more than 0"),
+    ("adam_b1", lambda x: 0 <= x < 1, "in [0, 1)"),
+    ("adam_b2", lambda x: 0 <= x < 1, "in [0, 1)"),
+    ("adam_epsilon", lambda x: x > 0, "more than 0"),
+)
+_AT_LEAST_0 = (
+    *("seed", "sampling.top_k", "reward.alpha", "eval.steps", "eval.supervised_steps", "train.max_skipped_updates"),
+    "data.alignment_records",
+    *("observe.log_completions", "observe.num_completions_to_print"),
+)
+_AT_LEAST_1 = (
+    *("sampling.max_completion_length", "reward.num_workers"),
+    *("alignment.batch_size", "warmup.batch_size"),
+    *("train.prompts_per_update", "train.save_steps", "train.save_total_limit", "train.max_steps"),
+    *("eval.batch_size", "eval.num_problems", "eval.num_validation", "data.warmup_records", "data.train_records"),
+    *("data.eval_records", "data.max_prompt_length", "data.prompt_bucket", "data.vision_shards", "data.min_pixels"),
+)
+
+_RANGES: tuple[_Range, ...] = (
+    ("model.lora_r", lambda x: x >= 0, "at least 0, which trains the parameters themselves"),
+    ("model.lora_alpha", lambda x: x > 0, "more than 0"),
+    ("sampling.temperature", lambda x: x > 0, "more than 0 (greedy decoding is for evaluation)"),
+    ("sampling.top_p", lambda x: 0 < x <= 1, "in (0, 1]"),
+    ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("reward.timeout_s", lambda x: x > 0, "more than 0"),
+    ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
+    *loss.RANGES,
+    ("data.hasty_share", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
+    ("train.stages", lambda x: x and list(x) == [s for s in _STAGES if s in x], f"some of {_STAGES}, in this order"),
+    ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),
+    *((name, lambda x: x >= 0, "at least 0") for name in _AT_LEAST_0),
+    *((name, lambda x: x >= 1, "at least 1") for name in _AT_LEAST_1),
+    *(
+        (f"{part}.{name}", is_fine, expected)
+        for part in ("optim", "alignment.optim", "warmup.optim")
+        for name, is_fine, expected in _OPTIM_RANGES
+    ),
+)
+
+
+def _out_of_range(config: Config) -> Iterator[str]:
+    for name, choices in _CHOICES.items():
+        if (value := _get(config, name)) not in choices:
+            yield f"{name}={value!r}: expected one of {choices}"
+    for name, is_fine, expected in _RANGES:
+        if not is_fine(value := _get(config, name)):
+            yield f"{name}={value!r}: expected {expected}"
+
+
+# The names of linear maps in each part, over all architectures. The model itself refuses one that it does not have.
+LORA_TARGETS = {
+    "freeze_language_model": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "freeze_vision_tower": ("qkv", "proj", "fc1", "fc2", "gate_proj", "up_proj", "down_proj"),
+    "freeze_merger": ("mlp_0", "mlp_2"),
+}
+
+
+def _nothing_to_train(model: Model) -> Iterator[str]:
+    """Adapters without a place, settings of adapters without adapters, and everything frozen."""
+    if all(getattr(model, setting) for setting in LORA_TARGETS):
+        yield f"{', '.join(f'model.{setting}' for setting in LORA_TARGETS)} leave nothing to train; unset one of them"
+    elif model.lora_r > 0:
+        yield from _targets_without_a_place(model)
+    for name in ("lora_alpha", "lora_target_modules"):
+        if model.lora_r == 0 and getattr(model, name) != getattr(Model(), name):
+            yield f"model.{name}={getattr(model, name)!r} does nothing with model.lora_r=0; set model.lora_r, as 16"
+
+
+def _targets_without_a_place(model: Model) -> Iterator[str]:
+    known = {name for names in LORA_TARGETS.values() for name in names}
+    if not model.lora_target_modules:
+        yield f"model.lora_target_modules is empty but model.lora_r={model.lora_r}; set some of {sorted(known)}"
+    for name in model.lora_target_modules:
+        freezers = [setting for setting, names in LORA_TARGETS.items() if name in names]
+        if not freezers:
+            yield f"model.lora_target_modules has {name!r}: expected some of {sorted(known)}"
+        elif all(getattr(model, setting) for setting in freezers):
+            yield (
+                f"model.lora_target_modules has {name!r}, which stands in what"
+                f" {' and '.join(f'model.{setting}' for setting in freezers)} freezes; drop one of them"
+            )
+
+
+def _get(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

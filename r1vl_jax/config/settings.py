@@ -1,0 +1,245 @@
+"""Every setting of a run, with its default and its meaning."""
+
+from dataclasses import dataclass, field
+
+from r1vl_jax.config.loss import Loss
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model, and how it is computed.
+
+    Attributes:
+        path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
+            weights of the size `preset`, with a tokenizer trained on the embedded task.
+        preset: name of a size in `models.presets`; used only when `path` is empty.
+        dtype: of the computation, and of frozen parameters; trained ones, softmax and losses are float32 always.
+        remat: what the backward pass recomputes, from most to least memory: "none", "dots" (all but the results of
+            matrix products), "block" (all inside a layer), "offload" (and layers' inputs wait in the host's memory).
+        lora_r: rank of the adapters, which alone are trained then; 0 trains the parameters themselves.
+        lora_alpha: lora_alpha / lora_r multiplies what an adapter adds.
+        lora_target_modules: linear maps that get an adapter, by the names of `LORA_TARGETS`, as in PEFT.
+        freeze_vision_tower, freeze_merger, freeze_language_model: keep this part as it is, without adapters.
+    """
+
+    path: str = ""
+    preset: str = "tiny"
+    dtype: str = "float32"
+    remat: str = "block"
+    lora_r: int = 0
+    lora_alpha: float = 32.0
+    lora_target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    freeze_vision_tower: bool = False
+    freeze_merger: bool = False
+    freeze_language_model: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where records come from and how large a prompt may be.
+
+    Attributes:
+        source: "handwriting", the embedded task, or a directory of ArrayRecord splits written by this project.
+        directory: where the embedded task is written; "" means `WORKDIR/data`.
+        difficulty: of the embedded task, 1 (at most 2 digits) to 3 (4 digits, two operators).
+        hasty_share: of the embedded task's warm-up records, how many show a path that states the result at once,
+            without the steps that lead to it; imitation copies the habit, StepGRPO finds out which path pays.
+        alignment_records: distinct records of single digits to be named, for the alignment; 0 writes none.
+        warmup_records: distinct records with a reasoning path, for the warm-up.
+        train_records: distinct records without one, for StepGRPO.
+        eval_records: held-out problems of the validation and of the test split, each.
+        max_prompt_length: tokens, images included; longer prompts are dropped by name and counted, never cut.
+        prompt_bucket: prompts of a batch are padded to a multiple of this many tokens.
+        vision_shards: rows that the images of a batch are dealt to; patches of one row meet in attention, so several
+            rows cost less.
+        patch_bucket: patches of a row are padded to a multiple of this many.
+        min_pixels, max_pixels: images are resized to an area between these.
+    """
+
+    source: str = "handwriting"
+    directory: str = ""
+    difficulty: int = 2
+    hasty_share: float = 0.0
+    alignment_records: int = 0
+    warmup_records: int = 2_000
+    train_records: int = 10_000
+    eval_records: int = 1_000
+    max_prompt_length: int = 1024
+    prompt_bucket: int = 64
+    vision_shards: int = 1
+    patch_bucket: int = 512
+    min_pixels: int = 28 * 28
+    max_pixels: int = 400_000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        num_generations: samples G per prompt.
+        temperature: divides the logits before drawing; greater than 0.
+        top_k: draw among the k likeliest tokens only; 0 is off.
+        top_p: draw among the fewest tokens whose probability reaches p only; 1 is off.
+        min_p: draw among tokens at least this fraction as likely as the likeliest only; 0 is off.
+        max_completion_length: tokens, the end-of-sequence token included.
+    """
+
+    num_generations: int = 4
+    temperature: float = 1.2
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_completion_length: int = 1024
+
+
+@dataclass(frozen=True)
+class Reward:
+    """What a completion earns.
+
+    Attributes:
+        semantics: "paper" or "released", the two readings of StepGRPO's rewards.
+        backend: "reference", the definition on strings, or "kernels", the same as array operations on the device; what
+            these leave undecided goes to the reference.
+        alpha: worth of all key steps together, the correct answer being 1.
+        reward_weights: of StepRAR (accuracy) and StepRVR (validity).
+        num_workers: processes that answer what needs math-verify.
+        timeout_s: processor seconds after which a worker is killed and the answer counts as wrong.
+    """
+
+    semantics: str = "paper"
+    backend: str = "reference"
+    alpha: float = 0.1
+    reward_weights: tuple[float, float] = (1.0, 1.0)
+    num_workers: int = 1
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW and its schedule.
+
+    Attributes:
+        learning_rate: peak, reached after `warmup_ratio` of the updates.
+        lr_scheduler_type: "linear" or "cosine" to zero, or "constant".
+        weight_decay: on matrices only; norms, biases and embeddings are spared.
+        max_grad_norm: global norm above which gradients are scaled down.
+    """
+
+    learning_rate: float = 1e-6
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    adam_b1: float = 0.9
+    adam_b2: float = 0.999
+    adam_epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A supervised stage: imitation of written responses, loss on the response only.
+
+    Attributes:
+        max_steps: updates; at least 1 if the stage is run.
+        batch_size: records of an update.
+    """
+
+    max_steps: int = 0
+    batch_size: int = 128
+    optim: Optim = field(
+        default_factory=lambda: Optim(learning_rate=1e-5, lr_scheduler_type="cosine", warmup_ratio=0.03)
+    )
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; -1 takes all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Train:
+    """The StepGRPO stage and what both stages share.
+
+    Attributes:
+        stages: which stages run, in order: "alignment" (single digits are named, which ties a fresh vision tower to a
+            fresh decoder; pretrained models need none), "warmup" (reasoning paths are imitated), "step_grpo".
+        prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
+        max_steps: updates of StepGRPO.
+        micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
+        save_steps: updates between checkpoints; one is written at the end of a stage anyway.
+        save_total_limit: checkpoints of a stage that are kept.
+        max_skipped_updates: non-finite updates that are skipped before the run stops.
+    """
+
+    stages: tuple[str, ...] = ("warmup", "step_grpo")
+    prompts_per_update: int = 16
+    max_steps: int = 100
+    micro_batches: int = 1
+    save_steps: int = 100
+    save_total_limit: int = 1
+    max_skipped_updates: int = 10
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Greedy accuracy on held-out problems.
+
+    Attributes:
+        num_problems: problems of the test split, before, between and after the stages.
+        steps: updates of StepGRPO between evaluations on the validation split; 0 is never.
+        supervised_steps: the same for the supervised stages.
+        num_validation: problems of such an evaluation.
+        batch_size: prompts decoded together.
+    """
+
+    num_problems: int = 1_000
+    steps: int = 0
+    supervised_steps: int = 0
+    num_validation: int = 200
+    batch_size: int = 128
+
+    @property
+    def validates(self) -> bool:
+        """Whether the validation split is read at all."""
+        return self.steps > 0 or self.supervised_steps > 0
+
+
+@dataclass(frozen=True)
+class Observe:
+    """What is written and printed.
+
+    Attributes:
+        log_completions: updates between completions kept as Parquet; 0 is never.
+        num_completions_to_print: rows of the console table.
+    """
+
+    log_completions: int = 25
+    num_completions_to_print: int = 4
+    tensorboard: bool = True
+    progress: bool = True
+    report: bool = True
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. `workdir` receives everything; started again with the same configuration, the run resumes."""
+
+    workdir: str = ""
+    seed: int = 0
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    sampling: Sampling = field(default_factory=Sampling)
+    reward: Reward = field(default_factory=Reward)
+    loss: Loss = field(default_factory=Loss)
+    optim: Optim = field(default_factory=Optim)
+    alignment: Supervised = field(default_factory=Supervised)
+    warmup: Supervised = field(default_factory=Supervised)
+    mesh: Mesh = field(default_factory=Mesh)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    observe: Observe = field(default_factory=Observe)
