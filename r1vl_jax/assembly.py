@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
-from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax.arrays import Completions, Params, PromptBatch
@@ -24,9 +22,12 @@ from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
+from r1vl_jax.metrics import REWARD_PARTS
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.requirements import check_requirements
-from r1vl_jax.rewards import Judge
+from r1vl_jax.rewarding import Scheme
+from r1vl_jax.rewards import Judge, custom
+from r1vl_jax.rewards.text import Vocabulary, host_bytes
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.loop import Sampler
 from r1vl_jax.sharding import make_mesh, shardings
@@ -43,6 +44,7 @@ class Parts:
     encoder: Encoder
     definition: Definition
     eos_token_ids: tuple[int, ...]
+    scheme: Scheme
 
     @property
     def data_fingerprint(self) -> str:
@@ -107,18 +109,14 @@ class Parts:
         return self._sampler(methods.Greedy(), 1, 1.0)
 
     def texts(self, completions: Completions) -> list[str]:
-        """Completions as strings, without special tokens."""
-        token_BT, mask_BT = np.asarray(completions.token_BT), np.asarray(completions.mask_BT)
-        rows = [token_T[mask_T].tolist() for token_T, mask_T in zip(token_BT, mask_BT, strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-
-    def token_sizes(self, completions: Completions) -> Int[np.ndarray, "B T"]:
-        """Bytes of text of each token, 0 for special tokens."""
-        return self._token_sizes[np.asarray(completions.token_BT)]
+        """Completions as strings, without special tokens; bytes that are no UTF-8 become replacement characters."""
+        rows = host_bytes(completions.token_BT, completions.mask_BT, self.vocabulary)
+        return [row.decode("utf-8", "replace") for row in rows]
 
     @functools.cached_property
-    def _token_sizes(self) -> Int[np.ndarray, " V"]:
-        return np.diff(vocabulary.byte_table(self.tokenizer, self.definition.config.vocab_size).offset)
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of every token."""
+        return vocabulary.byte_table(self.tokenizer, self.definition.config.vocab_size)
 
     def _sampler(self, method: methods.Method, num_generations: int, temperature_in_report: float) -> Sampler:
         return Sampler(
@@ -146,6 +144,7 @@ def assemble(config: Config) -> Parts:
         FileNotFoundError, ValueError: data or model that are not there or do not fit the configuration.
     """
     check_requirements(config)
+    scheme = _scheme(config)
     directory = _data_directory(config)
     for split in _splits(config):
         open_split(directory, split)  # what is missing is missed now, not after hours of training
@@ -162,7 +161,7 @@ def assemble(config: Config) -> Parts:
     )
     weights = local_directory(config.model.path) if config.model.path else None
     eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))
-    return Parts(config, directory, tokenizer, encoder, _definition(config, tokenizer), eos_token_ids)
+    return Parts(config, directory, tokenizer, encoder, _definition(config, tokenizer), eos_token_ids, scheme)
 
 
 def evaluator(parts: Parts, judge: Judge) -> Evaluator:
@@ -177,6 +176,18 @@ def evaluator(parts: Parts, judge: Judge) -> Evaluator:
         judge=judge,
         semantics=config.reward.semantics,
     )
+
+
+def _scheme(config: Config) -> Scheme:
+    """The rewards and their weights, functions of the user's own included."""
+    settings = config.reward
+    functions = custom.load(settings.functions, settings.function_weights, taken=REWARD_PARTS)
+    if config.train.fused and (on_host := [function.name for function in functions if not function.is_pure]):
+        raise ValueError(
+            f"train.fused: reward functions {', '.join(on_host)} run on the host; write them as functions of arrays"
+            " (see r1vl_jax.rewards.custom), or unset train.fused"
+        )
+    return Scheme(settings, functions)
 
 
 def _data_directory(config: Config) -> Path:

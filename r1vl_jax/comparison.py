@@ -47,6 +47,17 @@ def compare(
     )
 
 
+def penalised(loss: Loss, total_B: Float[Array, " B"], completions: Completions) -> Float[Array, " B"]:
+    """Rewards less what is taken off for coming near the limit of length."""
+    if loss.soft_punish_cache == 0:
+        return total_B
+    return total_B + losses.soft_overlong_penalty(
+        jnp.sum(completions.mask_BT, axis=1),
+        max_completion_length=completions.token_BT.shape[1],
+        soft_punish_cache=loss.soft_punish_cache,
+    )
+
+
 def _advantage(
     loss: Loss, completions: Completions, reward_PG: Float[Array, "P G"], sections: Sections | None
 ) -> Float[Array, "B T"]:

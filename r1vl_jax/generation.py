@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Completions, Params, PromptBatch, SampledRows, TrainBatch, TrainRows
-from r1vl_jax.comparison import compare
+from r1vl_jax.arrays import Params, PromptBatch, SampledRows, TrainBatch, TrainRows
+from r1vl_jax.comparison import compare, penalised
 from r1vl_jax.data.pipeline import Stream
 from r1vl_jax.data.records import Record
-from r1vl_jax.learner import Learner, score
-from r1vl_jax.rewarding import place_rewards, step_reward
-from r1vl_jax.rewards import StepReward
+from r1vl_jax.learner import Learner, refer
+from r1vl_jax.rewarding import Earned, place_rewards
+from r1vl_jax.rewards.text import token_sizes
 from r1vl_jax.run import Run
 from r1vl_jax.sampling.loop import Sampler, sample
 
@@ -26,15 +26,14 @@ class Draw:
     """P prompts, G completions of each, and what these earned.
 
     Attributes:
-        reward: every part of the reward; `reward_PG` is the weighted total that is compared.
+        reward_PG: the total that is compared, penalties included.
         num_draws: how often prompts were drawn, until groups of equal rewards were replaced.
     """
 
     records: list[Record]
     prompts: PromptBatch
     sampled: SampledRows
-    texts: list[str]
-    reward: StepReward
+    earned: Earned
     reward_PG: Float[np.ndarray, "P G"]
     num_draws: int = 1
 
@@ -69,37 +68,17 @@ class Generator:
         ]
 
     def _draw(self, params: Params, key: Key[Array, ""]) -> Draw:
-        timers, loss = self.run.timers, self.learner.loss
+        timers = self.run.timers
         with timers("data"):
             records, prompts = next(self.stream)
         with timers("gen"):
             rollout = jax.block_until_ready(sample(self.sampler, params, prompts, key))
         with timers("ref"):  # dispatched only: the device computes while the host scores
-            policy_logp_BT = entropy_BT = ref_logp_BT = None
-            if self.reference_params is not None:
-                ref_logp_BT, _ = score(self.learner, self.reference_params, prompts, rollout.completions)
-            if loss.needs_policy_scores:
-                policy_logp_BT, entropy_BT = score(self.learner, params, prompts, rollout.completions)
+            sampled = refer(self.learner, params, self.reference_params, prompts, rollout)
         with timers("reward"):
-            texts = self.run.parts.texts(rollout.completions)
-            reward, reward_PG = step_reward(self.run, texts, records)
-            reward_PG = reward_PG + self._penalty(rollout.completions).reshape(reward_PG.shape)
-        sampled = SampledRows(
-            rollout.completions, rollout.has_ended_B, rollout.logp_BT, policy_logp_BT, entropy_BT, ref_logp_BT
-        )
-        return Draw(records, prompts, sampled, texts, reward, reward_PG)
-
-    def _penalty(self, completions: Completions) -> Float[np.ndarray, " B"]:
-        """What is taken off for coming near the limit of length."""
-        length_B = np.asarray(completions.mask_BT).sum(axis=1)
-        if self.learner.loss.soft_punish_cache == 0:
-            return np.zeros(len(length_B), np.float32)
-        penalty_B = losses.soft_overlong_penalty(
-            jnp.asarray(length_B),
-            max_completion_length=completions.token_BT.shape[1],
-            soft_punish_cache=self.learner.loss.soft_punish_cache,
-        )
-        return np.asarray(penalty_B)
+            earned = self.run.rewarder(rollout.completions, records)
+            total_B = np.asarray(penalised(self.learner.loss, earned.total_B, rollout.completions))
+        return Draw(records, prompts, sampled, earned, total_B.reshape(len(records), -1))
 
     def _draw_with_spread(self, params: Params, key: Key[Array, ""]) -> Draw:
         """With `dynamic_sample`, draws again for groups whose rewards are all equal."""
@@ -120,7 +99,6 @@ class Generator:
         groups = np.argsort(~has_spread, kind="stable")[:num_prompts]
         rows = (groups[:, None] * num_generations + np.arange(num_generations)).reshape(-1)
         records = [record for draw in draws for record in draw.records]
-        texts = [text for draw in draws for text in draw.texts]
         with self.run.timers("data"):
             encoder = self.run.parts.encoder
             prompts = encoder.batch([encoder.prompt(records[group]) for group in groups])
@@ -128,8 +106,7 @@ class Generator:
             records=[records[group] for group in groups],
             prompts=prompts,
             sampled=jax.tree.map(lambda leaf: leaf[rows], _concatenate([draw.sampled for draw in draws])),
-            texts=[texts[row] for row in rows],
-            reward=jax.tree.map(lambda leaf: leaf[rows], _concatenate([draw.reward for draw in draws])),
+            earned=jax.tree.map(lambda leaf: leaf[rows], _concatenate([draw.earned for draw in draws])),
             reward_PG=np.concatenate([draw.reward_PG for draw in draws])[groups],
             num_draws=len(draws),
         )
@@ -139,11 +116,10 @@ class Generator:
         reward_PG = np.concatenate([draw.reward_PG for draw in draws])
         sections = None
         if self.learner.loss.credit == "step":
-            reward = _concatenate([draw.reward for draw in draws])
+            reward = _concatenate([draw.earned.reward for draw in draws])
             accuracy_weight, _ = self.run.config.reward.reward_weights
-            sections = place_rewards(
-                reward, reward_PG.reshape(-1), accuracy_weight, self.run.parts.token_sizes(sampled.completions)
-            )
+            size_BT = token_sizes(np.asarray(sampled.completions.token_BT), self.run.rewarder.vocabulary)
+            sections = place_rewards(reward, reward_PG.reshape(-1), accuracy_weight, size_BT)
         return compare(self.learner.loss, sampled, jnp.asarray(reward_PG), sections)
 
     def _denominator(self, rows_of_update: TrainRows, rows_of_generation: TrainRows) -> Float[Array, ""]:

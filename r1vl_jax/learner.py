@@ -1,10 +1,12 @@
 """The learning step: log-probabilities of given completions, gradients, and the optimizer's update.
 
-Three programs are compiled from here, on arrays alone:
+Four programs are compiled from here, on arrays alone:
 
     score           params, prompts, completions -> log-probabilities and entropies, no gradient (the reference)
     warmup_step     TrainState, frozen parameters, WarmupBatch -> TrainState, metrics
     step_grpo_step  TrainState, frozen parameters, TrainBatch  -> TrainState, metrics
+    fused_step      TrainState, frozen parameters, prompts, what their answers are -> TrainState, metrics, Generated:
+                    sampling, rewards, reference and update in one
 """
 
 from collections.abc import Callable
@@ -15,12 +17,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Completions, Params, PromptBatch, TrainBatch, TrainRows, WarmupBatch, bundle, check_shapes
+from r1vl_jax.arrays import (
+    Completions,
+    Params,
+    PromptBatch,
+    Rollout,
+    SampledRows,
+    TrainBatch,
+    TrainRows,
+    WarmupBatch,
+    bundle,
+    check_shapes,
+)
+from r1vl_jax.comparison import compare, penalised
 from r1vl_jax.config import Loss
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.rewarding import Earned, Questions, Scheme, earned_on_device, place_rewards
+from r1vl_jax.rewards.text import Vocabulary, token_sizes
+from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.scoring import Sequences, completion_logp, join
 from r1vl_jax.trainable import combine
 
 Metrics = dict[str, Float[Array, ""]]
@@ -70,16 +88,6 @@ class Learner:
         return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
 
 
-@bundle
-class Sequences:
-    """Prompt and completion of every row, end to end: what the decoder reads when completions are scored."""
-
-    token_BS: Int[Array, "B S"]
-    mask_BS: Bool[Array, "B S"]
-    position_BS3: Int[Array, "B S 3"]
-    feature_index_BS: Int[Array, "B S"]
-
-
 @partial(jax.jit, static_argnums=0)
 def score(
     learner: Learner, params: Params, prompts: PromptBatch, completions: Completions
@@ -87,7 +95,26 @@ def score(
     """Log-probability and entropy of every completion token, in nats; 0 outside the mask."""
     check_shapes(completions)
     feature_MD = learner.definition.bind(params).image_features(prompts.vision)
-    return _completion_logp(learner, params, feature_MD, _join(prompts, completions), completions)
+    return _logp(learner, params, feature_MD, join(prompts, completions), completions)
+
+
+def refer(
+    learner: Learner, params: Params, reference: Params | None, prompts: PromptBatch, rollout: Rollout
+) -> SampledRows:
+    """Adds to a rollout what its comparison and the loss need to know of it.
+
+    Args:
+        params: of the policy that sampled.
+        reference: the frozen reference; None where nothing needs it.
+    """
+    policy_logp_BT = entropy_BT = ref_logp_BT = None
+    if reference is not None:
+        ref_logp_BT, _ = score(learner, reference, prompts, rollout.completions)
+    if learner.loss.needs_policy_scores:
+        policy_logp_BT, entropy_BT = score(learner, params, prompts, rollout.completions)
+    return SampledRows(
+        rollout.completions, rollout.has_ended_B, rollout.logp_BT, policy_logp_BT, entropy_BT, ref_logp_BT
+    )
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -132,6 +159,65 @@ def step_grpo_step(
         return loss, metrics | _sampling_difference(logp_BT, rows)
 
     return _update(learner, state, frozen, batch.prompts, batch.rows.completions, objective, rows=batch.rows)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What stays fixed over fused steps; a static argument."""
+
+    learner: Learner
+    sampler: Sampler
+    scheme: Scheme
+
+
+@bundle
+class Generated:
+    """What a fused step did on the way to its update.
+
+    Attributes:
+        reward_PG: what is compared within groups.
+        advantage_BT: as in `TrainRows`.
+    """
+
+    sampled: SampledRows
+    earned: Earned
+    reward_PG: Float[Array, "P G"]
+    advantage_BT: Float[Array, "B T"]
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def fused_step(
+    program: Program,
+    state: TrainState,
+    frozen: Params,
+    reference: Params | None,
+    prompts: PromptBatch,
+    questions: Questions,
+    vocabulary: Vocabulary,
+    key: Key[Array, ""],
+) -> tuple[TrainState, Metrics, Generated]:
+    """One step of StepGRPO from prompts to updated parameters, as the staged loop does it with the same key.
+
+    Args:
+        reference: the frozen reference; None where the loss needs none.
+        questions: key steps and answers of the prompts, see `rewarding.questions`.
+        vocabulary: bytes of the tokens.
+    """
+    learner, params = program.learner, combine(state.params, frozen)
+    rollout = sample(program.sampler, params, prompts, key)
+    sampled = refer(learner, params, reference, prompts, rollout)
+    earned = earned_on_device(program.scheme, rollout.completions, questions, vocabulary)
+    total_B = penalised(learner.loss, earned.total_B, rollout.completions)
+    reward_PG = total_B.reshape(-1, program.sampler.num_generations)
+    sections = None
+    if learner.loss.credit == "step":
+        accuracy_weight, _ = program.scheme.settings.reward_weights
+        sections = place_rewards(
+            earned.reward, total_B, accuracy_weight, token_sizes(rollout.completions.token_BT, vocabulary)
+        )
+    rows = compare(learner.loss, sampled, reward_PG, sections)
+    state, metrics = step_grpo_step(learner, state, frozen, TrainBatch(prompts, rows))
+    return state, metrics, Generated(sampled, earned, reward_PG, rows.advantage_BT)
 
 
 def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metrics:
@@ -192,7 +278,7 @@ def _gradient(
 
     def loss_of_part(trained: Params, feature_MD: Float[Array, "M D"], part: Any):
         sequences, completions, rows = part
-        logp_BT, entropy_BT = _completion_logp(learner, combine(trained, frozen), feature_MD, sequences, completions)
+        logp_BT, entropy_BT = _logp(learner, combine(trained, frozen), feature_MD, sequences, completions)
         return objective(logp_BT, rows)[0], (logp_BT, entropy_BT)
 
     def accumulate(total: Any, part: Any):
@@ -202,7 +288,7 @@ def _gradient(
     feature_MD, features_vjp = jax.vjp(features, trained)
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(learner.micro_batches, -1, *leaf.shape[1:]),
-        (_join(prompts, completions), completions, rows),
+        (join(prompts, completions), completions, rows),
     )
     zeros = jax.tree.map(jnp.zeros_like, (trained, feature_MD))
     (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, parts)
@@ -211,47 +297,18 @@ def _gradient(
     return jax.tree.map(jnp.add, text_gradient, vision_gradient), logp.reshape(shape), entropy.reshape(shape)
 
 
-def _completion_logp(
+def _logp(
     learner: Learner,
     params: Params,
     feature_MD: Float[Array, "M D"],
     sequences: Sequences,
     completions: Completions,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """One forward pass over whole sequences; only the positions that predict completion tokens meet the head."""
-    model = learner.definition.bind(params)
-    hidden_BSD = model.hidden_states(
-        sequences.token_BS,
-        mask_BT=sequences.mask_BS,
-        position_3BT=jnp.moveaxis(sequences.position_BS3, -1, 0),
-        feature_index_BT=sequences.feature_index_BS,
-        feature_MD=feature_MD,
-    )
-    first = sequences.token_BS.shape[1] - completions.token_BT.shape[1]
-    logp_BT, entropy_BT = losses.token_logp(
-        hidden_BSD[:, first - 1 : -1],
-        model.head(),
-        completions.token_BT,
+    return completion_logp(
+        learner.definition.bind(params),
+        feature_MD,
+        sequences,
+        completions,
         chunk_size=learner.chunk_size,
         temperature=learner.temperature,
-    )
-    return jnp.where(completions.mask_BT, logp_BT, 0.0), jnp.where(completions.mask_BT, entropy_BT, 0.0)
-
-
-def _join(prompts: PromptBatch, completions: Completions) -> Sequences:
-    """Puts every completion behind its prompt; positions of the completion count on from the prompt's."""
-    num_rows, length = completions.token_BT.shape
-    num_generations = num_rows // prompts.token_PS.shape[0]
-
-    def rows(array_P: Array) -> Array:
-        return jnp.repeat(array_P, num_generations, axis=0)
-
-    position_BT = rows(prompts.next_position_P)[:, None] + jnp.arange(length)[None]
-    position_BT3 = jnp.broadcast_to(position_BT[:, :, None], (num_rows, length, 3))
-    text_BT = jnp.full((num_rows, length), -1, prompts.feature_index_PS.dtype)
-    return Sequences(
-        token_BS=jnp.concatenate([rows(prompts.token_PS), completions.token_BT], axis=1),
-        mask_BS=jnp.concatenate([rows(prompts.mask_PS), completions.mask_BT], axis=1),
-        position_BS3=jnp.concatenate([rows(jnp.moveaxis(prompts.position_3PS, 0, -1)), position_BT3], axis=1),
-        feature_index_BS=jnp.concatenate([rows(prompts.feature_index_PS), text_BT], axis=1),
     )

@@ -3,36 +3,56 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from r1vl_jax.rewards import StepReward
+from r1vl_jax.arrays import Completions
+from r1vl_jax.rewarding import Earned
 
-_REWARD_PARTS = ("step_accuracy", "step_validity", "answer_correct", "key_step_match", "complete", "ordered")
+REWARD_PARTS = ("step_accuracy", "step_validity", "answer_correct", "key_step_match", "complete", "ordered")
+_REPEATED_LENGTH = 4  # tokens of a run that counts as repeated
 
 
-def reward_metrics(reward: StepReward, reward_PG: Float[np.ndarray, "P G"]) -> dict[str, float]:
-    """Means and spreads of the weighted total and of every part; `reward_PG` is the total that is compared."""
+def reward_metrics(earned: Earned, reward_PG: Float[np.ndarray, "P G"]) -> dict[str, float]:
+    """Means and spreads of the total that is compared, of every part of the reward, and of the user's own functions.
+
+    A function that applies to no completion of the step has no figures.
+    """
     metrics = {
         "reward": reward_PG.mean(),
         "reward_std": reward_PG.std(ddof=1),
         "reward_group_std": reward_PG.std(axis=1, ddof=1).mean(),
         "frac_reward_zero_std": (np.ptp(reward_PG, axis=1) == 0).mean(),
-        "rewards/undecided/mean": reward.undecided.mean(),
+        "rewards/undecided/mean": np.mean(earned.undecided_B),
+        "rewards/overflow/mean": np.mean(earned.overflow_B),
     }
-    for name in _REWARD_PARTS:
-        part_B = np.asarray(getattr(reward, name), np.float64)
-        metrics[f"rewards/{name}/mean"] = part_B.mean()
-        metrics[f"rewards/{name}/std"] = part_B.std(ddof=1)
+    parts = {name: getattr(earned.reward, name) for name in REWARD_PARTS} | earned.custom
+    for name, part_B in parts.items():
+        applies_B = np.asarray(part_B, np.float64)
+        applies_B = applies_B[~np.isnan(applies_B)]
+        if applies_B.size:
+            metrics[f"rewards/{name}/mean"] = applies_B.mean()
+            metrics[f"rewards/{name}/std"] = applies_B.std(ddof=min(1, applies_B.size - 1))
     return _floats(metrics)
 
 
-def completion_metrics(length_B: Int[np.ndarray, " B"], has_ended_B: Bool[np.ndarray, " B"]) -> dict[str, float]:
-    """Lengths in tokens, of all completions and of those that ended by themselves (0 where none did)."""
+def completion_metrics(completions: Completions, has_ended_B: Bool[np.ndarray, " B"]) -> dict[str, float]:
+    """Lengths in tokens, of all completions and of those that ended by themselves (0 where none did); repetition."""
+    token_BT, mask_BT = np.asarray(completions.token_BT), np.asarray(completions.mask_BT)
+    length_B = mask_BT.sum(axis=1)
     terminated_B = length_B[has_ended_B] if has_ended_B.any() else np.zeros(1)
-    metrics = {"completions/clipped_ratio": (~has_ended_B).mean()}
+    repetition = [repeated(token_T[mask_T]) for token_T, mask_T in zip(token_BT, mask_BT, strict=True)]
+    metrics = {"completions/clipped_ratio": (~has_ended_B).mean(), "completions/repetition": np.mean(repetition)}
     for kind, lengths in (("length", length_B), ("terminated_length", terminated_B)):
         metrics[f"completions/mean_{kind}"] = lengths.mean()
         metrics[f"completions/min_{kind}"] = lengths.min()
         metrics[f"completions/max_{kind}"] = lengths.max()
     return _floats(metrics)
+
+
+def repeated(token_T: Int[np.ndarray, " T"]) -> float:
+    """Fraction of the runs of four tokens that stood in the completion before; 0 for fewer than five tokens."""
+    if len(token_T) <= _REPEATED_LENGTH:
+        return 0.0
+    runs = np.lib.stride_tricks.sliding_window_view(token_T, _REPEATED_LENGTH)
+    return 1.0 - len(np.unique(runs, axis=0)) / len(runs)
 
 
 def _floats(metrics: dict[str, Num[np.ndarray, ""]]) -> dict[str, float]:

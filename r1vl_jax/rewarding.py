@@ -1,41 +1,150 @@
-"""Rewards of a batch on the host, as the configuration weighs them, and where they were earned."""
+"""What completions earn, as the configuration weighs it: step rewards and functions of the user's own."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from r1vl_jax import rewards
-from r1vl_jax.arrays import Sections
+from r1vl_jax.arrays import Array, Completions, Sections, bundle
+from r1vl_jax.config import Reward
 from r1vl_jax.data.records import Record
-from r1vl_jax.rewards import StepReward
-from r1vl_jax.run import Run
+from r1vl_jax.rewards import Answers, Judge, KeySteps, StepReward
+from r1vl_jax.rewards.custom import Custom
+from r1vl_jax.rewards.text import Vocabulary
 
 _SECTIONS_BUCKET = 8  # the number of sections is padded to a multiple of this, so that few programs are compiled
 
 
-def step_reward(run: Run, texts: list[str], records: list[Record]) -> tuple[StepReward, Float[np.ndarray, "P G"]]:
-    """What each completion earns, part by part, and the weighted total that is compared within groups."""
-    settings = run.config.reward
-    num_generations = len(texts) // len(records)
-    reward = rewards.score(
-        texts,
-        [asdict(record) for record in records for _ in range(num_generations)],
-        semantics=settings.semantics,
-        backend=settings.backend,
-        alpha=settings.alpha,
-        judge=run.judge,
+@bundle
+class Earned:
+    """What the completions of a draw earned.
+
+    Attributes:
+        reward: every part of StepGRPO's reward.
+        custom: what each function of the user's own gave, unweighted, by name; NaN where one does not apply.
+        total_B: the weighted sum that is compared within groups.
+        undecided_B: what the kernels left undecided, before the host was asked.
+        overflow_B: completions with more bytes than the kernels look at.
+    """
+
+    reward: StepReward
+    custom: dict[str, Float[Array, " B"]]
+    total_B: Float[Array, " B"]
+    undecided_B: Bool[Array, " B"]
+    overflow_B: Bool[Array, " B"]
+
+
+@bundle
+class Questions:
+    """What the kernels compare the completions of P prompts with."""
+
+    key_steps: KeySteps
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How rewards are weighed; a static argument of jitted functions.
+
+    Attributes:
+        functions: of the user's own, with their weights.
+    """
+
+    settings: Reward
+    functions: tuple[Custom, ...] = ()
+
+    def total(self, reward: StepReward, custom: dict[str, Float[Array, " B"]]) -> Float[Array, " B"]:
+        """The weighted sum of all that was earned; what does not apply counts 0."""
+        accuracy_weight, validity_weight = self.settings.reward_weights
+        total_B = accuracy_weight * reward.step_accuracy + validity_weight * reward.step_validity
+        for function in self.functions:
+            total_B = total_B + function.weight * jnp.nan_to_num(custom[function.name])
+        return total_B
+
+
+def questions(records: Sequence[Record], semantics: str) -> Questions:
+    """The key steps and answers of prompts, as arrays."""
+    return Questions(*rewards.pack([asdict(record) for record in records], semantics=semantics))
+
+
+def earned_on_device(scheme: Scheme, completions: Completions, questions: Questions, vocabulary: Vocabulary) -> Earned:
+    """What completions earn by kernels and pure functions alone, without the host: undecided answers are wrong."""
+    settings, (num_rows, length) = scheme.settings, completions.token_BT.shape
+    byte_BU, length_B, _, overflow_B = rewards.text.token_bytes(
+        completions.token_BT, completions.mask_BT, vocabulary, max_bytes=settings.max_bytes_per_token * length
     )
-    accuracy_weight, validity_weight = settings.reward_weights
-    total_B = accuracy_weight * reward.step_accuracy + validity_weight * reward.step_validity
-    return reward, total_B.reshape(len(records), num_generations)
+    num_generations = num_rows // questions.key_steps.num_groups_B.shape[0]
+    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_generations, axis=0), questions)
+    question = (rows.key_steps, rows.answers)
+    reward = rewards.kernels.step_reward(
+        byte_BU, length_B, *question, semantics=settings.semantics, alpha=settings.alpha
+    )
+    pure = [function for function in scheme.functions if function.is_pure]
+    custom = {function.name: function.on_device(byte_BU, length_B, *question) for function in pure}
+    total_B = replace(scheme, functions=tuple(pure)).total(reward, custom)
+    return Earned(reward, custom, total_B, reward.undecided, overflow_B)
+
+
+_earned_on_device = jax.jit(earned_on_device, static_argnums=0)
+
+
+@dataclass(frozen=True)
+class Rewarder:
+    """Rewards completions with the help of the host: the reference on strings, math-verify, functions in Python.
+
+    Attributes:
+        judge: asked about answers that a plain comparison does not settle; None leaves them undecided.
+    """
+
+    scheme: Scheme
+    vocabulary: Vocabulary
+    judge: Judge | None
+
+    def __call__(self, completions: Completions, records: Sequence[Record]) -> Earned:
+        """What G completions of each record earned."""
+        settings = self.scheme.settings
+        texts = rewards.text.host_bytes(completions.token_BT, completions.mask_BT, self.vocabulary)
+        rows = [asdict(record) for record in records for _ in range(len(texts) // len(records))]
+        score = partial(rewards.score, semantics=settings.semantics, alpha=settings.alpha, judge=self.judge)
+        earned = None
+        if settings.backend == "kernels" or any(function.is_pure for function in self.scheme.functions):
+            packed = questions(records, settings.semantics)
+            earned = _earned_on_device(self.scheme, completions, packed, self.vocabulary)
+            earned = jax.tree.map(np.array, earned)
+        if settings.backend == "reference":
+            reward = score(texts, rows)
+        else:
+            assert earned is not None
+            reward = earned.reward
+            if settings.undecided == "host":
+                reward = rewards.settle(reward, texts, rows, score)
+        custom = (earned.custom if earned else {}) | self._on_host(texts, rows)
+        nothing_B = np.zeros(len(texts), bool)
+        return Earned(
+            reward=reward,
+            custom=custom,
+            total_B=np.asarray(self.scheme.total(reward, custom)),
+            undecided_B=earned.undecided_B if earned else reward.undecided,
+            overflow_B=earned.overflow_B if earned else nothing_B,
+        )
+
+    def _on_host(self, texts: list[bytes], rows: list[dict]) -> dict[str, Float[np.ndarray, " B"]]:
+        functions = [function for function in self.scheme.functions if not function.is_pure]
+        if not functions:
+            return {}
+        completions = [text.decode("utf-8", "replace") for text in texts]
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "problem"}
+        prompts = [row["problem"] for row in rows]
+        return {function.name: function.on_host(prompts, completions, columns) for function in functions}
 
 
 def place_rewards(
-    reward: StepReward,
-    total_B: Float[np.ndarray, " B"],
-    accuracy_weight: float,
-    size_BT: Int[np.ndarray, "B T"],
+    reward: StepReward, total_B: Float[Array, " B"], accuracy_weight: float, size_BT: Int[Array, "B T"]
 ) -> Sections:
     """Where each reward was earned; what is neither correctness nor a key step is paid in the last section.
 
@@ -45,8 +154,9 @@ def place_rewards(
         size_BT: bytes of text of each token.
     """
     missing = -reward.section_end_BJ.shape[1] % _SECTIONS_BUCKET
-    section_end_BJ = np.pad(reward.section_end_BJ, ((0, 0), (0, missing)), constant_values=-1)
-    section_reward_BJ = accuracy_weight * np.pad(reward.section_reward_BJ, ((0, 0), (0, missing)))
-    last_B = (section_end_BJ >= 0).sum(axis=1) - 1
-    section_reward_BJ[np.arange(len(last_B)), last_B] += total_B - section_reward_BJ.sum(axis=1)
+    section_end_BJ = jnp.pad(reward.section_end_BJ, ((0, 0), (0, missing)), constant_values=-1)
+    section_reward_BJ = accuracy_weight * jnp.pad(reward.section_reward_BJ, ((0, 0), (0, missing)))
+    last_B = jnp.sum(section_end_BJ >= 0, axis=1) - 1
+    rest_B = total_B - jnp.sum(section_reward_BJ, axis=1)
+    section_reward_BJ = section_reward_BJ.at[jnp.arange(last_B.shape[0]), last_B].add(rest_B)
     return Sections(section_end_BJ, section_reward_BJ, size_BT)

@@ -18,8 +18,9 @@ from r1vl_jax.config import Config, Optim
 from r1vl_jax.data.pipeline import Stream
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
+from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.optim import schedule
-from r1vl_jax.rewards import Judge
+from r1vl_jax.rewarding import Rewarder
 from r1vl_jax.trainable import combine
 
 
@@ -29,7 +30,7 @@ class Run:
 
     config: Config
     parts: Parts
-    judge: Judge
+    rewarder: Rewarder
     evaluator: Evaluator
     writer: observe.MetricsWriter
     timers: observe.Timers
@@ -153,7 +154,13 @@ class Stage:
         self._flush()
         with self._run.timers("eval"):
             results = self._run.evaluator.on_validation(self.params)
-        self._write_aside(step, {f"eval/{name}": value for name, value in results.items()})
+        evaluated = {f"eval/{name}": value for name, value in results.items()}
+        lines = read_lines(self._run.workdir / METRICS)
+        lines.append({"stage": self._plan.name, "step": step, **evaluated})
+        problems = self._run.config.eval.num_validation
+        if message := observe.alarm(lines, stage=self._plan.name, num_problems=problems):
+            self._progress.say(f"ALARM: {message}")
+        self._write_aside(step, evaluated | {"eval/alarm": float(message is not None)})
 
     def _save(self, step: int) -> None:
         self._flush()

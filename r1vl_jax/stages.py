@@ -1,6 +1,7 @@
 """The stages of a run, each a loop over updates: imitation of written paths, then StepGRPO on the model's own."""
 
 import json
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,13 @@ import numpy as np
 from jaxtyping import Float
 
 from r1vl_jax import observe, rewards
-from r1vl_jax.arrays import Params
+from r1vl_jax.arrays import Array, Params
 from r1vl_jax.config import Optim
 from r1vl_jax.generation import Draw, Generator
-from r1vl_jax.learner import Learner, step_grpo_step, warmup_step
-from r1vl_jax.metrics import completion_metrics, reward_metrics
+from r1vl_jax.learner import Learner, Metrics, Program, fused_step, step_grpo_step, warmup_step
+from r1vl_jax.metrics import REWARD_PARTS, completion_metrics, reward_metrics
 from r1vl_jax.optim import optimizer
+from r1vl_jax.rewarding import questions
 from r1vl_jax.run import Plan, Run, Stage
 from r1vl_jax.trainable import partition
 
@@ -52,7 +54,7 @@ def step_grpo(run: Run, name: str, params: Params) -> Params:
     initial = run.parts.place(learner.init(jax.tree.map(jnp.copy, trained)))
     stream = run.parts.prompt_stream()
     generator = Generator(run, learner, run.parts.sampler(), params if loss.needs_reference else None, stream)
-    generation = []
+    update = _fused(generator, frozen) if config.train.fused else _staged(generator, frozen)
     plan = Plan(
         name,
         config.train.max_steps,
@@ -62,15 +64,57 @@ def step_grpo(run: Run, name: str, params: Params) -> Params:
     )
     with Stage(run, plan, initial, frozen, stream) as stage:
         for step in stage.steps():
-            if (step - 1) % loss.updates_per_generation == 0:
-                generation = generator.generate(stage.params, step)
-            draw, batch = generation[(step - 1) % loss.steps_per_generation]
-            with run.timers("update"):
-                stage.state, figures = step_grpo_step(learner, stage.state, frozen, batch)
+            figures, draw, advantage_BT = update(stage, step)
             stage.record(step, figures, num_tokens=draw.num_tokens, host=_host_figures(draw))
             if stage.is_due(step, config.observe.log_completions):
-                _keep_completions(run, step, draw, np.asarray(batch.rows.advantage_BT))
+                _keep_completions(run, step, draw, np.asarray(advantage_BT))
     return stage.params
+
+
+# (stage, step) -> figures of the update, what was drawn for it, advantages; the stage's state is replaced.
+_Update = Callable[[Stage, int], tuple[Metrics, Draw, Float[Array, "B T"]]]
+
+
+def _staged(generator: Generator, frozen: Params) -> _Update:
+    """Draws a generation whenever the last one is used up, and makes an update of a part of it."""
+    loss, generation = generator.learner.loss, []
+
+    def update(stage: Stage, step: int):
+        if (step - 1) % loss.updates_per_generation == 0:
+            generation[:] = generator.generate(stage.params, step)
+        draw, batch = generation[(step - 1) % loss.steps_per_generation]
+        with generator.run.timers("update"):
+            stage.state, figures = step_grpo_step(generator.learner, stage.state, frozen, batch)
+        return figures, draw, batch.rows.advantage_BT
+
+    return update
+
+
+def _fused(generator: Generator, frozen: Params) -> _Update:
+    """Does all of a step in one program; the time of everything in it is that of the update."""
+    run = generator.run
+    program = Program(generator.learner, generator.sampler, run.rewarder.scheme)
+
+    def update(stage: Stage, step: int):
+        with run.timers("data"):
+            records, prompts = next(generator.stream)
+            packed = questions(records, run.config.reward.semantics)
+        with run.timers("update"):
+            stage.state, figures, generated = fused_step(
+                program,
+                stage.state,
+                frozen,
+                generator.reference_params,
+                prompts,
+                packed,
+                run.rewarder.vocabulary,
+                run.key(step),
+            )
+            generated = jax.device_get(generated)
+        draw = Draw(records, prompts, generated.sampled, generated.earned, generated.reward_PG)
+        return figures, draw, generated.advantage_BT
+
+    return update
 
 
 def _learner(run: Run, optim: Optim, max_steps: int, trained: Params) -> Learner:
@@ -86,9 +130,8 @@ def _learner(run: Run, optim: Optim, max_steps: int, trained: Params) -> Learner
 
 
 def _host_figures(draw: Draw) -> dict[str, float]:
-    completions, has_ended_B = draw.sampled.completions, np.asarray(draw.sampled.has_ended_B)
-    length_B = np.asarray(completions.mask_BT).sum(axis=1)
-    figures = reward_metrics(draw.reward, draw.reward_PG) | completion_metrics(length_B, has_ended_B)
+    figures = reward_metrics(draw.earned, draw.reward_PG)
+    figures |= completion_metrics(draw.sampled.completions, np.asarray(draw.sampled.has_ended_B))
     return figures | {"sampling/num_draws": float(draw.num_draws)}
 
 
@@ -100,7 +143,7 @@ def _keep_completions(run: Run, step: int, draw: Draw, advantage_BT: Float[np.nd
     mask_BT = np.asarray(draw.sampled.completions.mask_BT)
     advantage_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64) / mask_BT.sum(axis=1)
     rows = []
-    for row, text in enumerate(draw.texts):
+    for row, text in enumerate(run.parts.texts(draw.sampled.completions)):
         record = draw.records[row // draw.reward_PG.shape[1]]
         spans = rewards.key_step_spans(text, record.key_steps, semantics=run.config.reward.semantics)
         rows.append(
@@ -116,11 +159,9 @@ def _keep_completions(run: Run, step: int, draw: Draw, advantage_BT: Float[np.nd
                 "reward": draw.reward_PG.flat[row],
                 "advantage": advantage_B[row],
             }
-            | {name: float(getattr(draw.reward, name)[row]) for name in _PARTS_KEPT}
+            | {name: float(getattr(draw.earned.reward, name)[row]) for name in REWARD_PARTS}
+            | {name: float(value_B[row]) for name, value_B in draw.earned.custom.items()}
         )
-    observe.write_completions(run.workdir, step, rows)
+    observe.write_completions(run.workdir, step, rows, more=draw.earned.custom)
     if run.config.observe.num_completions_to_print:
         observe.print_completions(rows[: run.config.observe.num_completions_to_print])
-
-
-_PARTS_KEPT = ("step_accuracy", "step_validity", "answer_correct", "key_step_match", "complete", "ordered")

@@ -17,6 +17,7 @@ from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import assemble, evaluator
 from r1vl_jax.config import Config, resolve, unknown_settings
 from r1vl_jax.observe.metrics import METRICS, read_lines
+from r1vl_jax.rewarding import Rewarder
 from r1vl_jax.rewards import Judge
 from r1vl_jax.run import Run
 
@@ -43,7 +44,8 @@ def run(config: Config) -> dict[str, Any]:
     observe.write_manifest(config.workdir, config, data_fingerprint=parts.data_fingerprint)
     with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
-        this = Run(config, parts, judge, evaluator(parts, judge), writer, observe.Timers(), cost)
+        rewarder = Rewarder(parts.scheme, parts.vocabulary, judge)
+        this = Run(config, parts, rewarder, evaluator(parts, judge), writer, observe.Timers(), cost)
         writer.rewind(_steps_done(this))
         params = parts.initial_params()
         _evaluate(this, "start", params)

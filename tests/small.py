@@ -28,11 +28,12 @@ CONFIG = Config(
     vision_end_token_id=43,
 )
 DEFINITION = Definition(CONFIG)
+_init = jax.jit(DEFINITION.init)  # compiled once
 
 
 def make_params(seed: int = 0, scale: float = 1.0):
     """Parameters large enough that different tokens give different distributions."""
-    params = jax.jit(DEFINITION.init)(jax.random.key(seed))
+    params = _init(jax.random.key(seed))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * scale if getattr(path[-1], "key", "") in ("kernel", "embedding") else leaf, params
     )

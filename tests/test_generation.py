@@ -11,13 +11,14 @@ from small import make_prompts
 from r1vl_jax.arrays import Completions, SampledRows
 from r1vl_jax.config import Loss
 from r1vl_jax.generation import Draw, Generator
+from r1vl_jax.rewarding import Earned
 from r1vl_jax.rewards import StepReward
 
 P, G, T = 2, 2, 3
 
 
 def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
-    """Rows whose tokens, texts and rewards tell from which record they are."""
+    """Rows whose tokens and rewards tell from which record they are."""
     records = [first_record, first_record + 1]
     row = np.repeat(records, G)
     mask = np.arange(T)[None] < (1 + np.arange(P * G) % T)[:, None]
@@ -25,7 +26,8 @@ def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
     sampled = SampledRows(Completions(np.tile(row[:, None], T), mask), np.ones(P * G, bool), logp, logp, None, None)
     parts = [np.float32(row)] * 4 + [row > 0] * 4
     reward = StepReward(*parts, np.tile(row[:, None], width), np.ones((P * G, width), np.float32))
-    return Draw(records, make_prompts(P), sampled, [str(i) for i in row], reward, np.float32(reward_PG))
+    earned = Earned(reward, {"own": np.float32(row)}, np.float32(row), row < 0, row < 0)
+    return Draw(records, make_prompts(P), sampled, earned, np.float32(reward_PG))
 
 
 class MadeUp(Generator):
@@ -65,10 +67,10 @@ def test_groups_without_spread_are_replaced(generator):
     ((draw, batch),) = made_up.generate({}, step=1)
     assert draw.records == draw.prompts == [1, 4]
     assert draw.num_draws == 3
-    assert draw.texts == ["1", "1", "4", "4"]
+    np.testing.assert_array_equal(draw.earned.custom["own"], [1, 1, 4, 4])
     np.testing.assert_array_equal(draw.reward_PG, [SPREAD, SPREAD])
     np.testing.assert_array_equal(batch.rows.completions.token_BT[:, 0], [1, 1, 4, 4])
-    np.testing.assert_array_equal(draw.reward.section_end_BJ, [[1, -1, -1]] * 2 + [[4, -1, -1]] * 2)
+    np.testing.assert_array_equal(draw.earned.reward.section_end_BJ, [[1, -1, -1]] * 2 + [[4, -1, -1]] * 2)
     assert len({tuple(key) for key in made_up.keys}) == 3  # no draw repeats another's noise
 
 

@@ -10,17 +10,23 @@ import pytest
 from etils import epath
 
 from r1vl_jax import generation, observe, rewards, stages
+from r1vl_jax import learner as learner_module
 from r1vl_jax.arrays import Completions, Rollout
 from r1vl_jax.config import default, resolve
 from r1vl_jax.data.records import Record
 from r1vl_jax.learner import TrainState
 from r1vl_jax.observe.metrics import read_lines
-from r1vl_jax.rewarding import step_reward
+from r1vl_jax.rewarding import Rewarder, Scheme
+from r1vl_jax.rewards.text import Vocabulary
 from r1vl_jax.run import Run
 
 PATH = "### Image Description:\n1\n\n### Rationales:\nr\n\n### Step 1:\n1+1=2\n\n### The final answer is:\n2"
 RECORD = Record("r", (), "?", PATH, "2", (("1+1=2",),), "", "sum", "hand")
 TEXTS = [PATH, PATH[:-1] + "3", "### The final answer is:\n2", ""]  # 2.1, 1.1, 1.0, 0.0
+VOCABULARY = Vocabulary(  # a token for each text, and one without any
+    np.cumsum([0, *map(len, TEXTS), 0]), np.frombuffer("".join(TEXTS).encode(), np.uint8)
+)
+COMPLETIONS = Completions(np.array([[0, 4], [1, 4], [2, 4], [3, 4]]), np.ones((4, 2), bool))
 
 
 W = {"w": jnp.float32(10)}
@@ -60,10 +66,11 @@ def make_run(tmp_path):
             place=lambda state: state,
             prompt_stream=FakeStream,
             split=lambda name: [RECORD] * 64,
-            texts=lambda completions: TEXTS,
         )
         writer = observe.MetricsWriter(tmp_path, tensorboard=False)
-        return Run(resolve(config), parts, None, None, writer, observe.Timers(), observe.Cost(tmp_path))  # pyright: ignore[reportArgumentType]
+        config = resolve(config)
+        rewarder = Rewarder(Scheme(config.reward), VOCABULARY, None)
+        return Run(config, parts, rewarder, None, writer, observe.Timers(), observe.Cost(tmp_path))  # pyright: ignore[reportArgumentType]
 
     return make
 
@@ -76,9 +83,8 @@ def spies(monkeypatch):
     def sample(sampler, params, prompts, key):
         calls.prompts.append(prompts.number)
         calls.sample.append((float(params["w"]), jax.random.key_data(key).tolist()))
-        mask_BT = jnp.ones((4, 2), bool)
         zeros_BT = jnp.zeros((4, 2))
-        return Rollout(Completions(mask_BT.astype(int), mask_BT), zeros_BT, zeros_BT, mask_BT[:, 0], jnp.int32(2))
+        return Rollout(COMPLETIONS, zeros_BT, zeros_BT, jnp.ones(4, bool), jnp.int32(2))
 
     def score(learner, params, prompts, completions):
         calls.score.append(float(params["w"]))
@@ -91,7 +97,7 @@ def spies(monkeypatch):
         return TrainState(state.step + 1, params, state.opt_state, state.num_skipped), figures
 
     monkeypatch.setattr(generation, "sample", sample)
-    monkeypatch.setattr(generation, "score", score)
+    monkeypatch.setattr(learner_module, "score", score)
     monkeypatch.setattr(stages, "step_grpo_step", step_grpo_step)
     return calls
 
@@ -129,10 +135,9 @@ def test_advantages_compare_the_samples_of_a_prompt(make_run, spies, scale_rewar
 
 
 def test_rewards_are_weighted_accuracy_first(make_run):
-    run = make_run(reward__reward_weights=(3.0, 0.5), reward__alpha=0.2)
-    reward, reward_PG = step_reward(run, TEXTS, [RECORD])
-    np.testing.assert_allclose(reward_PG, [[3 * 1.2 + 0.5, 3 * 0.2 + 0.5, 3.0, 0.0]], rtol=1e-6)
-    assert isinstance(reward, rewards.StepReward)
+    earned = make_run(reward__reward_weights=(3.0, 0.5), reward__alpha=0.2).rewarder(COMPLETIONS, [RECORD])
+    np.testing.assert_allclose(earned.total_B, [3 * 1.2 + 0.5, 3 * 0.2 + 0.5, 3.0, 0.0], rtol=1e-6)
+    assert isinstance(earned.reward, rewards.StepReward)
 
 
 def test_too_many_skipped_updates_stop_the_run(make_run, spies):

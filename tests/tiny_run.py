@@ -22,9 +22,15 @@ def settings(workdir: Path, data_directory: Path) -> ConfigDict:
     config.train.max_steps, config.train.prompts_per_update, config.train.save_steps = 2, 2, 1
     config.optim.learning_rate = 1e-3
     config.sampling.num_generations, config.sampling.max_completion_length = 2, 64
+    config.reward.functions, config.reward.function_weights = ("tiny_run:second_earns_more",), (1.0,)
     config.eval.num_problems = config.eval.batch_size = 6
     config.observe.log_completions, config.observe.tensorboard, config.observe.progress = 1, False, False
     return config
+
+
+def second_earns_more(prompts, completions, **columns) -> list[float]:
+    """A reward for the second sample of each prompt: an untrained model earns nothing, so nothing would be learned."""
+    return [float(row % 2) for row in range(len(completions))]
 
 
 @pytest.fixture

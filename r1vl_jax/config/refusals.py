@@ -34,6 +34,7 @@ def contradictions(config: Config) -> Iterator[str]:
     for stage in ("alignment", "warmup"):
         if stage in config.train.stages:
             yield from _contradictions_of_supervised(config, stage)
+    yield from _contradictions_of_rewards(config)
     if config.data.source == "handwriting":
         yield from _contradictions_of_handwriting(config)
 
@@ -47,6 +48,31 @@ def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
             f"train.micro_batches={config.train.micro_batches} does not divide {stage}.batch_size="
             f"{settings.batch_size}; set one of {_divisors(settings.batch_size)}"
         )
+
+
+def _contradictions_of_rewards(config: Config) -> Iterator[str]:
+    """What the rewards' settings, and a step without the host, rule out."""
+    reward, loss = config.reward, config.loss
+    if len(reward.functions) != len(reward.function_weights):
+        yield (
+            f"reward.functions has {len(reward.functions)} entries but reward.function_weights"
+            f" {len(reward.function_weights)}; give each function a weight"
+        )
+    if reward.undecided == "wrong" and reward.backend == "reference":
+        yield "reward.undecided='wrong' does nothing with reward.backend='reference'; set reward.backend='kernels'"
+    if config.train.fused:
+        if reward.backend != "kernels" or reward.undecided != "wrong":
+            yield (
+                f"train.fused needs reward.backend='kernels' and reward.undecided='wrong', for nothing leaves the"
+                f" device; got {reward.backend!r} and {reward.undecided!r}"
+            )
+        if loss.dynamic_sample:
+            yield "train.fused and loss.dynamic_sample: what is drawn again is decided on the host; unset one of them"
+        if loss.updates_per_generation > 1:
+            yield (
+                f"train.fused makes one update of a generation, but loss.num_iterations x loss.steps_per_generation is"
+                f" {loss.updates_per_generation}; set both to 1"
+            )
 
 
 def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
@@ -71,6 +97,7 @@ _CHOICES = {
     "model.remat": ("none", "dots", "block", "offload"),
     "reward.semantics": ("paper", "released"),
     "reward.backend": ("reference", "kernels"),
+    "reward.undecided": ("host", "wrong"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "alignment.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
@@ -95,7 +122,7 @@ _AT_LEAST_0 = (
     *("observe.log_completions", "observe.num_completions_to_print"),
 )
 _AT_LEAST_1 = (
-    *("sampling.max_completion_length", "reward.num_workers"),
+    *("sampling.max_completion_length", "reward.num_workers", "reward.max_bytes_per_token"),
     *("alignment.batch_size", "warmup.batch_size"),
     *("train.prompts_per_update", "train.save_steps", "train.save_total_limit", "train.max_steps"),
     *("eval.batch_size", "eval.num_problems", "eval.num_validation", "data.warmup_records", "data.train_records"),

@@ -99,18 +99,27 @@ class Reward:
 
     Attributes:
         semantics: "paper" or "released", the two readings of StepGRPO's rewards.
-        backend: "reference", the definition on strings, or "kernels", the same as array operations on the device; what
-            these leave undecided goes to the reference.
+        backend: "reference", the definition on strings, or "kernels", the same as array operations on the device.
+        undecided: what becomes of completions that the kernels leave undecided: "host", the reference and math-verify
+            are asked; "wrong", nothing leaves the device: an answer that only math-verify could settle is wrong, and a
+            completion beyond the kernels' bounds earns what was found within them.
+        max_bytes_per_token: the kernels look at this many bytes times `sampling.max_completion_length`.
         alpha: worth of all key steps together, the correct answer being 1.
         reward_weights: of StepRAR (accuracy) and StepRVR (validity).
+        functions: rewards of your own, each "module:function"; see `rewards.custom`.
+        function_weights: one for each.
         num_workers: processes that answer what needs math-verify.
         timeout_s: processor seconds after which a worker is killed and the answer counts as wrong.
     """
 
     semantics: str = "paper"
     backend: str = "reference"
+    undecided: str = "host"
+    max_bytes_per_token: int = 8
     alpha: float = 0.1
     reward_weights: tuple[float, float] = (1.0, 1.0)
+    functions: tuple[str, ...] = ()
+    function_weights: tuple[float, ...] = ()
     num_workers: int = 1
     timeout_s: float = 5.0
 
@@ -170,6 +179,7 @@ class Train:
             fresh decoder; pretrained models need none), "warmup" (reasoning paths are imitated), "step_grpo".
         prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
         max_steps: updates of StepGRPO.
+        fused: sampling, rewards, reference and update as one program, without a word of the host in between.
         micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
         save_steps: updates between checkpoints; one is written at the end of a stage anyway.
         save_total_limit: checkpoints of a stage that are kept.
@@ -179,6 +189,7 @@ class Train:
     stages: tuple[str, ...] = ("warmup", "step_grpo")
     prompts_per_update: int = 16
     max_steps: int = 100
+    fused: bool = False
     micro_batches: int = 1
     save_steps: int = 100
     save_total_limit: int = 1

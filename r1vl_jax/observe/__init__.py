@@ -1,5 +1,6 @@
 """What a run writes down and prints. Nothing leaves the run's directory and the console."""
 
+from r1vl_jax.observe.alarm import alarm
 from r1vl_jax.observe.completions import print_completions, write_completions
 from r1vl_jax.observe.manifest import check_workdir, write_manifest
 from r1vl_jax.observe.metrics import MetricsWriter, Timers
@@ -11,6 +12,7 @@ __all__ = [
     "MetricsWriter",
     "Progress",
     "Timers",
+    "alarm",
     "check_workdir",
     "print_completions",
     "update_summary",

@@ -1,7 +1,7 @@
 """Sampled completions with what they earned: kept as Parquet, shown as a table."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,23 +26,28 @@ SCHEMA = pa.schema(
 )
 
 
-def write_completions(workdir: epath.PathLike, step: int, rows: Sequence[Row]) -> epath.Path:
+def write_completions(
+    workdir: epath.PathLike, step: int, rows: Sequence[Row], *, more: Iterable[str] = ()
+) -> epath.Path:
     """Writes `completions/completions_{step:05d}.parquet`; rows of one prompt are neighbours.
 
     Args:
         rows: a value for each column of `SCHEMA`.
+        more: further columns of numbers: rewards of the user's own, null where one does not apply (NaN here).
 
     Raises:
         ValueError: a row lacks a column or has another one.
     """
+    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in more)])
     for row in rows:
-        if row.keys() != set(SCHEMA.names):
+        if row.keys() != set(schema.names):
             raise ValueError(
-                f"a completion of step {step}: missing columns {sorted(set(SCHEMA.names) - row.keys())},"
-                f" unknown columns {sorted(row.keys() - set(SCHEMA.names))}; expected {SCHEMA.names}"
+                f"a completion of step {step}: missing columns {sorted(set(schema.names) - row.keys())},"
+                f" unknown columns {sorted(row.keys() - set(schema.names))}; expected {schema.names}"
             )
+    columns = [pa.array([row[field.name] for row in rows], field.type, from_pandas=True) for field in schema]
     buffer = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), buffer)
+    parquet.write_table(pa.Table.from_arrays(columns, schema=schema), buffer)
     path = epath.Path(workdir) / "completions" / f"completions_{step:05d}.parquet"
     write_whole(path, buffer.getvalue())
     return path
@@ -51,6 +56,11 @@ def write_completions(workdir: epath.PathLike, step: int, rows: Sequence[Row]) -
 def read_completions(path: epath.Path) -> list[dict[str, Any]]:
     """The rows of one file."""
     return parquet.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+
+
+def own_rewards(row: Row) -> dict[str, float]:
+    """What the user's own reward functions gave for a completion, those that do not apply left out."""
+    return {name: value for name, value in row.items() if name not in SCHEMA.names and value is not None}
 
 
 def print_completions(rows: Sequence[Row], *, console: Console | None = None) -> None:
@@ -77,7 +87,9 @@ def _asked(row: Row) -> str:
 
 def _earned(row: Row) -> str:
     shown = {"reward": "reward", "accuracy": "step_accuracy", "validity": "step_validity", "advantage": "advantage"}
-    return "\n".join(f"{label:<9} {row[name]:5.2f}" for label, name in shown.items())
+    lines = [(label, row[name]) for label, name in shown.items()]
+    lines[-1:-1] = [(name, value) for name, value in own_rewards(row).items() if value == value]
+    return "\n".join(f"{label:<9} {value:5.2f}" for label, value in lines)
 
 
 def visible(text: str) -> str:

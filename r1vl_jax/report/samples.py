@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from r1vl_jax import sections
-from r1vl_jax.observe.completions import question, read_completions
+from r1vl_jax.observe.completions import own_rewards, question, read_completions
 from r1vl_jax.report.markup import Markup, element, join, text
 
 Row = Mapping[str, Any]
@@ -81,6 +81,7 @@ def _earned(row: Row) -> Markup:
         element("span", f"validity {row['step_validity']:.0f}", class_="part"),
         _flag("complete", row["complete"]),
         _flag("in order", row["ordered"]),
+        *(element("span", f"{name} {value:.2f}", class_="part") for name, value in own_rewards(row).items()),
         element("span", "advantage ", element("b", f"{row['advantage']:+.2f}"), bar, class_="advantage"),
     ]
     return element("div", *parts, class_="earned")

@@ -20,7 +20,7 @@ from r1vl_jax.rewards.bundles import Answers, KeySteps, StepReward
 from r1vl_jax.rewards.judge import Judge, Verdict
 from r1vl_jax.rewards.pack import pack
 from r1vl_jax.rewards.reference import key_step_spans
-from r1vl_jax.rewards.step_reward import score
+from r1vl_jax.rewards.step_reward import score, settle
 
 __all__ = [
     "Answers",
@@ -32,5 +32,6 @@ __all__ = [
     "key_step_spans",
     "pack",
     "score",
+    "settle",
     "text",
 ]

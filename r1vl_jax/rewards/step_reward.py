@@ -1,6 +1,7 @@
 """The rewards of a batch of completions: every part of StepGRPO's reward, and where it was earned."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,20 @@ def score(
     if backend == "reference":
         return _score_by_reference(texts, records, semantics, alpha, judge)
     reward = on_device.score(texts, records, semantics=semantics, alpha=alpha)
+    return settle(reward, texts, records, partial(_score_by_reference, semantics=semantics, alpha=alpha, judge=judge))
+
+
+def settle(
+    reward: StepReward,
+    completions: Sequence[bytes],
+    records: Sequence[Mapping[str, Any]],
+    score: Callable[[list[bytes], list[Mapping[str, Any]]], StepReward],
+) -> StepReward:
+    """Replaces what the kernels left undecided by what `score` says of those completions."""
     rows = np.flatnonzero(reward.undecided).tolist()
     if not rows:
         return reward
-    rest = _score_by_reference([texts[row] for row in rows], [records[row] for row in rows], semantics, alpha, judge)
+    rest = score([completions[row] for row in rows], [records[row] for row in rows])
     return on_device.replace_rows(reward, rows, rest)
 
 

@@ -1,9 +1,10 @@
-"""Tokens to bytes, on the device: what the reward kernels read."""
+"""Tokens to bytes: on the device, where the reward kernels read them, and on the host."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from r1vl_jax.arrays import Array, bundle
@@ -57,3 +58,15 @@ def _row(
     is_text_U = place_U < end_T[-1]
     byte_U = jnp.where(is_text_U, vocabulary.byte.at[source_U].get(mode="clip"), 0)
     return byte_U, end_T[-1], jnp.where(is_text_U, token_of_byte_U, -1)
+
+
+def token_sizes(token_BT: Int[Array, "B T"], vocabulary: Vocabulary) -> Int[Array, "B T"]:
+    """Bytes of text of each token, 0 for special tokens."""
+    return vocabulary.offset[token_BT + 1] - vocabulary.offset[token_BT]
+
+
+def host_bytes(token_BT: Int[Array, "B T"], mask_BT: Bool[Array, "B T"], vocabulary: Vocabulary) -> list[bytes]:
+    """The same texts, as Python's bytes, whole however long they are."""
+    offset, byte = np.asarray(vocabulary.offset), np.asarray(vocabulary.byte).tobytes()
+    rows = zip(np.asarray(token_BT), np.asarray(mask_BT), strict=True)
+    return [b"".join(byte[offset[token] : offset[token + 1]] for token in token_T[mask_T]) for token_T, mask_T in rows]

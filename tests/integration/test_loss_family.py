@@ -9,23 +9,16 @@ import tiny_run
 from ml_collections import ConfigDict
 from tiny_run import quick  # noqa: F401 - a fixture
 
-from r1vl_jax import generation, stages
+from r1vl_jax import stages
 from r1vl_jax.config import resolve
 from r1vl_jax.train import run
 
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 
 
-@pytest.fixture
-def with_rewards(monkeypatch):
+def every_second_group(prompts, completions, **columns) -> list[float]:
     """Samples of every second prompt earn differently; an untrained model earns nothing."""
-    step_reward = generation.step_reward
-
-    def rewarded(*args):
-        reward, reward_PG = step_reward(*args)
-        return reward, reward_PG + np.arange(reward_PG.size, dtype=np.float32).reshape(reward_PG.shape) * [[0], [1]]
-
-    monkeypatch.setattr(generation, "step_reward", rewarded)
+    return [float(row * (row // 2 % 2)) for row in range(len(completions))]
 
 
 def settings(workdir: Path, data: Path) -> ConfigDict:
@@ -34,6 +27,7 @@ def settings(workdir: Path, data: Path) -> ConfigDict:
     config.train.max_steps, config.train.save_steps = 4, 2
     config.eval.num_problems = config.eval.batch_size = 2
     config.optim.lr_scheduler_type = "constant"
+    config.reward.functions, config.reward.function_weights = (f"{__name__}:every_second_group",), (1.0,)
     config.loss.update(
         {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.0, "soft_punish_cache": 16, "dynamic_sample": True},
         max_resample_times=1,
@@ -53,7 +47,7 @@ def shared(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("family")
 
 
-def test_a_run_with_all_of_it(shared, with_rewards):
+def test_a_run_with_all_of_it(shared):
     run(resolve(settings(shared / "whole", shared / "data")))
     metrics = [line for line in lines(shared / "whole" / "metrics.jsonl") if "loss" in line]
     assert len(metrics) == 4
@@ -68,7 +62,7 @@ def test_a_run_with_all_of_it(shared, with_rewards):
     assert "kl" not in json.loads((shared / "whole" / "summary.json").read_text())
 
 
-def test_a_run_stopped_within_a_generation_resumes_to_the_bit(shared, with_rewards, monkeypatch):
+def test_a_run_stopped_within_a_generation_resumes_to_the_bit(shared, monkeypatch):
     if not (shared / "whole").exists():
         run(resolve(settings(shared / "whole", shared / "data")))
     step, calls = stages.step_grpo_step, []

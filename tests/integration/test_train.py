@@ -14,7 +14,7 @@ import tiny_run
 from etils import epath
 from tiny_run import quick  # noqa: F401 - a fixture
 
-from r1vl_jax import generation, stages
+from r1vl_jax import stages
 from r1vl_jax.config import resolve
 from r1vl_jax.observe.completions import SCHEMA, read_completions
 from r1vl_jax.train import run
@@ -32,19 +32,7 @@ def shared(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def with_rewards(monkeypatch):
-    """The second sample of each prompt earns more: an untrained model earns nothing, so nothing would be learned."""
-    step_reward = generation.step_reward
-
-    def rewarded(*args):
-        reward, reward_PG = step_reward(*args)
-        return reward, reward_PG + np.arange(reward_PG.shape[1], dtype=np.float32)
-
-    monkeypatch.setattr(generation, "step_reward", rewarded)
-
-
-@pytest.fixture
-def whole(shared, with_rewards) -> Path:
+def whole(shared) -> Path:
     """A run that nothing stopped, made by the first test that asks; with the number of times a program was compiled."""
     workdir = shared / "whole"
     if not workdir.exists():
@@ -94,6 +82,7 @@ def test_metrics_and_summary(whole):
     ]
     assert all(np.isfinite(line["loss"]) and line["num_skipped"] == 0 for line in metrics)
     assert all(line["grad_norm"] > 0 for line in metrics)
+    assert all(line["rewards/second_earns_more/mean"] == 0.5 for line in metrics[2:])
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["accuracy"].keys() == {"start", "warmup", "step_grpo"}
     assert 0 < summary["max_logp_difference"] <= 1e-4
@@ -120,7 +109,8 @@ def test_files_of_the_run(whole):
     assert machine["peak_memory_gib"] > 0.1
     rows = read_completions(epath.Path(whole) / "completions" / "completions_00002.parquet")
     assert [row["step"] for row in rows] == [2, 2, 2, 2]
-    assert list(rows[0]) == SCHEMA.names
+    assert list(rows[0]) == [*SCHEMA.names, "second_earns_more"]
+    assert [row["second_earns_more"] for row in rows] == [0, 1, 0, 1]
     assert "<svg" in (whole / "report.html").read_text()
     for stage in ("warmup", "step_grpo"):
         assert (whole / "checkpoints" / stage / "2").is_dir()
@@ -165,7 +155,7 @@ def test_another_configuration_is_refused_before_training(whole):
 
 
 @pytest.mark.slow  # a minute, nearly all of it compiling
-def test_qwen2_5_vl_trains_too(shared, with_rewards):
+def test_qwen2_5_vl_trains_too(shared):
     config = tiny_run.settings(shared / "qwen2_5_vl", shared / "data")
     config.model.preset, config.model.remat = "2.5-tiny", "none"
     config.warmup.max_steps = config.train.max_steps = 1

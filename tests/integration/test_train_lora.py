@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from tiny_run import quick  # noqa: F401 - a fixture
 from transformers import Qwen2VLForConditionalGeneration
 
-from r1vl_jax import generation, stages
+from r1vl_jax import stages
 from r1vl_jax.assembly import assemble
 from r1vl_jax.checkpoint.hf_export import export_adapter, export_run
 from r1vl_jax.config import Config, resolve
@@ -36,25 +36,13 @@ def settings(workdir: Path, data: Path) -> Config:
     return resolve(config)
 
 
-@pytest.fixture
-def with_rewards(monkeypatch):
-    """The second sample of each prompt earns more: an untrained model earns nothing, so nothing would be learned."""
-    step_reward = generation.step_reward
-
-    def rewarded(*args):
-        reward, reward_PG = step_reward(*args)
-        return reward, reward_PG + np.arange(reward_PG.shape[1], dtype=np.float32)
-
-    monkeypatch.setattr(generation, "step_reward", rewarded)
-
-
 def checkpoint(workdir: Path, stage: str, step: int) -> dict[str, np.ndarray]:
     """The leaves of a checkpoint by their path."""
     with ocp.training.Checkpointer(epath.Path(workdir) / "checkpoints" / stage) as checkpointer:
         return jax.tree.map(np.asarray, checkpointer.load(step))
 
 
-def test_a_stopped_run_resumes_to_the_bit(with_rewards, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_to_the_bit(tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     run(settings(whole, tmp_path / "data"))
     step, calls = stages.step_grpo_step, []

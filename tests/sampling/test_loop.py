@@ -9,9 +9,10 @@ import optax
 import pytest
 from small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
 
-from r1vl_jax.learner import Learner, _join, score
+from r1vl_jax.learner import Learner, score
 from r1vl_jax.sampling.loop import Sampler, sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
+from r1vl_jax.scoring import join
 
 FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)
 KEY = jax.random.key(5)
@@ -30,7 +31,7 @@ def params():
 def logits_of(params, prompts, completions):
     """Logits of every completion position, by one full forward pass without a cache."""
     model = DEFINITION.bind(params)
-    sequences = _join(prompts, completions)
+    sequences = join(prompts, completions)
     hidden = model.hidden_states(
         sequences.token_BS,
         mask_BT=sequences.mask_BS,

@@ -1,0 +1,90 @@
+"""One program for a whole step, against the staged loop: same tokens, same rewards, same update."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small import DEFINITION, EOS, VOCAB_SIZE, make_params, make_prompts
+
+from r1vl_jax import rewards
+from r1vl_jax.arrays import TrainBatch
+from r1vl_jax.comparison import compare, penalised
+from r1vl_jax.config import Loss, Reward
+from r1vl_jax.data.records import Record
+from r1vl_jax.learner import Learner, Program, fused_step, refer, step_grpo_step
+from r1vl_jax.rewarding import Rewarder, Scheme, place_rewards, questions
+from r1vl_jax.rewards.custom import Custom
+from r1vl_jax.rewards.text import Vocabulary, token_sizes
+from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.sampling.methods import Temperature
+
+# What a token stands for: pieces of paths, so that a random model earns something.
+PIECES = ["### The final answer is:\n", "7", "\n\n### Step 1:\n", "3+4", "=7", " ", "### Rationales:\n", "é"]
+TEXTS = [b"" if token < 8 else PIECES[token % len(PIECES)].encode() for token in range(VOCAB_SIZE)]
+VOCABULARY = Vocabulary(
+    np.cumsum([0, *map(len, TEXTS)], dtype=np.int32), np.frombuffer(b"".join(TEXTS), np.uint8).copy()
+)
+RECORDS = [Record(str(n), (), "?", "7", "7", (("3+4=7", "7"), ("=7",)), "", "sum", "made up") for n in range(3)]
+KEY = jax.random.key(3)
+
+
+def shortness(byte_BU, length_B, key_steps, answers):
+    return -length_B / 50.0
+
+
+SCHEME = Scheme(
+    Reward(semantics="released", backend="kernels", undecided="wrong", alpha=0.5),
+    (Custom("shortness", shortness, 0.3, is_pure=True),),
+)
+
+
+def make_program(loss: Loss, lora: bool = False) -> Program:
+    sampler = Sampler(DEFINITION, Temperature(1.0), 4, 12, (EOS,), (40, 41, 42, 43))
+    return Program(Learner(DEFINITION, optax.sgd(0.1), chunk_size=16, loss=loss), sampler, SCHEME)
+
+
+def staged(program: Program, params, reference, prompts):
+    """The stages one after another, each a program of its own."""
+    learner = program.learner
+    rollout = sample(program.sampler, params, prompts, KEY)
+    sampled = refer(learner, params, reference, prompts, rollout)
+    earned = Rewarder(program.scheme, VOCABULARY, None)(rollout.completions, RECORDS)
+    total_B = penalised(learner.loss, jnp.asarray(earned.total_B), rollout.completions)
+    sections = None
+    if learner.loss.credit == "step":
+        sections = place_rewards(earned.reward, total_B, 1.0, token_sizes(rollout.completions.token_BT, VOCABULARY))
+    rows = compare(learner.loss, sampled, total_B.reshape(len(RECORDS), -1), sections)
+    state = learner.init(jax.tree.map(jnp.copy, params))
+    state, metrics = step_grpo_step(learner, state, {}, TrainBatch(prompts, rows))
+    return state, metrics, rollout, earned
+
+
+def test_the_fused_step_is_the_staged_one():
+    loss = Loss(beta=0.1, credit="step", egsw_level="step", soft_punish_cache=4, epsilon_high=0.28)
+    program, params, prompts = make_program(loss), make_params(scale=0.5), make_prompts(3)
+    reference = make_params(seed=1, scale=0.5)
+    expected, expected_metrics, rollout, earned = staged(program, params, reference, prompts)
+
+    state = program.learner.init(jax.tree.map(jnp.copy, params))
+    arguments = (state, {}, reference, prompts, questions(RECORDS, "released"), VOCABULARY, KEY)
+    lowered = fused_step.lower(program, *arguments)
+    assert "callback" not in lowered.as_text()  # nothing is asked of the host
+    state, metrics, generated = lowered.compile()(*arguments)
+
+    np.testing.assert_array_equal(generated.sampled.completions.token_BT, rollout.completions.token_BT)
+    assert np.ptp(earned.reward.total) > 0
+    for field in dataclasses.fields(rewards.StepReward):
+        actual, wanted = (getattr(reward, field.name) for reward in (generated.earned.reward, earned.reward))
+        np.testing.assert_allclose(actual, wanted, atol=1e-6, err_msg=field.name)
+    np.testing.assert_allclose(generated.earned.custom["shortness"], earned.custom["shortness"], rtol=1e-6)
+    difference, update = (
+        optax.global_norm(jax.tree.map(jnp.subtract, expected.params, other)) for other in (state.params, params)
+    )
+    assert float(update) > 1e-3
+    assert float(difference / update) < 1e-5
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+        {name: float(value) for name, value in expected_metrics.items()}, rel=1e-4, abs=1e-6
+    )
