@@ -1,0 +1,48 @@
+"""Whole runs with rewards on the device: the fused step leaves the same records as the staged loop."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+from etils import epath
+from tiny_run import quick  # noqa: F401 - a fixture
+
+from r1vl_jax.config import resolve
+from r1vl_jax.observe.completions import read_completions
+from r1vl_jax.train import run
+
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
+
+
+def longest(byte_BU, length_B, key_steps, answers):
+    """An untrained model earns nothing, so nothing would be learned."""
+    return length_B / 100.0
+
+
+def trained(workdir: Path, data: Path, *, fused: bool) -> tuple[list[dict], list[dict]]:
+    """Metrics of the updates, and the completions of the last."""
+    config = tiny_run.settings(workdir, data)
+    config.train.stages, config.train.fused = ("step_grpo",), fused
+    config.train.max_steps = 3
+    config.reward.backend, config.reward.undecided = "kernels", "wrong"
+    config.reward.functions, config.reward.function_weights = (f"{__name__}:longest",), (0.5,)
+    run(resolve(config))
+    metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return metrics, read_completions(epath.Path(workdir) / "completions" / "completions_00003.parquet")
+
+
+def test_a_fused_run_is_a_staged_run(tmp_path):
+    (staged, staged_rows), (fused, fused_rows) = (
+        trained(tmp_path / name, tmp_path / "data", fused=name == "fused") for name in ("staged", "fused")
+    )
+    assert len(staged) == len(fused) == 3
+    for one, other in zip(staged, fused, strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
+        assert one["reward"] == other["reward"] > 0
+        assert one["grad_norm"] > 0
+    for one, other in zip(staged_rows, fused_rows, strict=True):
+        assert one["completion"] == other["completion"]
+        assert one["advantage"] == pytest.approx(other["advantage"], abs=1e-5)
+        assert other["longest"] == np.float32(len(other["completion"].encode()) / 100)
