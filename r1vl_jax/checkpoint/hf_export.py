@@ -10,12 +10,9 @@ All other files are those of the model that the run started from; a run from ran
 """
 
 import dataclasses
-import errno
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -29,10 +26,11 @@ from r1vl_jax import config
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_files import copy_files, write_files
 from r1vl_jax.checkpoint.hf_names import Tensor, tensors_of
-from r1vl_jax.checkpoint.hf_shards import DTYPES, Entry, is_own, write_shards
+from r1vl_jax.checkpoint.hf_shards import DTYPES, Entry, write_shards
 from r1vl_jax.checkpoint.manager import newest_params
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.checkpoint.peft import save_adapter
+from r1vl_jax.checkpoint.replacing import replacing
 from r1vl_jax.checkpoint.trained import trained_params, whole_model
 from r1vl_jax.data import vocabulary
 from r1vl_jax.models.qwen2_vl.config import Config
@@ -60,14 +58,18 @@ def export_run(
 
     Raises:
         FileNotFoundError: there is no run, or it has no checkpoint yet.
-        FileExistsError: `out` is there and is no export.
+        FileExistsError: `out` is there and is no export, holds files of the user's own, or is the model that the run
+            started from.
         OSError: there is no room; what was there is untouched.
     """
     settings = _settings(epath.Path(run))
     tokenizer = vocabulary.load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
     sizes = model_config(settings.model, tokenizer)
     definition = _definition(sizes, settings.model)
-    with _replacing(Path(out)) as unfinished, newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved:
+    with (
+        replacing(_checked(Path(out), settings.model.path)) as unfinished,
+        newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved,
+    ):
         if settings.model.path:
             copy_files(local_directory(settings.model.path), unfinished, dtype=dtype)
         else:
@@ -96,7 +98,8 @@ def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = 
     definition = _definition(model_config(settings.model, tokenizer), settings.model)
     with newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved:
         trained = trained_params(settings, definition, saved)
-    save_adapter(Path(out), trained, definition, base_model=settings.model.path)
+    with replacing(_checked(Path(out), settings.model.path)) as unfinished:
+        save_adapter(unfinished, trained, definition, base_model=settings.model.path)
 
 
 def _definition(sizes: Config, model: config.Model) -> Definition:
@@ -149,29 +152,14 @@ def _checkpoints(run: epath.Path, settings: config.Config, stage: str) -> epath.
     )
 
 
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """An empty directory beside `out`, which takes its place at the end, unless something goes wrong."""
-    if out.exists() and not is_own(out) and any(out.iterdir()):
-        raise FileExistsError(f"{out}: there is something that is no export of ours; give --out another directory")
-    unfinished, replaced = (out.with_name(f".{out.name}-{what}-{os.getpid()}") for what in ("unfinished", "replaced"))
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if out.exists():
-            out.rename(replaced)
-        unfinished.rename(out)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        kept = "the export that was there is untouched" if out.exists() else "nothing was left behind"
-        free = shutil.disk_usage(out.parent).free / 2**30
-        raise OSError(
-            error.errno, f"{out}: no room ({error.strerror}, {free:.1f} GiB free); {kept}; make room, or name another"
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+def _checked(out: Path, base: str) -> Path:
+    """The directory to write; never the model that the run started from, which its checkpoints belong to."""
+    if base and out.resolve() == local_directory(base).resolve():
+        raise FileExistsError(
+            f"{out}: the run started from this model and needs it as it is, to be resumed and exported; give --out"
+            " another directory"
+        )
+    return out
 
 
 def num_bytes(size: str) -> int:

@@ -52,22 +52,40 @@ def load_params(
         FileNotFoundError: there is no such directory, or no safetensors in it.
         ValueError: files are absent or damaged, or tensors missing, extra, repeated or misshapen; lists all of them.
     """
-    directory = local_directory(directory_or_hub_name)
-    weights = find_weights(directory)
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(definition.abstract_params())
-    shapes = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
-    wanted = {path: list(tensors_of(path, shape, definition.config)) for path, shape in shapes.items()}
-    if definition.config.tie_word_embeddings:
-        _drop_second_copy(weights)
-    if faults := _faults([tensor for tensors in wanted.values() for tensor in tensors], weights):
-        listing = "\n  ".join(faults)
-        raise ValueError(f"{directory}: the weights are not those of this configuration:\n  {listing}")
-
-    shardings = dict(zip(shapes, jax.tree.leaves(placement), strict=True))
+    reader = ParameterReader(directory_or_hub_name, definition)
+    leaves, treedef = jax.tree.flatten(placement)
+    shardings = dict(zip(reader.paths, leaves, strict=True))
     # The largest tensors first: what is passing through at the end, when the devices are full, is small.
-    order = sorted(shapes, key=lambda path: -math.prod(wanted[path][0].shape))
-    loaded = {path: _parameter(shapes[path], dtype, wanted[path], weights, shardings[path]) for path in order}
-    return treedef.unflatten([loaded[path] for path in shapes])
+    order = sorted(reader.paths, key=lambda path: -math.prod(reader.tensors[path][0].shape))
+    loaded = {path: reader.read(path, dtype, shardings[path]) for path in order}
+    return treedef.unflatten([loaded[path] for path in reader.paths])
+
+
+class ParameterReader:
+    """Reads the weights of a checkpoint parameter by parameter.
+
+    Attributes:
+        paths: of all parameters, as `text.norm.scale`, in the order of the tree's leaves.
+        tensors: those that each parameter is made of.
+    """
+
+    def __init__(self, directory_or_hub_name: str, definition: Definition):
+        """Looks at every file's header. Raises as `load_params` does, now and not when a parameter is read."""
+        directory = local_directory(directory_or_hub_name)
+        self._weights = find_weights(directory)
+        leaves = jax.tree_util.tree_leaves_with_path(definition.abstract_params())
+        self._shapes = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+        self.paths = list(self._shapes)
+        self.tensors = {path: list(tensors_of(path, shape, definition.config)) for path, shape in self._shapes.items()}
+        if definition.config.tie_word_embeddings:
+            _drop_second_copy(self._weights)
+        if faults := _faults([tensor for tensors in self.tensors.values() for tensor in tensors], self._weights):
+            listing = "\n  ".join(faults)
+            raise ValueError(f"{directory}: the weights are not those of this configuration:\n  {listing}")
+
+    def read(self, path: str, dtype: str, sharding: NamedSharding) -> Array:
+        """One parameter in the given dtype, whatever that of the file, placed."""
+        return _parameter(self._shapes[path], dtype, self.tensors[path], self._weights, sharding)
 
 
 def _drop_second_copy(weights: Weights) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import DTypeLike
-from safetensors import SafetensorError, safe_open
 
 from r1vl_jax.checkpoint.hf_directory import INDEX, WHOLE
+from r1vl_jax.checkpoint.replacing import PRODUCER
 
-_PRODUCER = "r1vl_jax"
 _CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 DTYPES = tuple(_CODES)
 
@@ -49,18 +48,6 @@ def write_shards(
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
-def is_own(directory: Path) -> bool:
-    """Whether the weights of a directory were written by `write_shards`."""
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        return False
-    try:
-        with safe_open(files[0], framework="numpy") as reader:
-            return (reader.metadata() or {}).get("producer") == _PRODUCER
-    except SafetensorError:
-        return False
-
-
 def _divide(entries: Sequence[Entry], max_items: int) -> Iterator[list[Entry]]:
     shard, num_items = [], 0
     for entry in entries:
@@ -79,7 +66,7 @@ def _write_file(path: Path, entries: Sequence[Entry], arrays: Iterator[np.ndarra
     Source:
         https://huggingface.co/docs/safetensors, "Format".
     """
-    header: dict = {"__metadata__": {"format": "pt", "producer": _PRODUCER}}  # transformers asks for the first
+    header: dict = {"__metadata__": {"format": "pt", **PRODUCER}}  # transformers asks for the first
     end = 0
     for entry in entries:
         start, end = end, end + math.prod(entry.shape) * np.dtype(dtype).itemsize

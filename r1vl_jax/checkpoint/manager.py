@@ -105,7 +105,7 @@ def newest_params(directory: epath.PathLike) -> Iterator[Callable[[str], jax.Arr
     A run may go on writing there meanwhile: nothing is changed, nor removed.
 
     Yields:
-        A function that gives a parameter by its path, as `text.norm.scale`, on the first device.
+        A function that gives a parameter by its path, as `text.norm.scale`, in the host's memory.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -116,7 +116,7 @@ def newest_params(directory: epath.PathLike) -> Iterator[Callable[[str], jax.Arr
             raise FileNotFoundError(f"no checkpoint in {path}; train until one is saved (train.save_steps)")
         step = checkpointer.latest.step
         saved = cast(Mapping[str, Any], checkpointer.metadata(step).metadata)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 
         def read(name: str) -> jax.Array:
             leaf = saved[f"params.{name}"]

@@ -1,7 +1,6 @@
 """Writes an adapter for PEFT: `peft.PeftModel.from_pretrained(model, directory)` adds it to transformers' model."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,13 @@ from safetensors.numpy import save_file
 
 from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf_names import later_name, tensors_of
+from r1vl_jax.checkpoint.replacing import PRODUCER
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.models.qwen2_vl.model import Definition
 
 
 def save_adapter(directory: str | Path, params: Params, definition: Definition, *, base_model: str) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors`; an adapter that is there already is replaced whole.
+    """Writes `adapter_config.json` and `adapter_model.safetensors` into a directory, made if absent.
 
     Args:
         params: the adapter's parameters, with or without the base's.
@@ -32,12 +32,8 @@ def save_adapter(directory: str | Path, params: Params, definition: Definition, 
     config = json.dumps(_config(definition.lora, targets, base_model), indent=2)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    weights_file, config_file = directory / "adapter_model.safetensors", directory / "adapter_config.json"
-    # Both are complete under another name before the first takes its own.
-    save_file(tensors, _unfinished(weights_file), metadata={"format": "pt"})
-    _unfinished(config_file).write_text(config + "\n", encoding="utf-8")
-    for file in (weights_file, config_file):
-        os.replace(_unfinished(file), file)
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt", **PRODUCER})
+    (directory / "adapter_config.json").write_text(config + "\n", encoding="utf-8")
 
 
 _PREFIX = "base_model.model."
@@ -68,7 +64,3 @@ def _tensors(params: Params, definition: Definition) -> Iterator[tuple[str, np.n
             layer = ... if tensor.layer is None else tensor.layer
             yield f"{name}.lora_A.weight", np.ascontiguousarray(a[layer].T)
             yield f"{name}.lora_B.weight", np.ascontiguousarray(b[layer].T)
-
-
-def _unfinished(file: Path) -> Path:
-    return file.with_name(f"{file.name}.unfinished")

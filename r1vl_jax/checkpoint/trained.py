@@ -1,7 +1,6 @@
 """The whole model of a run whose checkpoints hold the trained parameters alone: the rest is as the run began."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -9,11 +8,11 @@ from jaxtyping import Array
 
 from r1vl_jax import config
 from r1vl_jax.arrays import Params
-from r1vl_jax.checkpoint.hf_import import load_params
-from r1vl_jax.models.lora import merged_params
+from r1vl_jax.checkpoint.hf_import import ParameterReader
+from r1vl_jax.models.lora import fold
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.sharding import make_mesh, shardings
-from r1vl_jax.trainable import combine, partition, stored
+from r1vl_jax.sharding import make_mesh, replicated
+from r1vl_jax.trainable import partition, stored
 
 Parameter = Callable[[str], Array]  # a parameter by its path, as `text.norm.scale`
 
@@ -25,26 +24,35 @@ def trained_params(settings: config.Config, definition: Definition, saved: Param
 
 
 def whole_model(settings: config.Config, definition: Definition, saved: Parameter) -> Parameter:
-    """Every parameter of the model without adapters, which are folded in.
+    """Every parameter of the model without adapters, one when it is asked for.
+
+    Matrices that adapters are folded into are float32, so that what is written is rounded once.
 
     Raises:
-        FileNotFoundError, ValueError: the run began from weights that are not there any more, or are others.
+        FileNotFoundError, ValueError: the run began from weights that are not there any more, or of other shapes.
     """
-    _, frozen = partition(definition.abstract_params(), settings.model)
+    trained, frozen = partition(definition.abstract_params(), settings.model)
     if not frozen:
         return saved
-    _, frozen = partition(_initial(settings, definition), settings.model)
-    params = combine(trained_params(settings, definition, saved), frozen)
-    if definition.lora is not None:
-        params = merged_params(params, definition.lora)
-    flat: dict[str, Any] = dict(flatten_dict(params, sep="."))
-    return flat.__getitem__
+    paths, initial = flatten_dict(trained, sep="."), _initial(settings, definition)
+
+    def parameter(path: str) -> Array:
+        if path in paths:
+            return saved(path)
+        base, module = initial(path), path.removesuffix(".kernel")
+        if definition.lora is None or f"{module}.lora_a" not in paths:
+            return base
+        return fold(base, saved(f"{module}.lora_a"), saved(f"{module}.lora_b"), definition.lora.scale)
+
+    return parameter
 
 
-def _initial(settings: config.Config, definition: Definition) -> Params:
-    """The parameters that the run began with; frozen ones in the dtype that the run keeps them in."""
+def _initial(settings: config.Config, definition: Definition) -> Parameter:
+    """The parameters that the run began with, in the dtype that it keeps frozen ones in."""
     model = settings.model
     if not model.path:
-        return stored(definition.init(jax.random.key(settings.seed)), model)
-    placement = shardings(definition.base.abstract_params(), make_mesh(config.Mesh(), jax.devices()[:1]))
-    return load_params(model.path, definition.base, placement=placement, dtype=model.dtype)
+        flat = flatten_dict(stored(definition.init(jax.random.key(settings.seed)), model), sep=".")
+        return dict(flat).__getitem__
+    reader = ParameterReader(model.path, definition.base)
+    host = replicated(make_mesh(config.Mesh(), jax.devices("cpu")[:1]))
+    return lambda path: reader.read(path, model.dtype, host)

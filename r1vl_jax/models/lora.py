@@ -100,12 +100,14 @@ def merged_params(params: Params, lora: LoRA) -> Params:
     for path in (path for path in flat if path.endswith(".lora_a")):
         module = path.removesuffix(".lora_a")
         kernel = f"{module}.kernel"
-        merged[kernel] = _fold(merged[kernel], flat[path], flat[f"{module}.lora_b"], lora.scale)
+        folded = fold(merged[kernel], flat[path], flat[f"{module}.lora_b"], lora.scale)
+        merged[kernel] = folded.astype(merged[kernel].dtype)
     return unflatten_dict(merged, sep=".")
 
 
-def _fold(
+def fold(
     kernel: Float[Array, "*L in out"], a: Float[Array, "*L in r"], b: Float[Array, "*L r out"], scale: float
 ) -> Float[Array, "*L in out"]:
+    """A matrix with its adapter added, W + (alpha / r) A B, in float32."""
     product = jnp.matmul(a, b, precision="highest", preferred_element_type=jnp.float32)
-    return (kernel.astype(jnp.float32) + scale * product).astype(kernel.dtype)
+    return kernel.astype(jnp.float32) + scale * product

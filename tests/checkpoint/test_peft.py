@@ -68,19 +68,6 @@ def test_the_files(adapted: Pretrained, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
-def test_a_failed_save_leaves_the_adapter_before_it(adapted: Pretrained, tmp_path: Path, monkeypatch):
-    save_adapter(tmp_path, adapted.params, adapted.definition, base_model="a/model")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def no_room(*args: object, **kwargs: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", no_room)
-    with pytest.raises(OSError, match="No space left"):
-        save_adapter(tmp_path, make_adapter(adapted.definition, seed=1), adapted.definition, base_model="a/model")
-    assert before == {name: (tmp_path / name).read_bytes() for name in before}
-
-
 def test_a_model_without_adapter_is_refused(twins: Twins, tmp_path: Path):
     with pytest.raises(ValueError, match="no adapter to save: model.lora_r is 0; export the whole model instead"):
         save_adapter(tmp_path, twins.ours.params, twins.ours.definition, base_model="a/model")

@@ -80,6 +80,6 @@ def _exports_agree(workdir: Path, directory: Path) -> None:
     a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
     initial = assemble(settings(workdir, directory / "data")).initial_params()
     base = np.asarray(initial["text"]["layers"]["self_attn"]["q_proj"]["kernel"][1], np.float32).T
-    # The base is kept in bfloat16, and so is the sum.
-    np.testing.assert_allclose(merged[f"{name}.weight"], base + 16 * b @ a, atol=2e-3, rtol=1e-2)
+    # The base is kept in bfloat16; the sum is rounded to the dtype of the export alone.
+    np.testing.assert_allclose(merged[f"{name}.weight"], base + 16 * b @ a, atol=1e-6, rtol=1e-6)
     assert np.abs(16 * b @ a).max() > 0.02
