@@ -51,8 +51,8 @@ def _initial(settings: config.Config, definition: Definition) -> Parameter:
     """The parameters that the run began with, in the dtype that it keeps frozen ones in."""
     model = settings.model
     if not model.path:
-        flat = flatten_dict(stored(definition.init(jax.random.key(settings.seed)), model), sep=".")
-        return dict(flat).__getitem__
+        flat: dict = dict(flatten_dict(stored(definition.init(jax.random.key(settings.seed)), model), sep="."))
+        return flat.__getitem__
     reader = ParameterReader(model.path, definition.base)
     host = replicated(make_mesh(config.Mesh(), jax.devices("cpu")[:1]))
     return lambda path: reader.read(path, model.dtype, host)
