@@ -22,8 +22,9 @@ from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
-from r1vl_jax.metrics import REWARD_PARTS
+from r1vl_jax.metrics import COUNTED, REWARD_PARTS
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.observe.completions import SCHEMA
 from r1vl_jax.requirements import check_requirements
 from r1vl_jax.rewarding import Scheme
 from r1vl_jax.rewards import Judge, custom
@@ -181,7 +182,9 @@ def evaluator(parts: Parts, judge: Judge) -> Evaluator:
 def _scheme(config: Config) -> Scheme:
     """The rewards and their weights, functions of the user's own included."""
     settings = config.reward
-    functions = custom.load(settings.functions, settings.function_weights, taken=REWARD_PARTS)
+    functions = custom.load(
+        settings.functions, settings.function_weights, taken=(*SCHEMA.names, *COUNTED, *REWARD_PARTS)
+    )
     if config.train.fused and (on_host := [function.name for function in functions if not function.is_pure]):
         raise ValueError(
             f"train.fused: reward functions {', '.join(on_host)} run on the host; write them as functions of arrays"

@@ -71,5 +71,6 @@ def _advantage(
         section_of_token_BT,
         num_sections_B,
         num_generations=reward_PG.shape[1],
+        reward_PG=reward_PG,
         scale_rewards=loss.scale_rewards,
     )

@@ -200,7 +200,7 @@ def fused_step(
 
     Args:
         reference: the frozen reference; None where the loss needs none.
-        questions: key steps and answers of the prompts, see `rewarding.questions`.
+        questions: key steps and answers of the prompts, see `rewarding.Packer`.
         vocabulary: bytes of the tokens.
     """
     learner, params = program.learner, combine(state.params, frozen)

@@ -7,6 +7,7 @@ from r1vl_jax.arrays import Completions
 from r1vl_jax.rewarding import Earned
 
 REWARD_PARTS = ("step_accuracy", "step_validity", "answer_correct", "key_step_match", "complete", "ordered")
+COUNTED = ("undecided", "overflow")  # figures beside those of rewards, under the same heading
 _REPEATED_LENGTH = 4  # tokens of a run that counts as repeated
 
 

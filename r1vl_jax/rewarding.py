@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +62,27 @@ class Scheme:
         accuracy_weight, validity_weight = self.settings.reward_weights
         total_B = accuracy_weight * reward.step_accuracy + validity_weight * reward.step_validity
         for function in self.functions:
-            total_B = total_B + function.weight * jnp.nan_to_num(custom[function.name])
+            value_B = custom[function.name]
+            total_B = total_B + function.weight * jnp.where(jnp.isnan(value_B), 0.0, value_B)
         return total_B
 
 
-def questions(records: Sequence[Record], semantics: str) -> Questions:
-    """The key steps and answers of prompts, as arrays."""
-    return Questions(*rewards.pack([asdict(record) for record in records], semantics=semantics))
+class Packer:
+    """Puts key steps and answers of prompts into arrays whose sizes only grow, so that few programs are compiled."""
+
+    def __init__(self, semantics: str):
+        self._semantics = semantics
+        self._sizes = (0, 0, 0)  # groups, alternatives, bytes of a spelling
+
+    def __call__(self, records: Sequence[Record]) -> Questions:
+        rows = [asdict(record) for record in records]
+        packed = Questions(*rewards.pack(rows, semantics=self._semantics))
+        sizes = packed.key_steps.byte_BRAL.shape[1:]
+        self._sizes = tuple(map(max, sizes, self._sizes))
+        if sizes == self._sizes:
+            return packed
+        names = ("max_groups", "max_alternatives", "max_length")
+        return Questions(*rewards.pack(rows, semantics=self._semantics, **dict(zip(names, self._sizes, strict=True))))
 
 
 def earned_on_device(scheme: Scheme, completions: Completions, questions: Questions, vocabulary: Vocabulary) -> Earned:
@@ -93,54 +106,53 @@ def earned_on_device(scheme: Scheme, completions: Completions, questions: Questi
 _earned_on_device = jax.jit(earned_on_device, static_argnums=0)
 
 
-@dataclass(frozen=True)
 class Rewarder:
-    """Rewards completions with the help of the host: the reference on strings, math-verify, functions in Python.
+    """Rewards completions with the help of the host: the reference on strings, math-verify, functions in Python."""
 
-    Attributes:
-        judge: asked about answers that a plain comparison does not settle; None leaves them undecided.
-    """
-
-    scheme: Scheme
-    vocabulary: Vocabulary
-    judge: Judge | None
+    def __init__(self, scheme: Scheme, vocabulary: Vocabulary, judge: Judge | None):
+        """`judge` is asked about answers that a plain comparison does not settle; None leaves them undecided."""
+        self.scheme, self.vocabulary, self.pack = scheme, vocabulary, Packer(scheme.settings.semantics)
+        self._judge = judge
+        self._is_on_device = scheme.settings.backend == "kernels"
+        self._has_pure = any(function.is_pure for function in scheme.functions)
 
     def __call__(self, completions: Completions, records: Sequence[Record]) -> Earned:
         """What G completions of each record earned."""
-        settings = self.scheme.settings
-        texts = rewards.text.host_bytes(completions.token_BT, completions.mask_BT, self.vocabulary)
-        rows = [asdict(record) for record in records for _ in range(len(texts) // len(records))]
-        score = partial(rewards.score, semantics=settings.semantics, alpha=settings.alpha, judge=self.judge)
-        earned = None
-        if settings.backend == "kernels" or any(function.is_pure for function in self.scheme.functions):
-            packed = questions(records, settings.semantics)
-            earned = _earned_on_device(self.scheme, completions, packed, self.vocabulary)
-            earned = jax.tree.map(np.array, earned)
-        if settings.backend == "reference":
-            reward = score(texts, rows)
+        if self._is_on_device:
+            earned = self._by_kernels(completions, records)
+            reward, custom = earned.reward, earned.custom
+            if self.scheme.settings.undecided == "host":
+                reward = rewards.settle(reward, *self._in_words(completions, records), self._by_reference)
+            undecided_B, overflow_B = earned.undecided_B, earned.overflow_B
         else:
-            assert earned is not None
-            reward = earned.reward
-            if settings.undecided == "host":
-                reward = rewards.settle(reward, texts, rows, score)
-        custom = (earned.custom if earned else {}) | self._on_host(texts, rows)
-        nothing_B = np.zeros(len(texts), bool)
-        return Earned(
-            reward=reward,
-            custom=custom,
-            total_B=np.asarray(self.scheme.total(reward, custom)),
-            undecided_B=earned.undecided_B if earned else reward.undecided,
-            overflow_B=earned.overflow_B if earned else nothing_B,
-        )
+            reward = self._by_reference(*self._in_words(completions, records))
+            custom = self._by_kernels(completions, records).custom if self._has_pure else {}
+            undecided_B, overflow_B = reward.undecided, np.zeros_like(reward.undecided)
+        custom = custom | self._on_host(completions, records)
+        return Earned(reward, custom, np.asarray(self.scheme.total(reward, custom)), undecided_B, overflow_B)
 
-    def _on_host(self, texts: list[bytes], rows: list[dict]) -> dict[str, Float[np.ndarray, " B"]]:
+    def _by_kernels(self, completions: Completions, records: Sequence[Record]) -> Earned:
+        earned = _earned_on_device(self.scheme, completions, self.pack(records), self.vocabulary)
+        return jax.tree.map(np.asarray, earned)
+
+    def _by_reference(self, texts: list[bytes], rows: list[dict]) -> StepReward:
+        settings = self.scheme.settings
+        return rewards.score(texts, rows, semantics=settings.semantics, alpha=settings.alpha, judge=self._judge)
+
+    def _on_host(self, completions: Completions, records: Sequence[Record]) -> dict[str, Float[np.ndarray, " B"]]:
         functions = [function for function in self.scheme.functions if not function.is_pure]
         if not functions:
             return {}
-        completions = [text.decode("utf-8", "replace") for text in texts]
+        texts, rows = self._in_words(completions, records)
+        decoded = [text.decode("utf-8", "replace") for text in texts]
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "problem"}
         prompts = [row["problem"] for row in rows]
-        return {function.name: function.on_host(prompts, completions, columns) for function in functions}
+        return {function.name: function.on_host(prompts, decoded, columns) for function in functions}
+
+    def _in_words(self, completions: Completions, records: Sequence[Record]) -> tuple[list[bytes], list[dict]]:
+        """The completions as bytes, and for each the record of its question."""
+        texts = rewards.text.host_bytes(completions.token_BT, completions.mask_BT, self.vocabulary)
+        return texts, [asdict(record) for record in records for _ in range(len(texts) // len(records))]
 
 
 def place_rewards(

@@ -15,7 +15,6 @@ from r1vl_jax.generation import Draw, Generator
 from r1vl_jax.learner import Learner, Metrics, Program, fused_step, step_grpo_step, warmup_step
 from r1vl_jax.metrics import REWARD_PARTS, completion_metrics, reward_metrics
 from r1vl_jax.optim import optimizer
-from r1vl_jax.rewarding import questions
 from r1vl_jax.run import Plan, Run, Stage
 from r1vl_jax.trainable import partition
 
@@ -98,7 +97,7 @@ def _fused(generator: Generator, frozen: Params) -> _Update:
     def update(stage: Stage, step: int):
         with run.timers("data"):
             records, prompts = next(generator.stream)
-            packed = questions(records, run.config.reward.semantics)
+            packed = run.rewarder.pack(records)
         with run.timers("update"):
             stage.state, figures, generated = fused_step(
                 program,

@@ -100,3 +100,24 @@ def test_a_run_killed_while_it_saves_the_tokenizer_begins_it_anew(make_config, m
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save)
     assert len(assemble(config).tokenizer) > 256
     assert sorted(path.name for path in Path(config.workdir).iterdir()) == ["tokenizer"]
+
+
+def shortness(prompts, completions, **columns):
+    return [0.0] * len(completions)
+
+
+def reward(byte_BU, length_B, key_steps, answers):
+    return -length_B
+
+
+def test_functions_of_the_host_are_refused_in_a_fused_step(make_config):
+    settings = {"reward__functions": (f"{__name__}:shortness",), "reward__function_weights": (1.0,)}
+    fused = {"train__fused": True, "reward__backend": "kernels", "reward__undecided": "wrong"}
+    assert assemble(make_config(**settings)).scheme.functions[0].name == "shortness"
+    with pytest.raises(ValueError, match="train.fused: reward functions shortness run on the host; write them as"):
+        assemble(make_config(**settings, **fused))
+
+
+def test_a_function_cannot_take_the_name_of_a_column(make_config):
+    with pytest.raises(ValueError, match="the name 'reward' is taken; rename the function"):
+        assemble(make_config(reward__functions=(f"{__name__}:reward",), reward__function_weights=(1.0,)))

@@ -25,6 +25,13 @@ def make(**changes):
     return config
 
 
+FUSED = {"train__fused": True, "reward__backend": "kernels", "reward__undecided": "wrong"}
+
+
+def test_a_fused_step_resolves():
+    assert resolve(make(**FUSED)).train.fused
+
+
 def test_defaults_resolve_with_a_workdir():
     resolved = resolve(make())
     assert isinstance(resolved, Config)
@@ -126,6 +133,25 @@ def test_recipes_resolve(recipe):
             {f"model__freeze_{part}": True for part in ("vision_tower", "merger", "language_model")},
             "model.freeze_language_model, model.freeze_vision_tower, model.freeze_merger leave nothing to train; unset",
         ),
+        (
+            {"reward__functions": ("m:f", "m:g"), "reward__function_weights": (1.0,)},
+            "reward.functions has 2 entries but reward.function_weights 1; give each function a weight",
+        ),
+        (
+            {"reward__undecided": "wrong"},
+            "reward.undecided='wrong' does nothing with reward.backend='reference'; set reward.backend='kernels'",
+        ),
+        (
+            {"train__fused": True},
+            "train.fused needs reward.backend='kernels' and reward.undecided='wrong', for nothing leaves the device;"
+            " got 'reference' and 'host'",
+        ),
+        (FUSED | {"loss__dynamic_sample": True}, "train.fused and loss.dynamic_sample: what is drawn again is decided"),
+        (
+            FUSED | {"loss__num_iterations": 2},
+            "train.fused makes one update of a generation, but loss.num_iterations x loss.steps_per_generation is 2",
+        ),
+        ({"eval__supervised_steps": -1}, "eval.supervised_steps=-1: expected at least 0"),
         ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected more than 0"),
     ],
 )

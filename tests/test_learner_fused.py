@@ -15,7 +15,7 @@ from r1vl_jax.comparison import compare, penalised
 from r1vl_jax.config import Loss, Reward
 from r1vl_jax.data.records import Record
 from r1vl_jax.learner import Learner, Program, fused_step, refer, step_grpo_step
-from r1vl_jax.rewarding import Rewarder, Scheme, place_rewards, questions
+from r1vl_jax.rewarding import Packer, Rewarder, Scheme, place_rewards
 from r1vl_jax.rewards.custom import Custom
 from r1vl_jax.rewards.text import Vocabulary, token_sizes
 from r1vl_jax.sampling.loop import Sampler, sample
@@ -69,7 +69,7 @@ def test_the_fused_step_is_the_staged_one():
     expected, expected_metrics, rollout, earned = staged(program, params, reference, prompts)
 
     state = program.learner.init(jax.tree.map(jnp.copy, params))
-    arguments = (state, {}, reference, prompts, questions(RECORDS, "released"), VOCABULARY, KEY)
+    arguments = (state, {}, reference, prompts, Packer("released")(RECORDS), VOCABULARY, KEY)
     lowered = fused_step.lower(program, *arguments)
     assert "callback" not in lowered.as_text()  # nothing is asked of the host
     state, metrics, generated = lowered.compile()(*arguments)

@@ -1,5 +1,6 @@
 """What completions earn under a configuration, who is asked about it, and where it is placed for step-level credit."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions
 from r1vl_jax.config import Reward
 from r1vl_jax.data.records import Record
-from r1vl_jax.rewarding import Earned, Rewarder, Scheme, place_rewards
+from r1vl_jax.rewarding import Earned, Packer, Rewarder, Scheme, place_rewards
 from r1vl_jax.rewards import Verdict
 from r1vl_jax.rewards.custom import Custom
 from r1vl_jax.rewards.text import Vocabulary
@@ -82,3 +83,29 @@ def test_functions_of_both_kinds_are_weighed_and_may_not_apply():
     np.testing.assert_array_equal(with_functions.custom["host"], [np.nan, 1, 2, 53])
     np.testing.assert_array_equal(with_functions.custom["device"], [np.nan, np.nan, np.nan, 1])
     np.testing.assert_allclose(with_functions.total_B, [2.1, 12.1, 21.1, 530.5], rtol=1e-6)
+
+
+def test_arrays_of_questions_only_grow():
+    pack = Packer("paper")
+    sizes = []
+    for key_steps in ((("a",),), (("a", "b"), ("c" * 9,)), (("a",),), ()):
+        packed = pack([replace(RECORD, key_steps=key_steps)])
+        sizes.append(packed.key_steps.byte_BRAL.shape)
+        assert packed.key_steps.num_groups_B == [len(key_steps)]
+    assert sizes == [(1, 1, 1, 1), (1, 2, 2, 16), (1, 2, 2, 16), (1, 2, 2, 16)]
+
+
+def test_what_comes_from_a_device_can_be_settled():
+    records = [{"answer": "53", "key_steps": []}] * 2
+    texts = [b"### The final answer is:\n53 cm", PATH.encode()]
+    pack = rewards.pack(records, semantics="paper")
+    byte_BU = np.zeros((2, 128), np.uint8)
+    for row, text in enumerate(texts):
+        byte_BU[row, : len(text)] = np.frombuffer(text, np.uint8)
+    by_kernels = rewards.kernels.step_reward(
+        byte_BU, np.array([len(text) for text in texts]), *pack, semantics="paper", alpha=0.1
+    )
+    np.testing.assert_array_equal(by_kernels.undecided, [True, False])
+    settled = rewards.settle(by_kernels, texts, records, partial(rewards.score, judge=Yes()))
+    np.testing.assert_allclose(settled.total, [1.0, 2.0])
+    np.testing.assert_array_equal(by_kernels.undecided, [True, False])  # what was given is as it was

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt
 from safetensors import safe_open
 
 from r1vl_jax.arrays import Params
@@ -129,15 +129,18 @@ def _faults_of_tensors(expected: dict[str, Tensor], weights: Weights) -> Iterato
 def _parameter(
     shape: tuple[int, ...], dtype: str, tensors: list[Tensor], weights: Weights, sharding: NamedSharding
 ) -> Array:
-    """Fills one parameter on its devices, layer by layer if it is stacked."""
-    parameter = jnp.zeros(shape, dtype, device=sharding)
+    """Fills one parameter on its devices, layer by layer if it is stacked.
+
+    It is filled as bits: XLA for CPU would turn all of a bfloat16 parameter into float32 and back for every layer.
+    """
+    bits = jnp.zeros(shape, f"uint{8 * jnp.dtype(dtype).itemsize}", device=sharding)
     for tensor in tensors:
         (place,) = weights.places[tensor.name]
         value = jax.make_array_from_callback(tensor.shape, _sharding_of_tensor(tensor, sharding), partial(_read, place))
         layer = None if tensor.layer is None else np.int32(tensor.layer)
-        parameter = _fill(parameter, value, layer, is_transposed=tensor.is_transposed, sharding=sharding)
-        parameter.block_until_ready()  # or tensors would queue up in memory
-    return parameter
+        bits = _fill(bits, value, layer, dtype=dtype, is_transposed=tensor.is_transposed, sharding=sharding)
+        bits.block_until_ready()  # or tensors would queue up in memory
+    return _from_bits(bits, dtype=dtype)
 
 
 def _sharding_of_tensor(tensor: Tensor, sharding: NamedSharding) -> NamedSharding:
@@ -148,17 +151,23 @@ def _sharding_of_tensor(tensor: Tensor, sharding: NamedSharding) -> NamedShardin
     return NamedSharding(sharding.mesh, PartitionSpec(*(axes[::-1] if tensor.is_transposed else axes)))
 
 
-@partial(jax.jit, donate_argnums=0, static_argnames=("is_transposed", "sharding"))
+@partial(jax.jit, static_argnames="dtype")
+def _from_bits(bits: UInt[Array, "..."], *, dtype: str) -> Float[Array, "..."]:
+    return jax.lax.bitcast_convert_type(bits, dtype)
+
+
+@partial(jax.jit, donate_argnums=0, static_argnames=("dtype", "is_transposed", "sharding"))
 def _fill(
-    parameter: Float[Array, "..."],
+    bits: UInt[Array, "..."],
     tensor: Float[Array, "..."],
     layer: Int[Array, ""] | None,
     *,
+    dtype: str,
     is_transposed: bool,
     sharding: NamedSharding,
-) -> Float[Array, "..."]:
-    part = to_parameter(tensor, is_transposed=is_transposed).astype(parameter.dtype)
-    filled = parameter.at[... if layer is None else layer].set(part)
+) -> UInt[Array, "..."]:
+    part = to_parameter(tensor, is_transposed=is_transposed).astype(dtype)
+    filled = bits.at[... if layer is None else layer].set(jax.lax.bitcast_convert_type(part, bits.dtype))
     return jax.lax.with_sharding_constraint(filled, sharding)
 
 

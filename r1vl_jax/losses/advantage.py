@@ -67,6 +67,9 @@ def in_units_of_spread(
     if scale_rewards == "none":
         return value
     axis = 1 if scale_rewards == "group" else None
-    spread = jnp.std(reward_PG, axis=axis, ddof=1, keepdims=True) + epsilon
-    spread_PG = jnp.broadcast_to(jnp.where(has_equal_rewards(reward_PG), 1.0, spread), reward_PG.shape)
+    is_equal = has_equal_rewards(reward_PG)
+    # The root of 0 has no finite slope: what is not used must not be differentiated either.
+    variance = jnp.var(reward_PG, axis=axis, ddof=1, keepdims=True)
+    spread = jnp.sqrt(jnp.where(is_equal, 1.0, variance)) + epsilon
+    spread_PG = jnp.broadcast_to(jnp.where(is_equal, 1.0, spread), reward_PG.shape)
     return value / spread_PG.reshape(*reward_PG.shape, *[1] * (value.ndim - 2))

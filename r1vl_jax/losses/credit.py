@@ -15,6 +15,7 @@ def step_advantage(
     num_sections_B: Int[Array, " B"],
     *,
     num_generations: int,
+    reward_PG: Float[Array, "P G"] | None = None,
     scale_rewards: str = "group",
     epsilon: float = 1e-4,
 ) -> Float[Array, "B T"]:
@@ -32,6 +33,8 @@ def step_advantage(
         section_of_token_BT: number of the section a token stands in, from 0; outside the mask any.
         num_sections_B: sections of the row, at least 1.
         num_generations: samples G per prompt.
+        reward_PG: total rewards, which the sections sum to but for rounding: which groups are equal is told by these.
+            None: the sums.
         scale_rewards, epsilon: as for `group_advantage`; the spread is that of total rewards.
 
     Returns:
@@ -43,7 +46,8 @@ def step_advantage(
     num_rows, num_sections = section_reward_BJ.shape
     groups = (num_rows // num_generations, num_generations)
     check_group("step_advantage", groups, scale_rewards)
-    reward_PG = jnp.sum(section_reward_BJ, axis=1).reshape(groups)
+    if reward_PG is None:
+        reward_PG = jnp.sum(section_reward_BJ, axis=1).reshape(groups)
 
     earned_before_BJ = jnp.cumsum(section_reward_BJ, axis=1) - section_reward_BJ
     section_BJ = jnp.minimum(jnp.arange(num_sections)[None], num_sections_B[:, None] - 1)
@@ -68,6 +72,7 @@ def section_of_token(
             the row's last section.
     """
     start_BT = jnp.cumsum(size_BT, axis=1) - size_BT
+    section_end_BJ = jnp.asarray(section_end_BJ)
     # Absent sections end past every token.
     end_BJ = jnp.where(section_end_BJ < 0, jnp.iinfo(section_end_BJ.dtype).max, section_end_BJ)
     section_BT = jax.vmap(lambda end_J, start_T: jnp.searchsorted(end_J, start_T, side="right"))(end_BJ, start_BT)

@@ -32,7 +32,8 @@ def token_logp(
     Args:
         hidden_BTD: final hidden states; position t predicts `target_BT[:, t]`.
         head_DV: output projection.
-        target_BT: token ids in [0, V).
+        target_BT: token ids in [0, V). Another id, as the -100 of some libraries, counts as the nearest: its place
+            must be masked out of the loss.
         chunk_size: how many tokens have logits at one time. Chunks are whole columns of B tokens, and at least one.
         temperature: divides the logits; a constant to the gradient.
 
@@ -40,9 +41,11 @@ def token_logp(
         Log-probability and entropy in nats, float32. Both are differentiable once, in reverse mode, to `hidden_BTD` and
         `head_DV`.
     """
+    if target_BT.size == 0:
+        return jnp.zeros(target_BT.shape), jnp.zeros(target_BT.shape)
     columns = max(1, chunk_size // target_BT.shape[0])
-    hidden_TBD = jnp.swapaxes(hidden_BTD, 0, 1)
-    logp_TB, entropy_TB = _score(columns, hidden_TBD, head_DV, target_BT.T, jnp.float32(temperature))
+    hidden_TBD, target_TB = jnp.swapaxes(hidden_BTD, 0, 1), jnp.clip(target_BT.T, 0, head_DV.shape[1] - 1)
+    logp_TB, entropy_TB = _score(columns, hidden_TBD, head_DV, target_TB, jnp.float32(temperature))
     return logp_TB.T, entropy_TB.T
 
 

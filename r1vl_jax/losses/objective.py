@@ -84,7 +84,9 @@ def step_grpo(
         loss_BT = cispo_loss(logp_BT, ratio_BT, advantage_BT, epsilon_high=epsilon_high)
     else:
         lowest, highest = 1.0 - epsilon, 1.0 + epsilon_high
-        loss_BT = clipped_loss(ratio_BT, advantage_BT, epsilon=epsilon, epsilon_high=epsilon_high, delta=delta)
+        bounds = {"epsilon": epsilon, "epsilon_high": epsilon_high, "delta": delta}
+        is_on_policy = old_logp_BT is None
+        loss_BT = -ratio_BT * advantage_BT if is_on_policy else clipped_loss(ratio_BT, advantage_BT, **bounds)
     if weight_BT is not None:
         loss_BT *= inside(weight_BT)
 
@@ -106,7 +108,7 @@ def _check_settings(
         raise ValueError(
             f"step_grpo: importance_sampling_level={level!r}: expected one of {IMPORTANCE_SAMPLING_LEVELS}"
         )
-    if beta != 0 and not has_reference:
+    if not has_reference and beta != 0:
         raise ValueError(
             f"step_grpo: beta={beta} weighs the KL to a reference, but ref_logp_BT is None;"
             " give the reference's log-probabilities, or set beta=0"

@@ -1,6 +1,6 @@
 """Rewards of the user's own, named in the configuration as "module:function".
 
-Two kinds, told apart by the names of their first parameters:
+Two kinds, told apart by the names of their parameters:
 
     def brevity(prompts, completions, **columns):         on the host, with TRL's signature
         return [-len(text) / 100 for text in completions]  a number a completion; None where it does not apply
@@ -27,7 +27,6 @@ from jaxtyping import Float
 from r1vl_jax.arrays import Array
 from r1vl_jax.rewards.bundles import Answers, KeySteps
 
-_ON_HOST = ("prompts", "completions")
 _ON_DEVICE = ("byte_BU", "length_B", "key_steps", "answers")
 
 
@@ -115,14 +114,15 @@ def _import(name: str) -> Callable[..., Any]:
 
 
 def _is_pure(function: Callable[..., Any]) -> bool:
-    parameters = tuple(inspect.signature(function).parameters)
-    if parameters[:2] == _ON_HOST:
+    parameters = inspect.signature(function).parameters
+    takes_columns = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if "completions" in parameters and takes_columns:
         return False
-    if parameters == _ON_DEVICE:
+    if tuple(parameters) == _ON_DEVICE:
         return True
     raise ValueError(
-        f"expected parameters ({', '.join(_ON_HOST)}, **columns) for the host or ({', '.join(_ON_DEVICE)}) for the"
-        f" device, got ({', '.join(parameters)})"
+        f"expected parameters (prompts, completions, **columns) for the host or ({', '.join(_ON_DEVICE)}) for the"
+        f" device, got {inspect.signature(function)}"
     )
 
 

@@ -49,8 +49,9 @@ def replace_rows(reward: StepReward, rows: list[int], rest: StepReward) -> StepR
 
 
 def _widen(column: np.ndarray, width: int, padding: int | None) -> np.ndarray:
+    """A copy, as wide as asked."""
     if padding is None:
-        return column
+        return np.array(column)
     return np.pad(column, ((0, 0), (0, width - column.shape[1])), constant_values=padding)
 
 

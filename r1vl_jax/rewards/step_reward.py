@@ -52,7 +52,7 @@ def settle(
     reward: StepReward,
     completions: Sequence[bytes],
     records: Sequence[Mapping[str, Any]],
-    score: Callable[[list[bytes], list[Mapping[str, Any]]], StepReward],
+    score: Callable[[list[bytes], list[Any]], StepReward],
 ) -> StepReward:
     """Replaces what the kernels left undecided by what `score` says of those completions."""
     rows = np.flatnonzero(reward.undecided).tolist()

@@ -39,7 +39,7 @@ def token_bytes(
         The bytes, 0 behind the end; how long each text is, which may be more than fits; for each byte the position of
         its token, -1 behind the end; and whether the text overflows its row.
     """
-    row = partial(_row, vocabulary=vocabulary, max_bytes=max_bytes)
+    row = partial(_row, vocabulary=jax.tree.map(jnp.asarray, vocabulary), max_bytes=max_bytes)
     byte_BU, length_B, token_of_byte_BU = jax.vmap(row)(token_BT, mask_BT)
     return byte_BU, length_B, token_of_byte_BU, length_B > max_bytes
 
@@ -62,7 +62,8 @@ def _row(
 
 def token_sizes(token_BT: Int[Array, "B T"], vocabulary: Vocabulary) -> Int[Array, "B T"]:
     """Bytes of text of each token, 0 for special tokens."""
-    return vocabulary.offset[token_BT + 1] - vocabulary.offset[token_BT]
+    offset = jnp.asarray(vocabulary.offset)
+    return offset[token_BT + 1] - offset[token_BT]
 
 
 def host_bytes(token_BT: Int[Array, "B T"], mask_BT: Bool[Array, "B T"], vocabulary: Vocabulary) -> list[bytes]:

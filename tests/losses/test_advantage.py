@@ -61,3 +61,10 @@ def test_a_group_of_one_is_refused():
 def test_an_unknown_scale_is_refused():
     with pytest.raises(ValueError, match=r"scale_rewards='row'.*\('group', 'batch', 'none'\)"):
         losses.group_advantage(np.zeros((3, 2)), scale_rewards="row")
+
+
+@pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
+def test_the_gradient_of_equal_rewards_is_finite(scale_rewards):
+    reward = np.array([[1.0, 1.0], [0.0, 2.0]], np.float32)
+    gradient = jax.grad(lambda r: losses.group_advantage(r, scale_rewards=scale_rewards)[0, 0])(reward)
+    assert np.isfinite(gradient).all()

@@ -62,6 +62,16 @@ def test_equal_totals_give_exact_zeros_wherever_they_were_earned():
         assert np.count_nonzero(advantage) == 0
 
 
+def test_totals_that_are_equal_but_for_the_rounding_of_sums_are_equal():
+    """Thirds of a key step's worth, in other sections of each row: the sums differ in the last bit."""
+    reward = np.array([[0.1 / 3] * 3, [0.0, 0.0, 0.1]], np.float32)
+    assert np.count_nonzero(losses.step_advantage(reward, np.zeros((2, 1), int), np.array([3, 3]), num_generations=2))
+    section, num_sections = np.array([[0, 1, 2]] * 2), np.array([3, 3])
+    total_PG = np.float32([[0.1, 0.1]])
+    advantage = losses.step_advantage(reward, section, num_sections, num_generations=2, reward_PG=total_PG)
+    assert np.count_nonzero(advantage) == 0
+
+
 def test_padding_with_absent_sections_changes_nothing(paths):
     reward, section, num_sections = paths
     wide = losses.step_advantage(np.pad(reward, ((0, 0), (0, 3))), section, num_sections, num_generations=G)

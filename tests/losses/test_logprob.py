@@ -194,3 +194,23 @@ def test_eight_devices_agree_with_one():
     rows = jax.device_put(hidden, NamedSharding(mesh, PartitionSpec("data")))
     columns = jax.device_put(head, NamedSharding(mesh, PartitionSpec(None, "tensor")))
     np.testing.assert_allclose(gradient(rows, columns), gradient(hidden, head), atol=1e-5)
+
+
+def test_a_masked_target_beyond_the_vocabulary_does_no_harm():
+    """As the -100 that other libraries put there, with logits far below zero."""
+    hidden, head = np.ones((1, 2, 1), np.float32), np.full((1, 3), -150.0, np.float32)
+    target, mask = np.array([[0, -100]]), np.array([[True, False]])
+
+    def loss(hidden, head):
+        logp, _ = losses.token_logp(hidden, head, target, chunk_size=2)
+        return losses.supervised(logp, mask)[0]
+
+    value, gradients = jax.value_and_grad(loss, (0, 1))(hidden, head)
+    assert float(value) == pytest.approx(np.log(3), rel=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_nothing_has_no_log_probability(shape):
+    logp, entropy = losses.token_logp(np.zeros((*shape, 4)), np.zeros((4, 5)), np.zeros(shape, int), chunk_size=8)
+    assert logp.shape == entropy.shape == shape

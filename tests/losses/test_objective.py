@@ -123,6 +123,17 @@ def test_on_policy_ignores_epsilon_and_gives_the_plain_policy_gradient(batch):
     np.testing.assert_allclose(gradient, np.where(MASK, -advantage[:, None] / length / 4, 0.0), atol=1e-6)
 
 
+def test_on_policy_the_gradient_is_whole_whatever_epsilon(batch):
+    """At a ratio of 1 a clip with epsilon 0 would share the gradient between its two branches."""
+
+    logp, _, _, advantage = batch
+
+    def gradient(epsilon):
+        return jax.grad(lambda x: losses.step_grpo(x, MASK, advantage, beta=0.0, epsilon=epsilon)[0])(logp)
+
+    np.testing.assert_array_equal(gradient(0.2), gradient(0.0))
+
+
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_nothing_outside_the_mask_matters(batch, level):
     logp, old_logp, ref_logp, advantage = batch

@@ -29,6 +29,14 @@ class Own:
         return 0
 
 
+def with_what_it_needs(completions, **columns):
+    return [0.0] * len(completions)
+
+
+def without_columns(prompts, completions):
+    return [0.0] * len(completions)
+
+
 not_a_function = 3
 PREFIX = f"{__name__}:"
 
@@ -42,6 +50,7 @@ def test_both_kinds_are_told_apart():
     assert (on_host.name, on_host.weight, on_host.is_pure) == ("brevity", 0.5, False)
     assert (on_device.name, on_device.is_pure) == ("brevity_on_device", True)
     assert load("Own.brevity")[0].name == "brevity"
+    assert not load("with_what_it_needs")[0].is_pure
 
 
 def test_a_function_on_the_host_sees_columns_and_may_not_apply():
@@ -83,6 +92,7 @@ def test_a_pure_function_of_another_shape_is_refused():
             PREFIX + "of_something_else",
             "expected parameters (prompts, completions, **columns) for the host or (",
         ),
+        (PREFIX + "without_columns", "for the host or ("),
         (PREFIX + "not_a_function", "3 is not a callable object"),
     ],
 )

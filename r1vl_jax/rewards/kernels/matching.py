@@ -27,9 +27,9 @@ class Matches:
     """Which of R groups of key steps were found, and where.
 
     Attributes:
-        is_matched_R: whether any spelling of the group stands in the text.
+        is_matched_R: whether any spelling of the group stands in the text; never where it does not.
         end_R: where the first match ends in the completion, in bytes.
-        is_exact: False if a hash deceived; nothing here counts then.
+        is_exact: False if a hash deceived, and a match behind that place may have been missed.
     """
 
     is_matched_R: Bool[Array, " R"]
@@ -51,7 +51,7 @@ def find_key_steps(text: Searchable, byte_RAL: UInt8[Array, "R A L"], length_RA:
     found_RL = jax.vmap(lambda start: window(text.byte_U, start, byte_RAL.shape[2]))(start_R)
     is_same_R = jnp.all((found_RL == spelling_RL) | (place_L[None] >= length_R[:, None]), axis=1)
     return Matches(
-        is_matched_R=is_found_R,
+        is_matched_R=is_found_R & is_same_R,
         end_R=jnp.where(end_R > 0, text.origin_U.at[end_R - 1].get(mode="clip") + 1, 0),
         is_exact=jnp.all(is_same_R | ~is_found_R),
     )

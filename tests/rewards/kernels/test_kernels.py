@@ -126,7 +126,7 @@ def test_texts_of_one_hash_are_not_taken_for_one_another(semantics):
     completions = [f"### Step 1:\n{text}\n{sections.ANSWER}\n7".encode() for text in (word, other, word[:-1])]
     reward = score(completions, [record] * 3, semantics)
     np.testing.assert_array_equal(reward.undecided, [True, False, False])
-    np.testing.assert_allclose(reward.key_step_match[1:], [1.0, 0.5] if semantics == "paper" else [0.5, 0.0])
+    np.testing.assert_allclose(reward.key_step_match, [0.5, 1.0, 0.5] if semantics == "paper" else [0.0, 0.5, 0.0])
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.4])
