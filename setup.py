@@ -42,6 +42,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "aot": ["libtpu"],  # the TPU compiler, which needs no TPU
         "test": TEST,
         "notebook": ["jupyter", "matplotlib"],
     },
