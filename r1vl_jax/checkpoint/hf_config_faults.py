@@ -93,7 +93,7 @@ def _variants(dialect: Dialect, sections: Sections) -> Iterator[str]:
     if others := [kind for kind in layers if kind != _FULL] if isinstance(layers, list) else layers:
         yield f"layer_types: expected {_FULL!r} for every layer, got {others!r}"
     if (quantization := text.get("quantization_config")) is not None:
-        yield f"quantization_config: expected none (quantized weights are not read here: take the original ones), got {quantization!r}"
+        yield f"quantization_config: expected none (take the weights before quantization), got {quantization!r}"
 
 
 def _theta(vision_rope: Any) -> Any:

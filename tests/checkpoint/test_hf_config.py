@@ -198,7 +198,7 @@ def test_all_variants_not_computed_here_are_listed():
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected False or True, got 'no'"),
         (
             {"quantization_config": "awq"},
-            "quantization_config: expected none (quantized weights are not read here: take the original ones), got 'awq'",
+            "quantization_config: expected none (take the weights before quantization), got 'awq'",
         ),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
