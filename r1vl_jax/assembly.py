@@ -160,9 +160,10 @@ def assemble(config: Config) -> Parts:
         patch_bucket=config.data.patch_bucket,
         vision_shards=config.data.vision_shards,
     )
+    definition = _definition(config, tokenizer)  # and with it, whether the tokenizer is the one of the weights
     weights = local_directory(config.model.path) if config.model.path else None
     eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))
-    return Parts(config, directory, tokenizer, encoder, _definition(config, tokenizer), eos_token_ids, scheme)
+    return Parts(config, directory, tokenizer, encoder, definition, eos_token_ids, scheme)
 
 
 def evaluator(parts: Parts, judge: Judge) -> Evaluator:

@@ -52,7 +52,7 @@ def adapted(definition: Definition, model: config.Model) -> LoRA | None:
     if model.lora_r == 0:
         return None
     paths = [path for path in linear_maps(definition.base.abstract_params()) if not _is_in_frozen_part(path, model)]
-    return LoRA(model.lora_r, model.lora_alpha, tuple(targeted(paths, model.lora_target_modules)))
+    return LoRA(model.lora_r, model.lora_alpha, tuple(targeted(paths, config.lora_targets(model))))
 
 
 def _is_trained(path: str, model: config.Model) -> bool:

@@ -119,7 +119,7 @@ def test_recipes_resolve(recipe):
         (
             {"model__lora_r": 4, "model__lora_target_modules": ("q_proj", "c_attn")},
             "model.lora_target_modules has 'c_attn': expected some of ['down_proj', 'fc1', 'fc2', 'gate_proj',"
-            " 'k_proj', 'mlp_0', 'mlp_2', 'o_proj', 'proj', 'q_proj', 'qkv', 'up_proj', 'v_proj']",
+            " 'k_proj', 'mlp.0', 'mlp.2', 'o_proj', 'proj', 'q_proj', 'qkv', 'up_proj', 'v_proj']",
         ),
         (
             {"model__lora_r": 4, "model__lora_target_modules": ()},
@@ -160,6 +160,14 @@ def test_what_cannot_work_is_refused(changes, text):
         resolve(make(**changes))
     assert text in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_adapters_are_called_as_here_or_as_in_peft():
+    for names in (("mlp_0", "mlp_2"), ("mlp.0", "mlp.2"), ("q_proj", "mlp.0", "mlp_0")):
+        resolve(make(model__lora_r=4, model__lora_target_modules=names))
+    frozen = make(model__lora_r=4, model__lora_target_modules=("q_proj", "mlp.0"), model__freeze_merger=True)
+    with pytest.raises(ValueError, match="has 'mlp_0', which stands in what model.freeze_merger freezes; drop one"):
+        resolve(frozen)
 
 
 def test_sizes_of_the_embedded_task_do_not_limit_other_data():

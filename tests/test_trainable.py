@@ -63,6 +63,11 @@ def test_frozen_parts_get_no_adapter():
     assert adapted(DEFINITION, Model()) is None
 
 
+def test_the_merger_has_peft_names_too():
+    by_peft = Model(lora_r=4, lora_target_modules=("mlp.0", "mlp.2", "mlp_2"))
+    assert adapted(DEFINITION, by_peft).target_modules == ("visual.merger.mlp_0", "visual.merger.mlp_2")
+
+
 def test_frozen_parameters_are_kept_in_the_dtype_of_the_computation():
     model = Model(dtype="bfloat16", freeze_vision_tower=True)
     params = make_params()

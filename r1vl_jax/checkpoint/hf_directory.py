@@ -39,8 +39,8 @@ class Weights:
 
     Attributes:
         places: published name -> where it stands, more than one place if it is there twice.
-        faults: one line for each file that is not there or cannot be read.
-        lost: published names of the tensors that the index promises of such files.
+        faults: one line for each file that is not there or cannot be read, and for each tensor that a file lacks.
+        lost: published names of the tensors that the index promises of such files, and of those lacking ones.
     """
 
     places: dict[str, list[Place]] = field(default_factory=dict)
@@ -93,33 +93,48 @@ def find_weights(directory: Path) -> Weights:
 
     Raises:
         FileNotFoundError: there are no safetensors.
-        ValueError: the index is not one.
+        ValueError: the index is not one, or stands beside another whole file.
     """
     weights = Weights()
     for name, promised in _files(directory).items():
         try:
-            with safe_open(directory / name, framework="numpy") as reader:
-                for tensor in reader.keys():  # noqa: SIM118 - the reader is no dictionary
-                    part = reader.get_slice(tensor)
-                    place = Place(directory / name, tensor, tuple(part.get_shape()), part.get_dtype())
-                    weights.places.setdefault(published_name(tensor), []).append(place)
-        except FileNotFoundError:
-            weights.faults.append(f"absent file: {name}, which the index names for {len(promised)} tensors")
+            places = _places(directory / name)
+        except (OSError, SafetensorError) as error:
+            weights.faults.append(_unread(name, promised, error))
             weights.lost.update(map(published_name, promised))
-        except SafetensorError as error:
-            weights.faults.append(f"truncated or damaged file: {name} ({error}); download it again")
-            weights.lost.update(map(published_name, promised))
+            continue
+        for place in places:
+            weights.places.setdefault(published_name(place.name), []).append(place)
+        for tensor in sorted({*promised} - {place.name for place in places}):
+            weights.faults.append(f"absent tensor: {tensor}, which the index promises of {name}; download both again")
+            weights.lost.add(published_name(tensor))
     return weights
+
+
+def _places(file: Path) -> list[Place]:
+    with safe_open(file, framework="numpy") as reader:
+        parts = {name: reader.get_slice(name) for name in reader.keys()}  # noqa: SIM118 - the reader is no dictionary
+        return [Place(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()]
+
+
+def _unread(name: str, promised: list[str], error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"absent file: {name}, which the index names for {len(promised)} tensors"
+    if isinstance(error, OSError):
+        return f"unreadable file: {name} ({type(error).__name__}: {error}); make it a file that you may read"
+    return f"truncated or damaged file: {name} ({error}); download it again"
 
 
 def _files(directory: Path) -> dict[str, list[str]]:
     """The weight files, and the tensors that the index promises of each."""
     if (directory / INDEX).is_file():
-        weight_map = read_json(directory, INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ValueError(f"{directory / INDEX}: expected an object 'weight_map', got none; download it again")
-        names = sorted(set(weight_map.values()))
-        return {name: [tensor for tensor, file in weight_map.items() if file == name] for name in names}
+        files = _indexed(directory)
+        if (directory / WHOLE).is_file() and WHOLE not in files:
+            raise ValueError(
+                f"{directory}: expected {WHOLE} or {INDEX}, found both, which may hold different weights (transformers"
+                " would read the first); remove the one that is not meant"
+            )
+        return files
     if (directory / WHOLE).is_file():
         return {WHOLE: []}
     if pickles := [name for name in _listing(directory) if name.endswith(_PICKLES)]:
@@ -129,6 +144,25 @@ def _files(directory: Path) -> dict[str, list[str]]:
             " from_pretrained and save_pretrained)"
         )
     raise FileNotFoundError(f"{directory}: expected {WHOLE} or {INDEX}, found {_listing(directory)}")
+
+
+def _indexed(directory: Path) -> dict[str, list[str]]:
+    weight_map = read_json(directory, INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{directory / INDEX}: expected an object 'weight_map', got none; download it again")
+    if odd := [f"{tensor}: {file!r}" for tensor, file in weight_map.items() if not _is_plain_name(file)]:
+        raise ValueError(
+            f"{directory / INDEX}: expected names of safetensors files in this directory; download it again, got\n  "
+            + "\n  ".join(odd)
+        )
+    files: dict[str, list[str]] = {name: [] for name in sorted({*weight_map.values()})}
+    for tensor, name in weight_map.items():
+        files[name].append(tensor)
+    return files
+
+
+def _is_plain_name(file: Any) -> bool:
+    return isinstance(file, str) and file.endswith(".safetensors") and Path(file).name == file and "\0" not in file
 
 
 def _listing(directory: Path) -> list[str]:

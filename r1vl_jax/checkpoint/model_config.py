@@ -1,12 +1,14 @@
 """The sizes of a run's model, and whether its tokenizer belongs to them."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.hf_import import read_config
+from r1vl_jax.checkpoint.hf_config import from_hf
+from r1vl_jax.checkpoint.hf_directory import local_directory, read_json
 from r1vl_jax.data import vocabulary
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.config import Config
@@ -17,6 +19,8 @@ _TOKENS = {
     "vision_start_token_id": vocabulary.VISION_START,
     "vision_end_token_id": vocabulary.VISION_END,
 }
+_GENERATION = "generation_config.json"
+_EOS = "eos_token_id"
 
 
 def model_config(model: config.Model, tokenizer: PreTrainedTokenizerBase) -> Config:
@@ -28,11 +32,20 @@ def model_config(model: config.Model, tokenizer: PreTrainedTokenizerBase) -> Con
     if not model.path:
         ids = {name: int(tokenizer.get_vocab()[token]) for name, token in _TOKENS.items()}
         return dataclasses.replace(preset(model.preset), vocab_size=len(tokenizer), **ids)
-    sizes = read_config(model.path)
-    if faults := list(_disagreements(sizes, tokenizer)):
+    directory = local_directory(model.path)
+    content = read_json(directory, "config.json")
+    generation = read_json(directory, _GENERATION) if (directory / _GENERATION).is_file() else {}
+    sizes = from_hf(content)
+    faults = [
+        *_disagreements(sizes, tokenizer),
+        # Not of `text_config`, where transformers writes its defaults whatever the tokenizer.
+        *_foreign_ids("config.json", content, tokenizer),
+        *_foreign_ids(_GENERATION, generation, tokenizer),
+    ]
+    if faults:
         raise ValueError(
-            f"{model.path}: the tokenizer is not the one of config.json; put both files of one checkpoint there:\n  "
-            + "\n  ".join(faults)
+            f"{model.path}: the tokenizer is not the one of config.json and {_GENERATION}; put the files of one"
+            " checkpoint there:\n  " + "\n  ".join(faults)
         )
     return sizes
 
@@ -45,3 +58,21 @@ def _disagreements(sizes: Config, tokenizer: PreTrainedTokenizerBase) -> Iterato
             yield f"{name}: config.json has {expected}, the tokenizer has {got} for {token}"
     if (largest := max(vocabulary_ids.values())) >= sizes.vocab_size:
         yield f"vocab_size: config.json has {sizes.vocab_size} rows, the tokenizer has ids up to {largest}"
+    if not vocabulary.end_tokens(tokenizer):
+        yield f"{_EOS}: expected an eos_token or {vocabulary.END_OF_TEXT} in the tokenizer, got neither"
+
+
+def _foreign_ids(file: str, content: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Ids that no token has, and ends of a completion that the tokenizer does not know as ends."""
+    known = set(tokenizer.get_vocab().values())
+    for name in (_EOS, "pad_token_id", "bos_token_id"):
+        if (value := content.get(name)) is None:
+            continue
+        listed = value if isinstance(value, list) and name == _EOS else [value]
+        foreign = [each for each in listed if type(each) is not int or each not in known]
+        if foreign:
+            yield f"{name}: {file} has {foreign}, expected ids of the tokenizer, integers from 0 to {max(known)}"
+        ends = vocabulary.end_tokens(tokenizer)
+        if name == _EOS and not any(each in listed for each in ends.values()):
+            tokens = " or ".join(f"{each} for {token}" for token, each in ends.items())
+            yield f"{name}: {file} has {value!r}, expected {tokens} among them, or completions would not end"

@@ -6,7 +6,7 @@ tree into frozen dataclasses and refuses, before any device is touched, what can
 
 from r1vl_jax.config.editable import default, resolve, unknown_settings
 from r1vl_jax.config.loss import Loss
-from r1vl_jax.config.refusals import LORA_TARGETS, contradictions
+from r1vl_jax.config.refusals import LORA_TARGETS, contradictions, lora_targets
 from r1vl_jax.config.settings import (
     Config,
     Data,
@@ -37,6 +37,7 @@ __all__ = [
     "Train",
     "contradictions",
     "default",
+    "lora_targets",
     "resolve",
     "unknown_settings",
 ]

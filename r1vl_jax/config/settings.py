@@ -18,7 +18,8 @@ class Model:
             matrix products), "block" (all inside a layer), "offload" (and layers' inputs wait in the host's memory).
         lora_r: rank of the adapters, which alone are trained then; 0 trains the parameters themselves.
         lora_alpha: lora_alpha / lora_r multiplies what an adapter adds.
-        lora_target_modules: linear maps that get an adapter, by the names of `LORA_TARGETS`, as in PEFT.
+        lora_target_modules: linear maps that get an adapter, by the names of `LORA_TARGETS` or by PEFT's, which
+            calls the merger's "mlp.0" and "mlp.2".
         freeze_vision_tower, freeze_merger, freeze_language_model: keep this part as it is, without adapters.
     """
 

@@ -66,17 +66,23 @@ def load_tokenizer(directory_or_hub_name: str | os.PathLike) -> PreTrainedTokeni
     return AutoTokenizer.from_pretrained(directory_or_hub_name)
 
 
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The tokens that end a turn or a text, as far as the tokenizer has them, with their ids."""
+    ids = tokenizer.get_vocab()
+    return {token: ids[token] for token in (str(tokenizer.eos_token), END_OF_TEXT) if token in ids}
+
+
 def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLike | None = None) -> list[int]:
     """The ids that end a completion: those of the generation config beside the weights, else the tokenizer's.
 
     Args:
-        directory: of the weights; None if there are none yet.
+        directory: of the weights; None if there are none yet. `model_config` refuses ids there that no token has.
     """
     path = None if directory is None else Path(directory) / "generation_config.json"
     eos = json.loads(path.read_text()).get("eos_token_id") if path is not None and path.is_file() else None
     if eos is not None:
         return [eos] if isinstance(eos, int) else eos
-    return [tokenizer.get_vocab()[token] for token in (str(tokenizer.eos_token), END_OF_TEXT)]
+    return list(end_tokens(tokenizer).values())
 
 
 def byte_table(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> Vocabulary:

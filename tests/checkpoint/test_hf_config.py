@@ -124,8 +124,8 @@ def test_entries_are_missed_under_the_names_of_their_architecture():
     with pytest.raises(ValueError, match=r"does not describe a Qwen2\.5-VL model") as error:
         from_hf({**QWEN2_5_VL, "vision_config": QWEN2_VL["vision_config"]})
     assert str(error.value).splitlines()[1:] == [
-        "  vision_config.intermediate_size: expected a number, got nothing",
-        "  vision_config.out_hidden_size: expected a number, got nothing",
+        "  vision_config.intermediate_size: expected an integer of at least 1, got nothing",
+        "  vision_config.out_hidden_size: expected an integer of at least 1, got nothing",
     ]
 
 
@@ -135,9 +135,9 @@ def test_all_missing_entries_are_listed():
     with pytest.raises(ValueError, match="does not describe a Qwen2-VL") as error:
         from_hf(config)
     assert str(error.value).splitlines()[1:] == [
-        "  vocab_size: expected a number, got nothing",
-        "  vision_config.embed_dim: expected a number, got nothing",
-        "  rope_scaling.mrope_section: expected three numbers, got nothing",
+        "  vocab_size: expected an integer of at least 1, got nothing",
+        "  vision_config.embed_dim: expected an integer of at least 1, got nothing",
+        "  mrope_section: expected three integers that sum to 64, half a head, got nothing",
     ]
 
 
@@ -153,11 +153,103 @@ def test_all_variants_not_computed_here_are_listed():
     with pytest.raises(ValueError, match="does not describe a Qwen2-VL") as error:
         from_hf(config)
     assert str(error.value).splitlines()[1:] == [
-        "  rope type: expected 'default', got 'yarn'",
+        "  rope type: expected 'default' or 'mrope', got 'yarn'",
         "  hidden_act: expected 'silu', got 'gelu'",
         "  vision_config.hidden_act: expected 'quick_gelu', got 'silu'",
         "  use_sliding_window: expected False, got True",
-        "  vision_config.hidden_size: expected 3584, got 1536",
         "  vision_config.rope_parameters.rope_theta: expected 10000.0, got 500.0",
-        "  mrope_section: expected three numbers that sum to 64, half a head, got [16, 24, 20]",
+        "  mrope_section: expected three integers that sum to 64, half a head, got [16, 24, 20]",
+        "  vision_config.hidden_size: expected 3584, hidden_size, got 1536",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"hidden_size": "3584"}, "hidden_size: expected an integer of at least 1, got '3584'"),
+        ({"num_attention_heads": 0}, "num_attention_heads: expected an integer of at least 1, got 0"),
+        ({"num_hidden_layers": None}, "num_hidden_layers: expected an integer of at least 1, got None"),
+        ({"num_hidden_layers": -2}, "num_hidden_layers: expected an integer of at least 1, got -2"),
+        ({"num_hidden_layers": 28.0}, "num_hidden_layers: expected an integer of at least 1, got 28.0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers: expected an integer of at least 1, got True"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a number of at least 0, got nan"),
+        ({"rope_theta": None}, "rope_theta: expected a number of at least 1, got None"),
+        ({"image_token_id": "<image>"}, "image_token_id: expected an integer of at least 0, got '<image>'"),
+        (
+            {"num_attention_heads": 27, "num_key_value_heads": 27},
+            "hidden_size: expected a multiple of num_attention_heads = 27, got 3584",
+        ),
+        ({"num_key_value_heads": 3}, "num_attention_heads: expected a multiple of num_key_value_heads = 3, got 28"),
+        ({"head_dim": 64}, "head_dim: expected hidden_size / num_attention_heads = 128, got 64"),
+        ({"text_config": [1]}, "text_config: expected an object, got [1]"),
+        ({"rope_parameters": "yarn"}, "rope_parameters: expected an object, got 'yarn'"),
+        (
+            {"rope_scaling": {"mrope_section": None}},
+            "mrope_section: expected three integers that sum to 64, half a head, got None",
+        ),
+        (
+            {"rope_scaling": {"mrope_section": "abc"}},
+            "mrope_section: expected three integers that sum to 64, half a head, got 'abc'",
+        ),
+        (
+            {"rope_scaling": {"mrope_section": [64]}},
+            "mrope_section: expected three integers that sum to 64, half a head, got [64]",
+        ),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected False or True, got 'no'"),
+        (
+            {"quantization_config": "awq"},
+            "quantization_config: expected none (take the weights before quantization), got 'awq'",
+        ),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types: expected 'full_attention' for every layer, got ['sliding_attention']",
+        ),
+        (
+            {"layer_types": "sliding_attention"},
+            "layer_types: expected 'full_attention' for every layer, got 'sliding_attention'",
+        ),
+    ],
+)
+def test_a_bad_entry_is_the_only_fault(changes: dict, fault: str):
+    with pytest.raises(ValueError, match=r"config\.json does not describe a Qwen2-VL model") as error:
+        from_hf(QWEN2_VL | changes)
+    assert str(error.value).splitlines()[1:] == [f"  {fault}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"num_heads": 7}, "hidden_size: expected a multiple of 4 x vision_config.num_heads = 28, got 1280"),
+        ({"depth": "32"}, "depth: expected an integer of at least 1, got '32'"),
+        ({"patch_size": None}, "patch_size: expected an integer of at least 1, got None"),
+        ({"window_size": 14}, "window_size: expected at least patch_size x spatial_merge_size = 28, got 14"),
+        ({"in_chans": 4}, "in_chans: expected 3, got 4"),
+        ({"in_channels": 1}, "in_channels: expected 3, got 1"),
+        ({"rope_parameters": [1]}, "rope_parameters.rope_theta: expected 10000.0, got [1]"),
+        ({"fullatt_block_indexes": 7}, "fullatt_block_indexes: expected a list of integers of at least 0, got 7"),
+    ],
+)
+def test_a_bad_entry_of_the_tower_is_the_only_fault(changes: dict, fault: str):
+    with pytest.raises(ValueError, match=r"config\.json does not describe a Qwen2\.5-VL model") as error:
+        from_hf(QWEN2_5_VL | {"vision_config": QWEN2_5_VL["vision_config"] | changes})
+    assert str(error.value).splitlines()[1:] == [f"  vision_config.{fault}"]
+
+
+def test_a_model_type_that_is_no_string_is_refused():
+    with pytest.raises(ValueError, match=r"model_type: expected 'qwen2_vl' or 'qwen2_5_vl', got \['qwen2_vl'\]"):
+        from_hf(QWEN2_VL | {"model_type": ["qwen2_vl"]})
+
+
+def test_what_is_missing_hides_no_variant():
+    config = {name: value for name, value in QWEN2_VL.items() if name != "vocab_size"} | {"hidden_act": "gelu"}
+    with pytest.raises(ValueError, match="does not describe a Qwen2-VL") as error:
+        from_hf(config)
+    assert str(error.value).splitlines()[1:] == [
+        "  vocab_size: expected an integer of at least 1, got nothing",
+        "  hidden_act: expected 'silu', got 'gelu'",
+    ]
+
+
+def test_an_entry_that_says_what_is_so_anyway_is_accepted():
+    stated = {"head_dim": 128, "layer_types": ["full_attention"] * 28, "quantization_config": None}
+    assert from_hf(QWEN2_VL | stated) == PRESETS["7b"]

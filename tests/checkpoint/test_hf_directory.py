@@ -92,6 +92,46 @@ def test_an_index_without_a_map_is_refused(tmp_path: Path):
         find_weights(tmp_path)
 
 
+def test_an_index_names_files_of_its_directory_alone(tmp_path: Path):
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "good.safetensors")
+    files = [3, ["x"], "", "/etc/passwd", "../good.safetensors", "model.bin", None, "good.safetensors"]
+    _write_index(tmp_path, {f"tensor{i}": file for i, file in enumerate(files)})
+    with pytest.raises(ValueError, match="expected names of safetensors files in this directory; download") as error:
+        _load(tmp_path)
+    assert str(error.value).splitlines()[1:] == [f"  tensor{i}: {file!r}" for i, file in enumerate(files[:-1])]
+
+
+def test_a_tensor_that_the_index_promises_in_vain_is_absent_not_missing(tmp_path: Path):
+    save_file({"visual.merger.ln_q.bias": np.zeros(16, np.float32)}, tmp_path / "good.safetensors")
+    name = "model.language_model.norm.weight"
+    _write_index(tmp_path, dict.fromkeys(("visual.merger.ln_q.bias", name), "good.safetensors"))
+    with pytest.raises(ValueError, match="the weights are not those of this configuration") as error:
+        _load(tmp_path)
+    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+    assert lines[0] == f"absent tensor: {name}, which the index promises of good.safetensors; download both again"
+    assert not any(line.startswith("missing: model.norm.weight") for line in lines)
+
+
+def test_a_file_that_cannot_be_opened_is_one_of_the_faults(tmp_path: Path):
+    (tmp_path / "folder.safetensors").mkdir()
+    _write_index(tmp_path, {"a": "folder.safetensors", "b": "absent.safetensors"})
+    assert find_weights(tmp_path).faults[0] == "absent file: absent.safetensors, which the index names for 1 tensors"
+    (fault,) = find_weights(tmp_path).faults[1:]
+    assert re.fullmatch(r"unreadable file: folder\.safetensors \(.*\); make it a file that you may read", fault)
+
+
+def test_a_whole_file_beside_an_index_of_others_is_refused(tmp_path: Path):
+    tensors = {"a": np.zeros(2, np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    _write_index(tmp_path, {"a": "model.safetensors"})
+    assert find_weights(tmp_path).places.keys() == {"a"}  # one and the same
+    save_file(tensors, tmp_path / "shard.safetensors")
+    _write_index(tmp_path, {"a": "shard.safetensors"})
+    expected = r"expected model\.safetensors or model\.safetensors\.index\.json, found both, .*; remove the one"
+    with pytest.raises(ValueError, match=expected):
+        find_weights(tmp_path)
+
+
 def test_broken_json_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ValueError, match=r"config\.json: expected JSON, got something else \(Expecting value"):

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from parity.twins import ARCHITECTURES
 from safetensors import safe_open
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 
 from r1vl_jax import config, sharding
 from r1vl_jax.checkpoint import hf_export
@@ -30,13 +31,17 @@ OTHER_FILES = {"LICENSE": "a licence", "chat_template.jinja": "{{ messages }}", 
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model written by transformers in bfloat16, with all that lies beside weights, and some that should not."""
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model written by transformers in bfloat16, with all that lies beside weights, and some that should not.
+
+    Of the tiny Qwen2-VL preset, unless a test names another.
+    """
     directory = tmp_path_factory.mktemp("source")
     tokenizer = vocabulary.train_tokenizer(["some text to learn from"], vocab_size=300)
-    sizes = model_config(config.Model(preset="tiny"), tokenizer)
+    sizes = model_config(config.Model(preset=getattr(request, "param", "tiny")), tokenizer)
+    family = ARCHITECTURES[to_hf(sizes)["model_type"]]
     torch.manual_seed(0)
-    torch_model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**to_hf(sizes))).bfloat16()
+    torch_model = family.model(family.config(**to_hf(sizes))).bfloat16()
     torch_model.save_pretrained(directory)
     saved_config = (directory / "config.json").read_bytes()
     write_files(directory, sizes, tokenizer, eos_token_ids=[1, 2], min_pixels=784, max_pixels=7840, dtype="bfloat16")
@@ -82,6 +87,7 @@ def _contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+@pytest.mark.parametrize("source", ["tiny", "2.5-tiny"], indirect=True)
 def test_import_then_export_gives_the_same_bytes(source: Path, run: Path, tmp_path: Path):
     export_run(run, tmp_path / "out", max_shard_size=200_000)
     expected, got = _tensors(source), _tensors(tmp_path / "out")

@@ -20,17 +20,26 @@ from r1vl_jax.trainable import combine
 INPUTS = make_inputs([[(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)]])
 IS_REAL_BT = INPUTS["attention_mask"] != 0
 # Of every part of the model, by last part and by path.
-LORA = LoRA(3, 6.0, ("q_proj", "down_proj", "attn.proj", "fc1", "mlp_0", "visual.merger.mlp_2"))
+LORAS = {
+    "qwen2_vl": LoRA(3, 6.0, ("q_proj", "down_proj", "attn.proj", "fc1", "mlp_0", "visual.merger.mlp_2")),
+    "qwen2_5_vl": LoRA(3, 6.0, ("q_proj", "down_proj", "attn.proj", "blocks.mlp.gate_proj", "mlp_0", "mlp_2")),
+}
+both_architectures = pytest.mark.parametrize("architecture", LORAS, indirect=True)
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    return make_twins(tmp_path_factory.mktemp("twins"), tie_word_embeddings=False)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return getattr(request, "param", "qwen2_vl")
 
 
 @pytest.fixture(scope="module")
-def adapted(twins: Twins) -> Pretrained:
-    definition = dataclasses.replace(twins.ours.definition, lora=LORA)
+def twins(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    return make_twins(tmp_path_factory.mktemp("twins"), tie_word_embeddings=False, architecture=architecture)
+
+
+@pytest.fixture(scope="module")
+def adapted(architecture: str, twins: Twins) -> Pretrained:
+    definition = dataclasses.replace(twins.ours.definition, lora=LORAS[architecture])
     return Pretrained(definition, combine(make_adapter(definition), twins.ours.params))
 
 
@@ -42,6 +51,7 @@ def logits_of_peft(twins: Twins, directory: Path) -> np.ndarray:
     return logits[IS_REAL_BT]
 
 
+@both_architectures
 def test_peft_computes_the_same_logits(twins: Twins, adapted: Pretrained, tmp_path: Path):
     save_adapter(tmp_path, adapted.params, adapted.definition, base_model="a/model")
     expected = logits_of_peft(twins, tmp_path)
@@ -49,8 +59,9 @@ def test_peft_computes_the_same_logits(twins: Twins, adapted: Pretrained, tmp_pa
     np.testing.assert_allclose(adapted(**INPUTS)[IS_REAL_BT], expected, rtol=0, atol=1e-4)
 
 
+@both_architectures
 def test_the_merged_base_computes_the_same_logits(adapted: Pretrained):
-    merged = Pretrained(adapted.definition.base, merged_params(adapted.params, LORA))
+    merged = Pretrained(adapted.definition.base, merged_params(adapted.params, adapted.definition.lora))
     np.testing.assert_allclose(merged(**INPUTS)[IS_REAL_BT], adapted(**INPUTS)[IS_REAL_BT], rtol=0, atol=1e-4)
 
 
