@@ -15,6 +15,7 @@ from rich.console import Console
 from r1vl_jax import observe, report, stages
 from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import assemble, evaluator
+from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
 from r1vl_jax.config import Config, resolve, unknown_settings
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewarding import Rewarder
@@ -41,7 +42,12 @@ def run(config: Config) -> dict[str, Any]:
     cost = observe.Cost(config.workdir)
     observe.check_workdir(config.workdir, config)
     parts = assemble(config)
-    observe.write_manifest(config.workdir, config, data_fingerprint=parts.data_fingerprint)
+    observe.write_manifest(
+        config.workdir,
+        config,
+        data_fingerprint=parts.data_fingerprint,
+        weights_fingerprint=weights_fingerprint(config.model.path),
+    )
     with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
         rewarder = Rewarder(parts.scheme, parts.vocabulary, judge)

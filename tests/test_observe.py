@@ -152,12 +152,13 @@ def test_a_directory_of_another_configuration_is_refused(tmp_path, settings):
     assert str(error.value).split("\n  ")[1:] == ["loss.beta: 0.04 -> 0.0", "seed: 3 -> 4"]
 
 
-def test_other_data_is_refused(tmp_path, settings):
-    observe.write_manifest(tmp_path, settings, data_fingerprint="abc")
-    with pytest.raises(
-        ValueError, match=r"the data changed .*abc -> xyz\); restore the data, or choose another workdir"
-    ):
-        observe.write_manifest(tmp_path, settings, data_fingerprint="xyz")
+@pytest.mark.parametrize("what", ["data", "weights"])
+def test_other_data_and_other_weights_are_refused(tmp_path, settings, what):
+    fingerprints = {"data_fingerprint": "abc", "weights_fingerprint": "abc"}
+    observe.write_manifest(tmp_path, settings, **fingerprints)
+    observe.write_manifest(tmp_path, settings, **fingerprints)
+    with pytest.raises(ValueError, match=rf"the {what} changed .*abc -> xyz\); restore the {what}, or choose another"):
+        observe.write_manifest(tmp_path, settings, **fingerprints | {f"{what}_fingerprint": "xyz"})
 
 
 def test_other_versions_are_said(tmp_path, settings, caplog, monkeypatch):

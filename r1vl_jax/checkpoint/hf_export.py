@@ -23,7 +23,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.hf_directory import local_directory
+from r1vl_jax.checkpoint.hf_directory import local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf_files import copy_files, write_files
 from r1vl_jax.checkpoint.hf_names import Tensor, tensors_of
 from r1vl_jax.checkpoint.hf_shards import DTYPES, Entry, write_shards
@@ -35,6 +35,7 @@ from r1vl_jax.checkpoint.trained import trained_params, whole_model
 from r1vl_jax.data import vocabulary
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.observe import check_fingerprint
 from r1vl_jax.observe.files import read_json
 from r1vl_jax.trainable import adapted
 
@@ -58,6 +59,7 @@ def export_run(
 
     Raises:
         FileNotFoundError: there is no run, or it has no checkpoint yet.
+        ValueError: the weights that the run started from are others now.
         FileExistsError: `out` is there and is no export, holds files of the user's own, or is the model that the run
             started from.
         OSError: there is no room; what was there is untouched.
@@ -132,12 +134,15 @@ def _arrays(parameter: Array, tensors: list[Tensor]) -> Iterator[np.ndarray]:
 
 
 def _settings(run: epath.Path) -> config.Config:
+    """The run's configuration; its checkpoints may hold no more than what was added to the weights it began with."""
     manifest = read_json(run / "manifest.json")
     if not manifest:
         raise FileNotFoundError(
             f"{run}: no run here (expected manifest.json); give --run the workdir of r1vl_jax.train"
         )
-    return config.resolve(ConfigDict(manifest["configuration"]))
+    settings = config.resolve(ConfigDict(manifest["configuration"]))
+    check_fingerprint(run, "weights", weights_fingerprint(settings.model.path))
+    return settings
 
 
 def _checkpoints(run: epath.Path, settings: config.Config, stage: str) -> epath.Path:

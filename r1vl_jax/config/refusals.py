@@ -189,7 +189,7 @@ def _nothing_to_train(model: Model) -> Iterator[str]:
 
 
 def _targets_without_a_place(model: Model) -> Iterator[str]:
-    known = {PEFT_NAMES[name] if name in PEFT_NAMES else name for names in LORA_TARGETS.values() for name in names}
+    known = {PEFT_NAMES.get(name, name) for names in LORA_TARGETS.values() for name in names}
     if not model.lora_target_modules:
         yield f"model.lora_target_modules is empty but model.lora_r={model.lora_r}; set some of {sorted(known)}"
     for name in lora_targets(model):

@@ -26,28 +26,45 @@ _PACKAGES = (
 _FREE_TO_CHANGE = ("workdir", "eval.", "observe.")
 
 
-def write_manifest(workdir: epath.PathLike, config: Any, *, data_fingerprint: str) -> None:
+def write_manifest(
+    workdir: epath.PathLike, config: Any, *, data_fingerprint: str, weights_fingerprint: str = ""
+) -> None:
     """Writes `manifest.json`, or checks the one there; a resumed run keeps its first.
 
     Args:
         config: the resolved configuration, a dataclass with a `seed`.
         data_fingerprint: digest of the records that the run reads.
+        weights_fingerprint: digest of the weights that it starts from; "" where they are random.
 
     Raises:
-        ValueError: the directory holds a run of another configuration, or of other data; lists what differs.
+        ValueError: the directory holds a run of another configuration, of other data, or from other weights; lists what
+            differs.
     """
     check_workdir(workdir, config)
     path = epath.Path(workdir) / MANIFEST
     before, versions = read_json(path), dict(_versions())
+    fingerprints = {"data": data_fingerprint, "weights": weights_fingerprint}
     if not before:
-        write_json(path, _manifest(config, data_fingerprint, versions))
-    elif before["data_fingerprint"] != data_fingerprint:
-        raise ValueError(
-            f"{path}: the data changed since this run began (fingerprint {before['data_fingerprint']} ->"
-            f" {data_fingerprint}); restore the data, or choose another workdir"
-        )
-    elif changed := list(_differences(before["versions"], versions)):
+        write_json(path, _manifest(config, fingerprints, versions))
+        return
+    for what, fingerprint in fingerprints.items():
+        check_fingerprint(workdir, what, fingerprint)
+    if changed := list(_differences(before["versions"], versions)):
         logging.warning("resuming with other versions, so not to the bit: %s", "; ".join(changed))
+
+
+def check_fingerprint(workdir: epath.PathLike, what: str, fingerprint: str) -> None:
+    """Refuses "data" or "weights" that are not those the run began with.
+
+    Raises:
+        ValueError: says which, and the fingerprints.
+    """
+    path = epath.Path(workdir) / MANIFEST
+    if (before := read_json(path)[f"{what}_fingerprint"]) != fingerprint:
+        raise ValueError(
+            f"{path}: the {what} changed since this run began (fingerprint {before} -> {fingerprint}); restore the"
+            f" {what}, or choose another workdir"
+        )
 
 
 def check_workdir(workdir: epath.PathLike, config: Any) -> None:
@@ -66,11 +83,11 @@ def check_workdir(workdir: epath.PathLike, config: Any) -> None:
         )
 
 
-def _manifest(config: Any, data_fingerprint: str, versions: Mapping[str, str]) -> dict[str, Any]:
+def _manifest(config: Any, fingerprints: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, Any]:
     return {
         "configuration": _configuration(config),
         "seed": config.seed,
-        "data_fingerprint": data_fingerprint,
+        **{f"{what}_fingerprint": fingerprint for what, fingerprint in fingerprints.items()},
         "versions": versions,
         "git_revision": _git_revision(),
     }

@@ -17,6 +17,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from r1vl_jax import config, sharding
 from r1vl_jax.checkpoint import hf_export
 from r1vl_jax.checkpoint.hf_config import to_hf
+from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
 from r1vl_jax.checkpoint.hf_export import export_run, num_bytes
 from r1vl_jax.checkpoint.hf_files import write_files
 from r1vl_jax.checkpoint.hf_import import load_params
@@ -56,7 +57,8 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that started from it and saved a checkpoint without having changed anything."""
     workdir = tmp_path_factory.mktemp("run")
-    write_manifest(workdir, _settings(workdir, source), data_fingerprint="")
+    fingerprint = weights_fingerprint(str(source))
+    write_manifest(workdir, _settings(workdir, source), data_fingerprint="", weights_fingerprint=fingerprint)
     definition = Definition(model_config(config.Model(path=str(source)), vocabulary.load_tokenizer(source)))
     mesh = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
     placement = sharding.shardings(definition.abstract_params(), mesh)
@@ -153,7 +155,9 @@ def test_what_is_no_export_is_not_replaced(source: Path, run: Path, tmp_path: Pa
 def test_a_run_without_a_checkpoint_is_refused(source: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no run here \(expected manifest.json\); give --run the workdir"):
         export_run(tmp_path, tmp_path / "out")
-    write_manifest(tmp_path / "run", _settings(tmp_path / "run", source), data_fingerprint="")
+    fingerprint = weights_fingerprint(str(source))
+    settings = _settings(tmp_path / "run", source)
+    write_manifest(tmp_path / "run", settings, data_fingerprint="", weights_fingerprint=fingerprint)
     for stage, missing in (("", "warmup or step_grpo"), ("warmup", "warmup"), ("alignment", "alignment")):
         text = f"no checkpoint of {missing} yet (the run's stages: warmup, step_grpo); train first"
         with pytest.raises(FileNotFoundError, match=re.escape(text)):
@@ -175,3 +179,11 @@ def test_rounding_is_to_the_nearest_bfloat16(tmp_path: Path):
     hf_export.write_shards(tmp_path, [entry], iter([values]), dtype="bfloat16", max_shard_size=10)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as reader:
         assert torch.equal(reader.get_tensor("x"), torch.from_numpy(values).bfloat16())
+
+
+def test_a_run_whose_weights_were_replaced_is_not_exported(source: Path, tmp_path: Path):
+    """An adapter, or what was not frozen, belongs to these weights alone."""
+    settings = _settings(tmp_path / "run", source)
+    write_manifest(tmp_path / "run", settings, data_fingerprint="", weights_fingerprint="of others")
+    with pytest.raises(ValueError, match="the weights changed since this run began"):
+        export_run(tmp_path / "run", tmp_path / "out")

@@ -77,6 +77,7 @@ def _read(completion: tuple[Array, Array, KeySteps], *, semantics: str, max_byte
         text = searchable.normalised_path(row, headings.answer_start(row, found))
         line, can_earn = _paper_line(row, found)
         is_complete, is_ordered = headings.paper_validity(row, found)
+        is_complete &= can_earn  # where there are several answers, it is the first that must not be empty
     else:
         text = searchable.step_bodies(row, found)
         line, can_earn = _released_line(row, found), jnp.array(True)

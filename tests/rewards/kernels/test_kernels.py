@@ -100,6 +100,14 @@ def test_few_completions_of_the_embedded_task_are_undecided():
     assert num_undecided <= 0.05 * 8 * NUM_ROWS
 
 
+def test_of_several_answers_the_first_must_not_be_empty():
+    """Found among 100,000 cases: the parts are all there, but the answer that counts is empty."""
+    completions = [PATH.replace(sections.ANSWER, f"{sections.ANSWER}\n{sections.ANSWER}").encode()]
+    reward = score(completions, [RECORD], "paper")
+    assert_agree(reward, completions, [RECORD], "paper")
+    assert not reward.complete[0]
+
+
 @pytest.mark.parametrize("semantics", SEMANTICS)
 def test_rows_beyond_the_bounds_are_undecided(semantics):
     completions = [PATH.encode(), b"x" * (WIDTH + 1) + PATH.encode(), PATH.encode() + b"\n### " * (MAX_HEADINGS - 4)]
