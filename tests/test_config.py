@@ -119,7 +119,8 @@ def test_recipes_resolve(recipe):
         (
             {"model__lora_r": 4, "model__lora_target_modules": ("q_proj", "c_attn")},
             "model.lora_target_modules has 'c_attn': expected some of ['down_proj', 'fc1', 'fc2', 'gate_proj',"
-            " 'k_proj', 'mlp.0', 'mlp.2', 'o_proj', 'proj', 'q_proj', 'qkv', 'up_proj', 'v_proj']",
+            " 'k_proj', 'mlp.0', 'mlp.2', 'mlp_0', 'mlp_2', 'o_proj', 'proj', 'q_proj', 'qkv', 'up_proj',"
+            " 'v_proj']",
         ),
         (
             {"model__lora_r": 4, "model__lora_target_modules": ()},

@@ -167,14 +167,13 @@ LORA_TARGETS = {
     "freeze_vision_tower": ("qkv", "proj", "fc1", "fc2", "gate_proj", "up_proj", "down_proj"),
     "freeze_merger": ("mlp_0", "mlp_2"),
 }
-# The maps that PEFT, after transformers' modules, calls otherwise; either name may be set.
-PEFT_NAMES = {"mlp_0": "mlp.0", "mlp_2": "mlp.2"}
+# PEFT's names, after transformers' modules, of the maps that are called otherwise here; either may be set.
+_OF_PEFT = {"mlp.0": "mlp_0", "mlp.2": "mlp_2"}
 
 
 def lora_targets(model: Model) -> tuple[str, ...]:
     """`lora_target_modules` by the names of `LORA_TARGETS`, each once."""
-    own = {peft: name for name, peft in PEFT_NAMES.items()}
-    return tuple(dict.fromkeys(own.get(name, name) for name in model.lora_target_modules))
+    return tuple(dict.fromkeys(_OF_PEFT.get(name, name) for name in model.lora_target_modules))
 
 
 def _nothing_to_train(model: Model) -> Iterator[str]:
@@ -189,7 +188,7 @@ def _nothing_to_train(model: Model) -> Iterator[str]:
 
 
 def _targets_without_a_place(model: Model) -> Iterator[str]:
-    known = {PEFT_NAMES.get(name, name) for names in LORA_TARGETS.values() for name in names}
+    known = {*_OF_PEFT, *(name for names in LORA_TARGETS.values() for name in names)}
     if not model.lora_target_modules:
         yield f"model.lora_target_modules is empty but model.lora_r={model.lora_r}; set some of {sorted(known)}"
     for name in lora_targets(model):
