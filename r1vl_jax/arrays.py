@@ -13,6 +13,7 @@ Bundles are frozen and registered as pytrees, so they pass through `jax.jit` unc
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -178,6 +179,18 @@ class TrainBatch:
     prompts: PromptBatch
     rows: TrainRows
     denominator: Float[Array, ""] | None = None
+
+
+def map_axes(function: Callable[[Array, list[str]], Array], bundle: Bundle) -> Bundle:
+    """A bundle of the same kind, each array replaced by what the function makes of it and its axis letters."""
+
+    def mapped(field: dataclasses.Field) -> Any:
+        value = getattr(bundle, field.name)
+        if value is None or dataclasses.is_dataclass(value):
+            return value if value is None else map_axes(function, value)
+        return function(value, _array_annotation(field.type).dim_str.split())
+
+    return type(bundle)(**{field.name: mapped(field) for field in dataclasses.fields(bundle)})  # pyright: ignore[reportArgumentType]
 
 
 def check_shapes(bundle: Bundle) -> Bundle:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from transformers import PreTrainedTokenizerBase
 
-from r1vl_jax.arrays import Completions, Params, PromptBatch
+from r1vl_jax.arrays import Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_import import load_params
 from r1vl_jax.checkpoint.model_config import model_config
@@ -31,7 +31,7 @@ from r1vl_jax.rewards import Judge, custom
 from r1vl_jax.rewards.text import Vocabulary, host_bytes
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.loop import Sampler
-from r1vl_jax.sharding import make_mesh, shardings
+from r1vl_jax.sharding import divide, make_mesh, num_batch_shards, shardings
 from r1vl_jax.trainable import adapted, combine, partition, stored
 
 
@@ -59,7 +59,7 @@ class Parts:
     def initial_params(self) -> Params:
         """Parameters to start from, in the dtypes of `trainable.stored` and placed by the table of `sharding`."""
         model, key = self.config.model, jax.random.key(self.config.seed)
-        mesh = make_mesh(self.config.mesh)
+        mesh = self.mesh
         if not model.path:
             placement = shardings(self.definition.abstract_params(), mesh)
             return jax.jit(lambda key: stored(self.definition.init(key), model), out_shardings=placement)(key)
@@ -74,7 +74,16 @@ class Parts:
 
     def place(self, state: TrainState) -> TrainState:
         """Puts every leaf of a fresh state where updates leave it, so that the second update need not be compiled."""
-        return jax.device_put(state, shardings(state, make_mesh(self.config.mesh)))
+        return jax.device_put(state, shardings(state, self.mesh))
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices."""
+        return make_mesh(self.config.mesh)
+
+    def divide(self, batch: Bundle) -> Bundle:
+        """Gives each device its rows of a batch, and its images."""
+        return divide(batch, self.mesh)
 
     def split(self, name: str) -> Split:
         return open_split(self.data_directory, name)
@@ -96,7 +105,8 @@ class Parts:
     def eval_batches(self, split: str, num_problems: int) -> Iterator[tuple[list[Record], PromptBatch]]:
         source = self.split(split)
         records = (source[index] for index in range(min(num_problems, len(source))))
-        return pipeline.eval_batches(records, self.encoder, batch_size=self.config.eval.batch_size)
+        for kept, prompts in pipeline.eval_batches(records, self.encoder, batch_size=self.config.eval.batch_size):
+            yield kept, self.divide(prompts)
 
     def sampler(self) -> Sampler:
         """Draws as the configuration says, for training."""
@@ -149,6 +159,8 @@ def assemble(config: Config) -> Parts:
     directory = _data_directory(config)
     for split in _splits(config):
         open_split(directory, split)  # what is missing is missed now, not after hours of training
+    num_shards = num_batch_shards(make_mesh(config.mesh))
+    _check_rows(config, num_shards)
     tokenizer = _tokenizer(config, directory)
     image_processor = load_image_processor(
         config.model.path, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
@@ -158,7 +170,7 @@ def assemble(config: Config) -> Parts:
         max_prompt_length=config.data.max_prompt_length,
         prompt_bucket=config.data.prompt_bucket,
         patch_bucket=config.data.patch_bucket,
-        vision_shards=config.data.vision_shards,
+        vision_shards=config.data.vision_shards * num_shards,
     )
     definition = _definition(config, tokenizer)  # and with it, whether the tokenizer is the one of the weights
     weights = local_directory(config.model.path) if config.model.path else None
@@ -178,6 +190,24 @@ def evaluator(parts: Parts, judge: Judge) -> Evaluator:
         judge=judge,
         semantics=config.reward.semantics,
     )
+
+
+def _check_rows(config: Config, num_shards: int) -> None:
+    """Refuses batches that the devices cannot share evenly."""
+    sizes = {
+        f"{stage}.batch_size": getattr(config, stage).batch_size for stage in _SUPERVISED & set(config.train.stages)
+    }
+    sizes["eval.batch_size"] = config.eval.batch_size
+    if "step_grpo" in config.train.stages:
+        sizes["train.prompts_per_update"] = config.train.prompts_per_update
+    if faults := [f"{name}={size}" for name, size in sizes.items() if size % num_shards]:
+        raise ValueError(
+            f"{', '.join(faults)}: expected multiples of {num_shards}, the devices that share the rows of a batch"
+            " (mesh.data x mesh.fsdp); set such sizes, or move devices to mesh.tensor"
+        )
+
+
+_SUPERVISED = {"alignment", "warmup"}
 
 
 def _scheme(config: Config) -> Scheme:

@@ -71,10 +71,11 @@ class Generator:
         timers = self.run.timers
         with timers("data"):
             records, prompts = next(self.stream)
+            divided = self.run.parts.divide(prompts)
         with timers("gen"):
-            rollout = jax.block_until_ready(sample(self.sampler, params, prompts, key))
+            rollout = jax.block_until_ready(sample(self.sampler, params, divided, key))
         with timers("ref"):  # dispatched only: the device computes while the host scores
-            sampled = refer(self.learner, params, self.reference_params, prompts, rollout)
+            sampled = refer(self.learner, params, self.reference_params, divided, rollout)
         with timers("reward"):
             earned = self.run.rewarder(rollout.completions, records)
             total_B = np.asarray(penalised(self.learner.loss, earned.total_B, rollout.completions))

@@ -39,6 +39,7 @@ from r1vl_jax.rewarding import Earned, Questions, Scheme, earned_on_device, plac
 from r1vl_jax.rewards.text import Vocabulary, token_sizes
 from r1vl_jax.sampling.loop import Sampler, sample
 from r1vl_jax.scoring import Sequences, completion_logp, join
+from r1vl_jax.sharding import shardings
 from r1vl_jax.trainable import combine
 
 Metrics = dict[str, Float[Array, ""]]
@@ -74,6 +75,7 @@ class Learner:
         temperature: divides the logits of every log-probability in the loss.
         micro_batches: parts of the rows that are differentiated one after another.
         loss: settings of the objective (StepGRPO only).
+        mesh: where gradients and updated state are placed, by the table of `sharding`; None leaves it to the compiler.
     """
 
     definition: Definition
@@ -82,6 +84,11 @@ class Learner:
     temperature: float = 1.0
     micro_batches: int = 1
     loss: Loss = Loss()
+    mesh: jax.sharding.Mesh | None = None
+
+    def placed(self, tree: Any) -> Any:
+        """Parameters, or what has their paths, where the table places them. Left to itself, the compiler moves them."""
+        return tree if self.mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, self.mesh))
 
     def init(self, params: Params) -> TrainState:
         """The state before the first update of these trained parameters."""
@@ -243,6 +250,7 @@ def _update(
 ) -> tuple[TrainState, Metrics]:
     """Applies one gradient, unless it is not finite: then only `step` and `num_skipped` change."""
     gradient, logp_BT, entropy_BT = _gradient(learner, state.params, frozen, prompts, completions, objective, rows)
+    gradient = learner.placed(gradient)
     loss, metrics = objective(logp_BT, rows)
     grad_norm = optax.global_norm(gradient)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -255,7 +263,7 @@ def _update(
     num_skipped = state.num_skipped + ~is_finite
     entropy = jnp.sum(entropy_BT) / jnp.maximum(jnp.sum(completions.mask_BT), 1)
     metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "entropy": entropy, "num_skipped": num_skipped}
-    return TrainState(state.step + 1, params, opt_state, num_skipped), metrics
+    return learner.placed(TrainState(state.step + 1, params, opt_state, num_skipped)), metrics
 
 
 def _gradient(
@@ -286,15 +294,27 @@ def _gradient(
         return jax.tree.map(jnp.add, total, gradient), report
 
     feature_MD, features_vjp = jax.vjp(features, trained)
-    parts = jax.tree.map(
-        lambda leaf: leaf.reshape(learner.micro_batches, -1, *leaf.shape[1:]),
-        (join(prompts, completions), completions, rows),
-    )
+    num_prompts = prompts.token_PS.shape[0]
+    divided = partial(_divided, num_prompts=num_prompts, num_parts=learner.micro_batches)
+    parts = jax.tree.map(divided, (join(prompts, completions), completions, rows))
     zeros = jax.tree.map(jnp.zeros_like, (trained, feature_MD))
     (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, parts)
     (vision_gradient,) = features_vjp(feature_gradient_MD)
-    shape = completions.token_BT.shape
-    return jax.tree.map(jnp.add, text_gradient, vision_gradient), logp.reshape(shape), entropy.reshape(shape)
+    logp_BT, entropy_BT = (_joined(parts, num_prompts=num_prompts) for parts in (logp, entropy))
+    return jax.tree.map(jnp.add, text_gradient, vision_gradient), logp_BT, entropy_BT
+
+
+def _divided(array_B: Array, *, num_prompts: int, num_parts: int) -> Array:
+    """[parts, rows of a part, ...]: whole groups, those of a part so far apart that every device has some of them."""
+    groups = array_B.reshape(num_prompts // num_parts, num_parts, -1, *array_B.shape[1:])
+    return jnp.swapaxes(groups, 0, 1).reshape(num_parts, -1, *array_B.shape[1:])
+
+
+def _joined(parts: Array, *, num_prompts: int) -> Array:
+    """The opposite of `_divided`."""
+    num_parts = parts.shape[0]
+    groups = parts.reshape(num_parts, num_prompts // num_parts, -1, *parts.shape[2:])
+    return jnp.swapaxes(groups, 0, 1).reshape(-1, *parts.shape[2:])
 
 
 def _logp(

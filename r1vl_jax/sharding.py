@@ -14,6 +14,7 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from r1vl_jax import config
+from r1vl_jax.arrays import Array, Bundle, map_axes
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -108,6 +109,23 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def rows(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The first dimension, rows of a batch, is divided over (data, fsdp)."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+def num_batch_shards(mesh: jax.sharding.Mesh) -> int:
+    """Into how many parts the rows of a batch are divided."""
+    return math.prod(mesh.shape[axis] for axis in _BATCH)
+
+
+def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
+    """Places a batch: its prompts, its rows and the rows of its images are divided over (data, fsdp).
+
+    What has none of these axes is on every device. A number of rows that does not divide so is an error of JAX's.
+    """
+
+    def place(array: Array, axes: list[str]) -> Array:
+        spec = PartitionSpec(*(_BATCH if axis in _DIVIDED else None for axis in axes))
+        return jax.device_put(array, NamedSharding(mesh, spec))
+
+    return map_axes(place, bundle)
+
+
+_BATCH = ("data", "fsdp")
+_DIVIDED = ("P", "B", "Z")  # prompts, rows, shards of images; as in `arrays`

@@ -38,7 +38,7 @@ def supervised(run: Run, name: str, params: Params) -> Params:
             with run.timers("data"):
                 batch = next(stream)
             with run.timers("update"):
-                stage.state, figures = warmup_step(learner, stage.state, frozen, batch)
+                stage.state, figures = warmup_step(learner, stage.state, frozen, run.parts.divide(batch))
             num_tokens = int(batch.prompts.mask_PS.sum() + batch.completions.mask_BT.sum())
             stage.record(step, figures, num_tokens=num_tokens, host={})
     return stage.params
@@ -83,7 +83,8 @@ def _staged(generator: Generator, frozen: Params) -> _Update:
             generation[:] = generator.generate(stage.params, step)
         draw, batch = generation[(step - 1) % loss.steps_per_generation]
         with generator.run.timers("update"):
-            stage.state, figures = step_grpo_step(generator.learner, stage.state, frozen, batch)
+            divided = generator.run.parts.divide(batch)
+            stage.state, figures = step_grpo_step(generator.learner, stage.state, frozen, divided)
         return figures, draw, batch.rows.advantage_BT
 
     return update
@@ -104,8 +105,8 @@ def _fused(generator: Generator, frozen: Params) -> _Update:
                 stage.state,
                 frozen,
                 generator.reference_params,
-                prompts,
-                packed,
+                run.parts.divide(prompts),
+                run.parts.divide(packed),
                 run.rewarder.vocabulary,
                 run.key(step),
             )
@@ -125,6 +126,7 @@ def _learner(run: Run, optim: Optim, max_steps: int, trained: Params) -> Learner
         temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
         micro_batches=config.train.micro_batches,
         loss=config.loss,
+        mesh=run.parts.mesh,
     )
 
 

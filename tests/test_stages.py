@@ -62,8 +62,10 @@ def make_run(tmp_path):
             config.update_from_flattened_dict({name.replace("__", "."): value})
         parts = SimpleNamespace(
             definition=None,
+            mesh=None,
             sampler=lambda: "sampler",
             place=lambda state: state,
+            divide=lambda batch: batch,
             prompt_stream=FakeStream,
             split=lambda name: [RECORD] * 64,
         )

@@ -164,10 +164,3 @@ def test_unplaced_parameters_are_all_named():
         ValueError, match=r"(?s)no rule of .*RULES places these; add one:\n  a\.gate\n  q_proj\.kernel$"
     ):
         sharding.shardings(tree, sharding.make_mesh(config.Mesh()))
-
-
-def test_rows_are_dealt_over_data_and_fsdp():
-    mesh = sharding.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
-    batch = jax.device_put(jnp.arange(8), sharding.rows(mesh))
-    assert {tuple(shard.data.tolist()) for shard in batch.addressable_shards} == {(0, 1), (2, 3), (4, 5), (6, 7)}
-    assert jax.device_put(batch, sharding.replicated(mesh)).is_fully_replicated
