@@ -102,9 +102,8 @@ def test_what_comes_from_a_device_can_be_settled():
     byte_BU = np.zeros((2, 128), np.uint8)
     for row, text in enumerate(texts):
         byte_BU[row, : len(text)] = np.frombuffer(text, np.uint8)
-    by_kernels = rewards.kernels.step_reward(
-        byte_BU, np.array([len(text) for text in texts]), *pack, semantics="paper", alpha=0.1
-    )
+    step_reward = jax.jit(partial(rewards.kernels.step_reward, semantics="paper", alpha=0.1))
+    by_kernels = step_reward(byte_BU, np.array([len(text) for text in texts]), *pack)
     np.testing.assert_array_equal(by_kernels.undecided, [True, False])
     settled = rewards.settle(by_kernels, texts, records, partial(rewards.score, judge=Yes()))
     np.testing.assert_allclose(settled.total, [1.0, 2.0])

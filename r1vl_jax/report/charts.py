@@ -55,6 +55,7 @@ CHARTS = (
     Chart("KL to the reference", "nats a token", _STEP_GRPO, {"kl": "KL"}),
     Chart("Entropy", "nats a token", _STEP_GRPO, {"entropy": "entropy"}),
     Chart("Completion length", "tokens", _STEP_GRPO, {"completions/mean_length": "mean"}),
+    Chart("Repetition", "fraction of runs of four tokens seen before", _STEP_GRPO, {"completions/repetition": "mean"}),
     Chart(
         "Groups that teach nothing",
         "fraction whose samples all earn the same",

@@ -24,13 +24,12 @@ def test_every_token_of_a_large_vocabulary():
         [tokens[token] if is_real else b"" for token, is_real in zip(*row, strict=True)]
         for row in zip(token_BT, mask_BT, strict=True)
     ]
-    byte_BU, length_B, token_of_byte_BU, overflow_B = to_bytes(
-        token_BT, mask_BT, vocabulary_of(tokens), max_bytes=4_608
-    )
+    found = to_bytes(token_BT, mask_BT, vocabulary_of(tokens), max_bytes=4_608)
+    byte_BU, length_B, token_of_byte_BU, overflow_B = map(np.asarray, found)
     assert not np.any(overflow_B)
     for row, pieces in enumerate(texts):
         text = b"".join(pieces)
-        assert np.asarray(byte_BU[row, : length_B[row]]).tobytes() == text
+        assert byte_BU[row, : length_B[row]].tobytes() == text
         assert not np.any(byte_BU[row, len(text) :])
         expected = np.repeat(np.arange(256), [len(piece) for piece in pieces])
         np.testing.assert_array_equal(token_of_byte_BU[row], np.append(expected, [-1] * (4_608 - len(text))))
