@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy as np
+import jax.numpy as jnp
 import pytest
 import tiny_run
 from etils import epath
@@ -16,9 +16,9 @@ from r1vl_jax.train import run
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 
 
-def longest(byte_BU, length_B, key_steps, answers):
-    """An untrained model earns nothing, so nothing would be learned."""
-    return length_B / 100.0
+def second(byte_BU, length_B, key_steps, answers):
+    """A reward for the second sample of each prompt: an untrained model earns nothing, so nothing would be learned."""
+    return jnp.arange(length_B.shape[0]) % 2
 
 
 def trained(workdir: Path, data: Path, *, fused: bool) -> tuple[list[dict], list[dict]]:
@@ -27,7 +27,7 @@ def trained(workdir: Path, data: Path, *, fused: bool) -> tuple[list[dict], list
     config.train.stages, config.train.fused = ("step_grpo",), fused
     config.train.max_steps = 3
     config.reward.backend, config.reward.undecided = "kernels", "wrong"
-    config.reward.functions, config.reward.function_weights = (f"{__name__}:longest",), (0.5,)
+    config.reward.functions, config.reward.function_weights = (f"{__name__}:second",), (0.5,)
     run(resolve(config))
     metrics = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return metrics, read_completions(epath.Path(workdir) / "completions" / "completions_00003.parquet")
@@ -39,10 +39,11 @@ def test_a_fused_run_is_a_staged_run(tmp_path):
     )
     assert len(staged) == len(fused) == 3
     for one, other in zip(staged, fused, strict=True):
+        assert one.pop("stage") == other.pop("stage") == "step_grpo"
         assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
         assert one["reward"] == other["reward"] > 0
         assert one["grad_norm"] > 0
     for one, other in zip(staged_rows, fused_rows, strict=True):
         assert one["completion"] == other["completion"]
         assert one["advantage"] == pytest.approx(other["advantage"], abs=1e-5)
-        assert other["longest"] == np.float32(len(other["completion"].encode()) / 100)
+    assert [row["second"] for row in fused_rows] == [0, 1, 0, 1]
