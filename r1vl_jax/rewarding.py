@@ -1,6 +1,7 @@
 """What completions earn, as the configuration weighs it: step rewards and functions of the user's own."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import jax
@@ -118,17 +119,18 @@ class Rewarder:
 
     def __call__(self, completions: Completions, records: Sequence[Record]) -> Earned:
         """What G completions of each record earned."""
+        in_words = functools.cache(lambda: self._in_words(completions, records))
         if self._is_on_device:
             earned = self._by_kernels(completions, records)
             reward, custom = earned.reward, earned.custom
             if self.scheme.settings.undecided == "host":
-                reward = rewards.settle(reward, *self._in_words(completions, records), self._by_reference)
+                reward = rewards.settle(reward, *in_words(), self._by_reference)
             undecided_B, overflow_B = earned.undecided_B, earned.overflow_B
         else:
-            reward = self._by_reference(*self._in_words(completions, records))
+            reward = self._by_reference(*in_words())
             custom = self._by_kernels(completions, records).custom if self._has_pure else {}
             undecided_B, overflow_B = reward.undecided, np.zeros_like(reward.undecided)
-        custom = custom | self._on_host(completions, records)
+        custom = custom | self._on_host(in_words)
         return Earned(reward, custom, np.asarray(self.scheme.total(reward, custom)), undecided_B, overflow_B)
 
     def _by_kernels(self, completions: Completions, records: Sequence[Record]) -> Earned:
@@ -139,11 +141,11 @@ class Rewarder:
         settings = self.scheme.settings
         return rewards.score(texts, rows, semantics=settings.semantics, alpha=settings.alpha, judge=self._judge)
 
-    def _on_host(self, completions: Completions, records: Sequence[Record]) -> dict[str, Float[np.ndarray, " B"]]:
+    def _on_host(self, in_words: Callable[[], tuple[list[bytes], list[dict]]]) -> dict[str, Float[np.ndarray, " B"]]:
         functions = [function for function in self.scheme.functions if not function.is_pure]
         if not functions:
             return {}
-        texts, rows = self._in_words(completions, records)
+        texts, rows = in_words()
         decoded = [text.decode("utf-8", "replace") for text in texts]
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "problem"}
         prompts = [row["problem"] for row in rows]

@@ -1,5 +1,6 @@
 """What the stages of a run share, and the loop around a stage's updates: resuming, recording, saving, evaluating."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ class Stage:
         lines.append({"stage": self._plan.name, "step": step, **evaluated})
         problems = self._run.config.eval.num_validation
         if message := observe.alarm(lines, stage=self._plan.name, num_problems=problems):
-            self._progress.say(f"ALARM: {message}")
+            logging.getLogger(__name__).warning("ALARM: %s", message)
         self._write_aside(step, evaluated | {"eval/alarm": float(message is not None)})
 
     def _save(self, step: int) -> None:

@@ -2,9 +2,11 @@
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from r1vl_jax.arrays import PackedVision, PromptBatch
 from r1vl_jax.config import Model
+from r1vl_jax.models.lora import LoRA, fold, is_adapter
 from r1vl_jax.models.qwen2_vl.config import Config, VisionConfig
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.trainable import partition
@@ -82,3 +84,14 @@ def make_adapter(definition: Definition, seed: int = 0, scale: float = 0.2):
     adapter, _ = partition(definition.abstract_params(), Model(lora_r=1))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(scale=scale, size=leaf.shape).astype(np.float32), adapter)
+
+
+def merged_params(params, lora: LoRA):
+    """The base with every adapter folded into its matrix, as an export folds them, in the dtypes of `params`."""
+    flat = flatten_dict(params, sep=".")
+    merged = {path: leaf for path, leaf in flat.items() if not is_adapter(path)}
+    for module in (path.removesuffix(".lora_a") for path in flat if path.endswith(".lora_a")):
+        kernel = flat[f"{module}.kernel"]
+        folded = fold(kernel, flat[f"{module}.lora_a"], flat[f"{module}.lora_b"], lora.scale)
+        merged[f"{module}.kernel"] = folded.astype(kernel.dtype)
+    return unflatten_dict(merged, sep=".")

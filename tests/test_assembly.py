@@ -121,3 +121,12 @@ def test_functions_of_the_host_are_refused_in_a_fused_step(make_config):
 def test_a_function_cannot_take_the_name_of_a_column(make_config):
     with pytest.raises(ValueError, match="the name 'reward' is taken; rename the function"):
         assemble(make_config(reward__functions=(f"{__name__}:reward",), reward__function_weights=(1.0,)))
+
+
+def test_batches_that_the_devices_cannot_share_are_refused(make_config):
+    """The tests have eight devices."""
+    with pytest.raises(ValueError, match=r"warmup.batch_size=4, eval.batch_size=12: expected multiples of 8, the dev"):
+        assemble(make_config(warmup__batch_size=4, eval__batch_size=12))
+    with pytest.raises(ValueError, match=r"^train.prompts_per_update=6: expected multiples of 4"):
+        assemble(make_config(train__prompts_per_update=6, mesh__fsdp=4, mesh__tensor=2, mesh__data=1))
+    assert assemble(make_config(train__prompts_per_update=6, mesh__data=2, mesh__tensor=4)).mesh.shape["tensor"] == 4

@@ -152,6 +152,15 @@ def test_a_directory_of_another_configuration_is_refused(tmp_path, settings):
     assert str(error.value).split("\n  ")[1:] == ["loss.beta: 0.04 -> 0.0", "seed: 3 -> 4"]
 
 
+def test_a_run_from_before_weights_were_fingerprinted_goes_on(tmp_path, settings):
+    observe.write_manifest(tmp_path, settings, data_fingerprint="abc")
+    path = tmp_path / "manifest.json"
+    before = json.loads(path.read_text())
+    del before["weights_fingerprint"]
+    path.write_text(json.dumps(before))
+    observe.write_manifest(tmp_path, settings, data_fingerprint="abc", weights_fingerprint="xyz")
+
+
 @pytest.mark.parametrize("what", ["data", "weights"])
 def test_other_data_and_other_weights_are_refused(tmp_path, settings, what):
     fingerprints = {"data_fingerprint": "abc", "weights_fingerprint": "abc"}

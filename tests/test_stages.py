@@ -1,5 +1,6 @@
 """What each stage hands to sampler, scorer and learner; these are replaced by spies, so nothing is compiled."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -163,6 +164,16 @@ def test_the_learning_rate_that_is_written_is_the_one_that_was_used(make_run, sp
     step_grpo(make_run(optim__learning_rate=0.3), W)
     lines = read_lines(epath.Path(tmp_path) / "metrics.jsonl")
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.3, 0.3, 0.2])
+
+
+def test_an_alarm_is_told_and_written(make_run, spies, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(observe, "alarm", lambda lines, **settings: f"{len(lines)} lines" if len(lines) > 2 else None)
+    run = make_run(train__max_steps=2, eval__steps=1)
+    evaluator = SimpleNamespace(on_validation=lambda params: {"accuracy": 0.5})
+    step_grpo(dataclasses.replace(run, evaluator=evaluator), W)
+    evaluations = [line for line in read_lines(epath.Path(tmp_path) / "metrics.jsonl") if "eval/alarm" in line]
+    assert [(line["step"], line["eval/alarm"]) for line in evaluations] == [(1, 0), (2, 1)]
+    assert "ALARM: 4 lines" in caplog.text  # two updates, the evaluation before, and the one just made
 
 
 def test_a_stage_goes_on_from_its_checkpoint(make_run, spies):

@@ -51,8 +51,8 @@ class Data:
         eval_records: held-out problems of the validation and of the test split, each.
         max_prompt_length: tokens, images included; longer prompts are dropped by name and counted, never cut.
         prompt_bucket: prompts of a batch are padded to a multiple of this many tokens.
-        vision_shards: rows that the images of a batch are dealt to; patches of one row meet in attention, so several
-            rows cost less.
+        vision_shards: rows that the images of each device's part of a batch are dealt to; patches of one row meet in
+            attention, so several rows cost less.
         patch_bucket: patches of a row are padded to a multiple of this many.
         min_pixels, max_pixels: images are resized to an area between these.
     """

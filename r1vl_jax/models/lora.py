@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from r1vl_jax.arrays import Params
@@ -88,21 +88,6 @@ def add_adapters(model: nnx.Module, lora: LoRA, rngs: nnx.Rngs) -> None:
         linear.lora_a = nnx.Param(jax.random.uniform(key, (*layers, dim_in, lora.r), minval=-bound, maxval=bound))
         linear.lora_b = nnx.Param(jnp.zeros((*layers, lora.r, dim_out)))
         linear.lora_scale = lora.scale
-
-
-def merged_params(params: Params, lora: LoRA) -> Params:
-    """The base with every adapter folded into its matrix, W + (alpha / r) A B, to be bound to `Definition.base`.
-
-    Sums are float32; each matrix keeps the dtype it has in `params`.
-    """
-    flat: dict[str, Any] = dict(flatten_dict(params, sep="."))
-    merged = {path: leaf for path, leaf in flat.items() if not is_adapter(path)}
-    for path in (path for path in flat if path.endswith(".lora_a")):
-        module = path.removesuffix(".lora_a")
-        kernel = f"{module}.kernel"
-        folded = fold(merged[kernel], flat[path], flat[f"{module}.lora_b"], lora.scale)
-        merged[kernel] = folded.astype(merged[kernel].dtype)
-    return unflatten_dict(merged, sep=".")
 
 
 def fold(

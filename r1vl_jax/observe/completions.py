@@ -1,6 +1,7 @@
 """Sampled completions with what they earned: kept as Parquet, shown as a table."""
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,8 @@ def read_completions(path: epath.Path) -> list[dict[str, Any]]:
 
 def own_rewards(row: Row) -> dict[str, float]:
     """What the user's own reward functions gave for a completion, those that do not apply left out."""
-    return {name: value for name, value in row.items() if name not in SCHEMA.names and value is not None}
+    own = {name: value for name, value in row.items() if name not in SCHEMA.names}
+    return {name: value for name, value in own.items() if value is not None and not math.isnan(value)}
 
 
 def print_completions(rows: Sequence[Row], *, console: Console | None = None) -> None:
@@ -88,7 +90,7 @@ def _asked(row: Row) -> str:
 def _earned(row: Row) -> str:
     shown = {"reward": "reward", "accuracy": "step_accuracy", "validity": "step_validity", "advantage": "advantage"}
     lines = [(label, row[name]) for label, name in shown.items()]
-    lines[-1:-1] = [(name, value) for name, value in own_rewards(row).items() if value == value]
+    lines[-1:-1] = [(name, value) for name, value in own_rewards(row).items()]
     return "\n".join(f"{label:<9} {value:5.2f}" for label, value in lines)
 
 

@@ -60,7 +60,8 @@ def check_fingerprint(workdir: epath.PathLike, what: str, fingerprint: str) -> N
         ValueError: says which, and the fingerprints.
     """
     path = epath.Path(workdir) / MANIFEST
-    if (before := read_json(path)[f"{what}_fingerprint"]) != fingerprint:
+    # A run that was begun before weights were fingerprinted has none to compare.
+    if (before := read_json(path).get(f"{what}_fingerprint", fingerprint)) != fingerprint:
         raise ValueError(
             f"{path}: the {what} changed since this run began (fingerprint {before} -> {fingerprint}); restore the"
             f" {what}, or choose another workdir"

@@ -49,10 +49,6 @@ class Progress:
             self._console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
             self._last_line = time.monotonic()
 
-    def say(self, message: str) -> None:
-        """Prints a line of its own, above the bar."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
-
     def _is_time_for_line(self, step: int) -> bool:
         return step == self._total or time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES
 

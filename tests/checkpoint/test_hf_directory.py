@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from small import DEFINITION
 
 from r1vl_jax import config, sharding
-from r1vl_jax.checkpoint.hf_directory import find_weights, read_json
+from r1vl_jax.checkpoint.hf_directory import find_weights, read_json, weights_fingerprint
 from r1vl_jax.checkpoint.hf_import import load_params
 
 
@@ -139,3 +139,16 @@ def test_broken_json_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"config\.json: expected a JSON object, got list"):
         read_json(tmp_path, "config.json")
+
+
+def test_the_fingerprint_is_of_the_weights(tmp_path: Path):
+    values = np.arange(2_000_000, dtype=np.float32)
+    for name in ("one", "same", "changed", "renamed"):
+        (tmp_path / name).mkdir()
+        file = "model.safetensors" if name != "renamed" else "model-00001-of-00001.safetensors"
+        save_file({"x": values[::-1].copy() if name == "changed" else values}, tmp_path / name / file)
+    (tmp_path / "same" / "README.md").touch()
+    fingerprint = {path.name: weights_fingerprint(str(path)) for path in tmp_path.iterdir()}
+    assert fingerprint["one"] == fingerprint["same"]
+    assert len(set(fingerprint.values())) == 3
+    assert weights_fingerprint("") == ""

@@ -10,11 +10,11 @@ import pytest
 import torch
 from parity.twins import Twins, make_inputs, make_twins, to_torch
 from safetensors.numpy import load_file
-from small import make_adapter
+from small import make_adapter, merged_params
 
 from r1vl_jax.checkpoint.peft import save_adapter
 from r1vl_jax.checkpoint.pretrained import Pretrained
-from r1vl_jax.models.lora import LoRA, merged_params
+from r1vl_jax.models.lora import LoRA
 from r1vl_jax.trainable import combine
 
 INPUTS = make_inputs([[(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)]])

@@ -91,6 +91,7 @@ def _step_grpo_metrics(part: float, noise: np.random.Generator) -> dict[str, flo
         "kl": 0.3 * part**0.5 * (1 + 0.1 * noise.standard_normal()),
         "entropy": 0.4 - 0.2 * part + 0.02 * noise.standard_normal(),
         "completions/mean_length": 70 + 5 * noise.standard_normal(),
+        "completions/repetition": 0.05,
         "frac_reward_zero_std": 0.2 + 0.2 * part + 0.08 * noise.random(),
         "grad_norm": 1.0,
     }
