@@ -76,10 +76,11 @@ class Parts:
         """Puts every leaf of a fresh state where updates leave it, so that the second update need not be compiled."""
         return jax.device_put(state, shardings(state, self.mesh))
 
-    @functools.cached_property
+    @property
     def mesh(self) -> jax.sharding.Mesh:
         """The devices."""
-        return make_mesh(self.config.mesh)
+        assert self.definition.mesh is not None
+        return self.definition.mesh
 
     def divide(self, batch: Bundle) -> Bundle:
         """Gives each device its rows of a batch, and its images."""
@@ -159,7 +160,8 @@ def assemble(config: Config) -> Parts:
     directory = _data_directory(config)
     for split in _splits(config):
         open_split(directory, split)  # what is missing is missed now, not after hours of training
-    num_shards = num_batch_shards(make_mesh(config.mesh))
+    mesh = make_mesh(config.mesh)
+    num_shards = num_batch_shards(mesh)
     _check_rows(config, num_shards)
     tokenizer = _tokenizer(config, directory)
     image_processor = load_image_processor(
@@ -172,7 +174,7 @@ def assemble(config: Config) -> Parts:
         patch_bucket=config.data.patch_bucket,
         vision_shards=config.data.vision_shards * num_shards,
     )
-    definition = _definition(config, tokenizer)  # and with it, whether the tokenizer is the one of the weights
+    definition = _definition(config, tokenizer, mesh)  # and with it, whether the tokenizer is the one of the weights
     weights = local_directory(config.model.path) if config.model.path else None
     eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))
     return Parts(config, directory, tokenizer, encoder, definition, eos_token_ids, scheme)
@@ -266,7 +268,7 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
     return vocabulary.load_tokenizer(directory)
 
 
-def _definition(config: Config, tokenizer: PreTrainedTokenizerBase) -> Definition:
+def _definition(config: Config, tokenizer: PreTrainedTokenizerBase, mesh: jax.sharding.Mesh) -> Definition:
     sizes = model_config(config.model, tokenizer)
-    base = Definition(sizes, config.model.dtype, config.model.remat, jax.default_backend())
+    base = Definition(sizes, config.model.dtype, config.model.remat, mesh.devices.flat[0].platform, mesh)
     return dataclasses.replace(base, lora=adapted(base, config.model))

@@ -73,9 +73,8 @@ class Learner:
         optimizer: gradients -> updates, its schedule included.
         chunk_size: tokens whose logits exist at one time.
         temperature: divides the logits of every log-probability in the loss.
-        micro_batches: parts of the rows that are differentiated one after another.
+        micro_batches: parts of the rows that are differentiated one after another; each has rows of every device.
         loss: settings of the objective (StepGRPO only).
-        mesh: where gradients and updated state are placed, by the table of `sharding`; None leaves it to the compiler.
     """
 
     definition: Definition
@@ -84,11 +83,11 @@ class Learner:
     temperature: float = 1.0
     micro_batches: int = 1
     loss: Loss = Loss()
-    mesh: jax.sharding.Mesh | None = None
 
     def placed(self, tree: Any) -> Any:
         """Parameters, or what has their paths, where the table places them. Left to itself, the compiler moves them."""
-        return tree if self.mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, self.mesh))
+        mesh = self.definition.mesh
+        return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
 
     def init(self, params: Params) -> TrainState:
         """The state before the first update of these trained parameters."""
@@ -294,27 +293,23 @@ def _gradient(
         return jax.tree.map(jnp.add, total, gradient), report
 
     feature_MD, features_vjp = jax.vjp(features, trained)
-    num_prompts = prompts.token_PS.shape[0]
-    divided = partial(_divided, num_prompts=num_prompts, num_parts=learner.micro_batches)
+    divided = partial(_divided, num_parts=learner.micro_batches)
     parts = jax.tree.map(divided, (join(prompts, completions), completions, rows))
     zeros = jax.tree.map(jnp.zeros_like, (trained, feature_MD))
     (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, parts)
     (vision_gradient,) = features_vjp(feature_gradient_MD)
-    logp_BT, entropy_BT = (_joined(parts, num_prompts=num_prompts) for parts in (logp, entropy))
+    logp_BT, entropy_BT = map(_joined, (logp, entropy))
     return jax.tree.map(jnp.add, text_gradient, vision_gradient), logp_BT, entropy_BT
 
 
-def _divided(array_B: Array, *, num_prompts: int, num_parts: int) -> Array:
-    """[parts, rows of a part, ...]: whole groups, those of a part so far apart that every device has some of them."""
-    groups = array_B.reshape(num_prompts // num_parts, num_parts, -1, *array_B.shape[1:])
-    return jnp.swapaxes(groups, 0, 1).reshape(num_parts, -1, *array_B.shape[1:])
+def _divided(array_B: Array, *, num_parts: int) -> Array:
+    """[parts, rows of a part, ...]; the rows of a part lie so far apart that every device has some of them."""
+    return jnp.swapaxes(array_B.reshape(-1, num_parts, *array_B.shape[1:]), 0, 1)
 
 
-def _joined(parts: Array, *, num_prompts: int) -> Array:
+def _joined(parts: Array) -> Array:
     """The opposite of `_divided`."""
-    num_parts = parts.shape[0]
-    groups = parts.reshape(num_parts, num_prompts // num_parts, -1, *parts.shape[2:])
-    return jnp.swapaxes(groups, 0, 1).reshape(-1, *parts.shape[2:])
+    return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
 
 
 def _logp(

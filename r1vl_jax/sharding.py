@@ -17,6 +17,7 @@ from r1vl_jax import config
 from r1vl_jax.arrays import Array, Bundle, map_axes
 
 AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # rows are divided over these
 
 # Regular expression on the end of a dotted path -> mesh axes of its last dimensions; the first match wins. Dimensions
 # in front of them (the layers of a stack) are not divided. A kernel that makes heads or MLP columns [D, F] is divided
@@ -111,7 +112,7 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def num_batch_shards(mesh: jax.sharding.Mesh) -> int:
     """Into how many parts the rows of a batch are divided."""
-    return math.prod(mesh.shape[axis] for axis in _BATCH)
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
@@ -121,11 +122,10 @@ def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
     """
 
     def place(array: Array, axes: list[str]) -> Array:
-        spec = PartitionSpec(*(_BATCH if axis in _DIVIDED else None for axis in axes))
+        spec = PartitionSpec(*(BATCH_AXES if axis in _DIVIDED else None for axis in axes))
         return jax.device_put(array, NamedSharding(mesh, spec))
 
     return map_axes(place, bundle)
 
 
-_BATCH = ("data", "fsdp")
 _DIVIDED = ("P", "B", "Z")  # prompts, rows, shards of images; as in `arrays`

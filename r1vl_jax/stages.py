@@ -126,7 +126,6 @@ def _learner(run: Run, optim: Optim, max_steps: int, trained: Params) -> Learner
         temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
         micro_batches=config.train.micro_batches,
         loss=config.loss,
-        mesh=run.parts.mesh,
     )
 
 

@@ -53,8 +53,9 @@ def test_recipes_resolve(recipe):
         ({"workdir": ""}, "workdir='': expected a directory that receives the run (--config.workdir=DIR)"),
         ({"sampling__num_generations": 1}, "sampling.num_generations=1: a group needs at least 2 samples"),
         (
-            {"train__prompts_per_update": 6, "train__micro_batches": 4},
-            "train.micro_batches=4 does not divide train.prompts_per_update=6 (24 rows); set one of [1, 2, 3, 6]",
+            {"train__prompts_per_update": 6, "train__micro_batches": 16},
+            "train.micro_batches=16 does not divide the 24 rows of an update (train.prompts_per_update x"
+            " sampling.num_generations); set one of [1, 2, 3, 4, 6, 8, 12, 24]",
         ),
         (
             {"data__max_prompt_length": 100, "data__prompt_bucket": 64},

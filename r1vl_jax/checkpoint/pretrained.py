@@ -82,7 +82,8 @@ def load(directory_or_hub_name: str, dtype: str = "float32", mesh: jax.sharding.
         ValueError: it is neither, or its tensors are not those of its configuration.
     """
     mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
-    definition = Definition(read_config(directory_or_hub_name), dtype=dtype, platform=mesh.devices.flat[0].platform)
+    platform = mesh.devices.flat[0].platform
+    definition = Definition(read_config(directory_or_hub_name), dtype, platform=platform, mesh=mesh)
     placement = shardings(definition.abstract_params(), mesh)
     return Pretrained(definition, load_params(directory_or_hub_name, definition, placement=placement))
 

@@ -19,10 +19,10 @@ def contradictions(config: Config) -> Iterator[str]:
             f"sampling.num_generations={config.sampling.num_generations}: a group needs at least 2 samples to be"
             " compared; set 4"
         )
-    if config.train.micro_batches < 1 or config.train.prompts_per_update % max(config.train.micro_batches, 1):
+    if config.train.micro_batches < 1 or rows % max(config.train.micro_batches, 1):
         yield (
-            f"train.micro_batches={config.train.micro_batches} does not divide train.prompts_per_update="
-            f"{config.train.prompts_per_update} ({rows} rows); set one of {_divisors(config.train.prompts_per_update)}"
+            f"train.micro_batches={config.train.micro_batches} does not divide the {rows} rows of an update"
+            f" (train.prompts_per_update x sampling.num_generations); set one of {_divisors(rows)}"
         )
     if config.data.min_pixels > config.data.max_pixels:
         yield f"data.min_pixels={config.data.min_pixels} is more than data.max_pixels={config.data.max_pixels}"

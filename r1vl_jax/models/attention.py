@@ -3,41 +3,50 @@
 Platforms differ behind it; callers see segments, causality and grouped heads only. Scores are float32 everywhere.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
+
+from r1vl_jax.models.splash import splash_attention
 
 # A score that no visible key can reach. It is finite, so that rows without any visible key stay finite too.
 _HIDDEN = -1e30
 
 
+# `attention` for one platform and mesh.
+Attend = Callable[..., Float[Array, "B T N H"]]
+
+
 def attention(
     query_BTNH: Float[Array, "B T N H"],
-    key_BSKH: Float[Array, "B S K H"],
-    value_BSKH: Float[Array, "B S K H"],
+    key_BTKH: Float[Array, "B T K H"],
+    value_BTKH: Float[Array, "B T K H"],
     *,
     segment_BT: Int[Array, "B T"],
-    segment_BS: Int[Array, "B S"],
     is_causal: bool,
     platform: str,
+    mesh: Mesh | None = None,
     chunk_size: int = 512,
 ) -> Float[Array, "B T N H"]:
-    """Softmax attention among tokens of the same segment, scaled by 1 / sqrt(H).
+    """Softmax attention among tokens of the same row and segment, scaled by 1 / sqrt(H).
 
     Args:
-        segment_BT, segment_BS: segment numbers of queries and keys; 0 is padding, which sees nothing, is not seen and
-            gets zeros.
-        is_causal: whether a query sees only keys of its own column and before; T and S are then the same columns.
+        segment_BT: segment numbers; 0 is padding, which sees nothing, is not seen and gets zeros.
+        is_causal: whether a query sees only keys of its own column and before.
         platform: "cpu", "gpu" or "tpu", where the program will run; never asked of the machine that compiles.
-        chunk_size: queries whose scores exist at one time, when there are more than that.
+        mesh: where rows and heads are divided: the TPU's kernel has to know (see `splash`), the compiler does.
+        chunk_size: queries whose scores exist at one time, when there are more than that; the TPU's kernel has its own.
     """
     if platform not in ("cpu", "gpu", "tpu"):
         raise ValueError(f"platform: expected 'cpu', 'gpu' or 'tpu', got {platform!r}")
-    # Every platform takes the XLA path; a kernel for one of them is chosen here.
-    num_kv_heads = key_BSKH.shape[2]
-    attend = partial(_attend, key_BSKH=key_BSKH, value_BSKH=value_BSKH, segment_BS=segment_BS, is_causal=is_causal)
+    if platform == "tpu":
+        return splash_attention(query_BTNH, key_BTKH, value_BTKH, segment_BT, is_causal=is_causal, mesh=mesh)
+    num_kv_heads = key_BTKH.shape[2]
+    attend = partial(_attend, key_BSKH=key_BTKH, value_BSKH=value_BTKH, segment_BS=segment_BT, is_causal=is_causal)
     query_BTKQH = query_BTNH.reshape(*query_BTNH.shape[:2], num_kv_heads, -1, query_BTNH.shape[-1])
     if query_BTNH.shape[1] <= chunk_size:
         output_BTKQH = attend(query_BTKQH, segment_BT, jnp.arange(query_BTNH.shape[1]))

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as Spec
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.config import Mesh
 from r1vl_jax.data.images import pack
+from r1vl_jax.models.attention import attention
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision, windows
 from r1vl_jax.models.qwen2_vl.model import Definition
@@ -45,7 +46,8 @@ def test_windows_of_shards_are_numbered_apart():
 
 def test_blocks_see_windows_but_for_the_full_ones():
     config = dataclasses.replace(preset("2.5-tiny").vision, depth=3, fullatt_block_indexes=(1,))
-    make = functools.partial(WindowedVision, config, 8, dtype="float32", remat="none", platform="cpu")
+    attend = functools.partial(attention, platform="cpu")
+    make = functools.partial(WindowedVision, config, 8, dtype="float32", remat="none", attend=attend)
     vision = _packed((1, 4, 6))
     segment_LZM = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))).segments(vision)
     np.testing.assert_array_equal(segment_LZM, [windows(vision, 4), vision.segment_ZM, windows(vision, 4)])

@@ -56,11 +56,12 @@ def make_batch() -> TrainBatch:
 
 def numbers(mesh: jax.sharding.Mesh):
     """All that a step computes, on these devices."""
-    learner = dataclasses.replace(LEARNER, mesh=mesh)
+    definition = dataclasses.replace(DEFINITION, mesh=mesh)
+    learner, sampler = (dataclasses.replace(part, definition=definition) for part in (LEARNER, SAMPLER))
     params = make_params(scale=0.5)
     params = jax.device_put(params, sharding.shardings(params, mesh))
     batch = sharding.divide(make_batch(), mesh)
-    rollout = sample(SAMPLER, params, batch.prompts, jax.random.key(1))
+    rollout = sample(sampler, params, batch.prompts, jax.random.key(1))
     logp_BT, _ = score(learner, params, batch.prompts, batch.rows.completions)
     state = learner.init(jax.tree.map(jnp.copy, params))
     state, metrics = step_grpo_step(learner, jax.device_put(state, sharding.shardings(state, mesh)), {}, batch)

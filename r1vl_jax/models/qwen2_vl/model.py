@@ -17,9 +17,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from r1vl_jax.arrays import PackedVision, Params, PromptBatch
+from r1vl_jax.models.attention import attention
 from r1vl_jax.models.lora import LoRA, add_adapters
 from r1vl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision
@@ -42,6 +44,7 @@ class Definition:
         dtype: of the computation; parameters stay as they are.
         remat: what the backward pass computes again: "none", "block", "dots" or "offload" (see `layers.scan`).
         platform: "cpu", "gpu" or "tpu", where the program will run.
+        mesh: the devices it will run on, see `sharding`; None leaves placement to the compiler.
         lora: the adapter; None computes the base.
     """
 
@@ -49,6 +52,7 @@ class Definition:
     dtype: str = "float32"
     remat: str = "block"
     platform: str = "cpu"
+    mesh: Mesh | None = None
     lora: LoRA | None = None
 
     @property
@@ -78,12 +82,13 @@ class Qwen2VL(nnx.Module):
     """Vision tower, text decoder and head."""
 
     def __init__(self, definition: Definition, *, rngs: nnx.Rngs):
-        config, dtype, platform = definition.config, jnp.dtype(definition.dtype), definition.platform
+        config, dtype = definition.config, jnp.dtype(definition.dtype)
+        attend = functools.partial(attention, platform=definition.platform, mesh=definition.mesh)
         self.definition = definition
         self.visual = _TOWER_OF[type(config.vision)](
-            config.vision, config.hidden_size, dtype=dtype, remat=definition.remat, platform=platform, rngs=rngs
+            config.vision, config.hidden_size, dtype=dtype, remat=definition.remat, attend=attend, rngs=rngs
         )
-        self.text = Text(config, dtype=dtype, platform=platform, rngs=rngs)
+        self.text = Text(config, dtype=dtype, attend=attend, rngs=rngs)
         if not config.tie_word_embeddings:
             self.lm_head = linear(config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
         if definition.lora is not None:

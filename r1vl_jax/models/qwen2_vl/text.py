@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from r1vl_jax.models.attention import attention, decode_attention
+from r1vl_jax.models.attention import Attend, decode_attention
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
@@ -47,8 +47,8 @@ class MLP(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Attention and MLP, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: Config, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
-        self.platform = platform
+    def __init__(self, config: Config, *, dtype: DTypeLike, attend: Attend, rngs: nnx.Rngs):
+        self.attend = attend
         self.input_layernorm = _norm(config, dtype, rngs)
         self.self_attn = SelfAttention(config, dtype=dtype, rngs=rngs)
         self.post_attention_layernorm = _norm(config, dtype, rngs)
@@ -60,15 +60,7 @@ class DecoderLayer(nnx.Module):
         """Whole sequences at once. Also returns the keys and values, for a cache."""
         query_BTNH, (key_BTKH, value_BTKH) = self.self_attn.project(self.input_layernorm(x_BTD), rotation)
         segment_BT = mask_BT.astype(jnp.int32)
-        mixed_BTNH = attention(
-            query_BTNH,
-            key_BTKH,
-            value_BTKH,
-            segment_BT=segment_BT,
-            segment_BS=segment_BT,
-            is_causal=True,
-            platform=self.platform,
-        )
+        mixed_BTNH = self.attend(query_BTNH, key_BTKH, value_BTKH, segment_BT=segment_BT, is_causal=True)
         return self._add(x_BTD, mixed_BTNH), (key_BTKH, value_BTKH)
 
     def decode(
@@ -106,13 +98,13 @@ class DecoderLayer(nnx.Module):
 class Text(nnx.Module):
     """Embedding, layers (stacked on a leading axis) and final norm."""
 
-    def __init__(self, config: Config, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+    def __init__(self, config: Config, *, dtype: DTypeLike, attend: Attend, rngs: nnx.Rngs):
         init = nnx.initializers.normal(config.initializer_range)
         self.embed_tokens = nnx.Embed(
             config.vocab_size, config.hidden_size, dtype=dtype, embedding_init=init, rngs=rngs
         )
         self.layers = stack(
-            lambda rngs: DecoderLayer(config, dtype=dtype, platform=platform, rngs=rngs), config.num_hidden_layers, rngs
+            lambda rngs: DecoderLayer(config, dtype=dtype, attend=attend, rngs=rngs), config.num_hidden_layers, rngs
         )
         self.norm = _norm(config, dtype, rngs)
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from r1vl_jax.arrays import PackedVision
-from r1vl_jax.models.attention import attention
+from r1vl_jax.models.attention import Attend
 from r1vl_jax.models.qwen2_vl.config import TowerConfig, VisionConfig
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, scan, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation
@@ -35,8 +35,8 @@ class PatchEmbed(nnx.Module):
 class VisionAttention(nnx.Module):
     """Every patch attends to the patches of its own segment: a frame, or a part of one."""
 
-    def __init__(self, config: TowerConfig, *, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
-        self.num_heads, self.platform = config.num_heads, platform
+    def __init__(self, config: TowerConfig, *, dtype: DTypeLike, attend: Attend, rngs: nnx.Rngs):
+        self.num_heads, self.attend = config.num_heads, attend
         self.qkv = linear(config.embed_dim, 3 * config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs)
         self.proj = linear(
             config.embed_dim, config.embed_dim, use_bias=True, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN
@@ -48,14 +48,8 @@ class VisionAttention(nnx.Module):
         query, key, value = (
             part.reshape(*x_ZME.shape[:2], self.num_heads, -1) for part in jnp.split(self.qkv(x_ZME), 3, axis=-1)
         )
-        mixed_ZMNH = attention(
-            rotate(query, rotation),
-            rotate(key, rotation),
-            value,
-            segment_BT=segment_ZM,
-            segment_BS=segment_ZM,
-            is_causal=False,
-            platform=self.platform,
+        mixed_ZMNH = self.attend(
+            rotate(query, rotation), rotate(key, rotation), value, segment_BT=segment_ZM, is_causal=False
         )
         return self.proj(mixed_ZMNH.reshape(x_ZME.shape))
 
@@ -76,9 +70,9 @@ class VisionMLP(nnx.Module):
 class VisionBlock(nnx.Module):
     """Attention and MLP, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: TowerConfig, *, norm: Make, mlp: Make, dtype: DTypeLike, platform: str, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, *, norm: Make, mlp: Make, dtype: DTypeLike, attend: Attend, rngs: nnx.Rngs):
         self.norm1 = norm(config.embed_dim, dtype=dtype, rngs=rngs)
-        self.attn = VisionAttention(config, dtype=dtype, platform=platform, rngs=rngs)
+        self.attn = VisionAttention(config, dtype=dtype, attend=attend, rngs=rngs)
         self.norm2 = norm(config.embed_dim, dtype=dtype, rngs=rngs)
         self.mlp = mlp(config, dtype=dtype, rngs=rngs)
 
@@ -115,13 +109,13 @@ class Vision(nnx.Module):
         mlp: Make = VisionMLP,
         dtype: DTypeLike,
         remat: str,
-        platform: str,
+        attend: Attend,
         rngs: nnx.Rngs,
     ):
         self.config, self.remat = config, remat
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
         self.blocks = stack(
-            lambda rngs: VisionBlock(config, norm=norm, mlp=mlp, dtype=dtype, platform=platform, rngs=rngs),
+            lambda rngs: VisionBlock(config, norm=norm, mlp=mlp, dtype=dtype, attend=attend, rngs=rngs),
             config.depth,
             rngs,
         )

@@ -1,0 +1,86 @@
+"""Attention on TPU: the splash kernel that ships with JAX, which never writes scores to memory.
+
+The compiler does not divide a kernel over devices, so on a mesh it runs under `shard_map`: each device attends for its
+own rows and its own heads, which needs no word from another.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from r1vl_jax.sharding import BATCH_AXES, num_batch_shards
+
+_LANES = 128  # columns are padded to a multiple of this
+_BLOCKS = (512, 384, 256, 128)  # queries and keys whose scores exist at one time, on the chip
+
+
+def splash_attention(
+    query_BTNH: Float[Array, "B T N H"],
+    key_BTKH: Float[Array, "B T K H"],
+    value_BTKH: Float[Array, "B T K H"],
+    segment_BT: Int[Array, "B T"],
+    *,
+    is_causal: bool,
+    mesh: Mesh | None,
+    interpret: bool = False,
+) -> Float[Array, "B T N H"]:
+    """`attention.attention` among the columns of one sequence.
+
+    Args:
+        mesh: rows lie over its (data, fsdp) if they divide so, heads over its tensor axis; None is one device.
+        interpret: computes what the kernel would on whatever device there is, slowly; for tests.
+    """
+    attend = partial(_attend, is_causal=is_causal, interpret=interpret)
+    if mesh is not None:
+        is_divided = query_BTNH.shape[0] % num_batch_shards(mesh) == 0
+        rows = PartitionSpec(BATCH_AXES if is_divided else None)
+        heads = PartitionSpec(*rows, None, "tensor")
+        attend = jax.shard_map(
+            attend, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+        )
+    return attend(query_BTNH, key_BTKH, value_BTKH, segment_BT)
+
+
+def _attend(
+    query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT: Array, *, is_causal: bool, interpret: bool
+) -> Array:
+    length = query_BTNH.shape[1]
+    padding = -length % _LANES
+
+    def padded(array_BT: Array) -> Array:
+        return jnp.pad(array_BT, ((0, 0), (0, padding), *((0, 0),) * (array_BT.ndim - 2)))
+
+    # The kernel's order: heads before columns.
+    query_BNTH, key_BKTH, value_BKTH = (
+        jnp.swapaxes(padded(array), 1, 2) for array in (query_BTNH, key_BTKH, value_BTKH)
+    )
+    scale = query_BNTH.shape[-1] ** -0.5
+    segment = padded(segment_BT)  # padding sees padding here; what it gets is thrown away
+    attend = _kernel(query_BNTH.shape[1], length + padding, is_causal=is_causal, interpret=interpret)
+    output_BNTH = jax.vmap(attend)(query_BNTH * scale, key_BKTH, value_BKTH, kernel.SegmentIds(segment, segment))
+    output_BTNH = jnp.swapaxes(output_BNTH, 1, 2)[:, :length]
+    return jnp.where(segment_BT[:, :, None, None] != 0, output_BTNH, 0).astype(query_BTNH.dtype)
+
+
+def _kernel(num_heads: int, length: int, *, is_causal: bool, interpret: bool) -> Callable[..., Array]:
+    shape = (length, length)
+    mask = masks.CausalMask(shape) if is_causal else masks.FullMask(shape)
+    block = next(size for size in _BLOCKS if length % size == 0)
+    blocks = kernel.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    heads = masks.MultiHeadMask([mask] * num_heads)
+    attend = kernel.make_splash_mha(heads, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return cast(Callable[..., Array], attend)  # which could return residuals too

@@ -1,0 +1,47 @@
+"""The TPU's kernel, interpreted, against the plain attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r1vl_jax import config
+from r1vl_jax.models.attention import attention
+from r1vl_jax.models.splash import splash_attention
+from r1vl_jax.sharding import make_mesh
+
+B, T, N, K, H = 2, 200, 4, 2, 80  # columns are no multiple of a block; the vision tower's head width
+
+
+def make_inputs():
+    rng = np.random.default_rng(0)
+    query, key, value, weight = (rng.normal(size=(B, T, heads, H)).astype(np.float32) for heads in (N, K, K, N))
+    segment = np.repeat(np.array([[1, 0, 2, 2], [0, 1, 1, 3]]), 50, axis=1)
+    return query, key, value, weight, segment
+
+
+def value_and_gradients(attend, is_causal):
+    query, key, value, weight, segment = make_inputs()
+
+    def loss(query, key, value):
+        output = attend(query, key, value, segment, is_causal)
+        return jnp.sum(weight * output), output
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(query, key, value)
+
+
+def plain(query, key, value, segment, is_causal):
+    return attention(query, key, value, segment_BT=segment, is_causal=is_causal, platform="cpu")
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("sizes", [None, (1, 2, 2), (2, 1, 1), (4, 1, 2)])
+def test_equals_the_plain_attention(is_causal, sizes):
+    """Segments, padding, grouped heads, both directions; rows and heads divided, or rows that do not divide."""
+    mesh = None if sizes is None else make_mesh(config.Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
+
+    def splash(query, key, value, segment, is_causal):
+        return splash_attention(query, key, value, segment, is_causal=is_causal, mesh=mesh, interpret=True)
+
+    actual, expected = (value_and_gradients(attend, is_causal) for attend in (splash, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), actual, expected)
