@@ -36,7 +36,4 @@ def get_config():
     config.optim.lr_scheduler_type = "linear"
     config.optim.weight_decay = 0.0
     config.optim.max_grad_norm = 1.0
-
-    config.mesh.data = 1
-    config.mesh.fsdp = -1
     return config

@@ -30,7 +30,4 @@ def get_config():
     config.warmup.optim.learning_rate = 5e-6
     config.warmup.optim.lr_scheduler_type = "cosine"
     config.warmup.optim.warmup_ratio = 0.03
-
-    config.mesh.data = 1
-    config.mesh.fsdp = -1
     return config

@@ -14,7 +14,7 @@ from r1vl_jax.arrays import Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_import import load_params
 from r1vl_jax.checkpoint.model_config import model_config
-from r1vl_jax.config import Config
+from r1vl_jax.config import Config, Limits
 from r1vl_jax.data import handwriting, pipeline, vocabulary
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder, Stream
@@ -23,6 +23,7 @@ from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
 from r1vl_jax.metrics import COUNTED, REWARD_PARTS
+from r1vl_jax.models.qwen2_vl import config as model_sizes
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.observe.completions import SCHEMA
 from r1vl_jax.requirements import check_requirements
@@ -58,8 +59,7 @@ class Parts:
 
     def initial_params(self) -> Params:
         """Parameters to start from, in the dtypes of `trainable.stored` and placed by the table of `sharding`."""
-        model, key = self.config.model, jax.random.key(self.config.seed)
-        mesh = self.mesh
+        model, key, mesh = self.config.model, jax.random.key(self.config.seed), self.mesh
         if not model.path:
             placement = shardings(self.definition.abstract_params(), mesh)
             return jax.jit(lambda key: stored(self.definition.init(key), model), out_shardings=placement)(key)
@@ -160,10 +160,9 @@ def assemble(config: Config) -> Parts:
     directory = _data_directory(config)
     for split in _splits(config):
         open_split(directory, split)  # what is missing is missed now, not after hours of training
-    mesh = make_mesh(config.mesh)
-    num_shards = num_batch_shards(mesh)
-    _check_rows(config, num_shards)
     tokenizer = _tokenizer(config, directory)
+    sizes = model_config(config.model, tokenizer)  # and with it, whether the tokenizer is the one of the weights
+    mesh = make_mesh(config.mesh, limits=mesh_limits(config, sizes))
     image_processor = load_image_processor(
         config.model.path, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
     )
@@ -172,9 +171,9 @@ def assemble(config: Config) -> Parts:
         max_prompt_length=config.data.max_prompt_length,
         prompt_bucket=config.data.prompt_bucket,
         patch_bucket=config.data.patch_bucket,
-        vision_shards=config.data.vision_shards * num_shards,
+        vision_shards=config.data.vision_shards * num_batch_shards(mesh),
     )
-    definition = _definition(config, tokenizer, mesh)  # and with it, whether the tokenizer is the one of the weights
+    definition = _definition(config, sizes, mesh)
     weights = local_directory(config.model.path) if config.model.path else None
     eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))
     return Parts(config, directory, tokenizer, encoder, definition, eos_token_ids, scheme)
@@ -194,22 +193,19 @@ def evaluator(parts: Parts, judge: Judge) -> Evaluator:
     )
 
 
-def _check_rows(config: Config, num_shards: int) -> None:
-    """Refuses batches that the devices cannot share evenly."""
-    sizes = {
-        f"{stage}.batch_size": getattr(config, stage).batch_size for stage in _SUPERVISED & set(config.train.stages)
-    }
-    sizes["eval.batch_size"] = config.eval.batch_size
+def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
+    """What a run divides over its devices: its batches, and the heads of its model."""
+    supervised = [stage for stage in ("alignment", "warmup") if stage in config.train.stages]
+    batches = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in supervised}
+    batches["eval.batch_size"] = config.eval.batch_size
     if "step_grpo" in config.train.stages:
-        sizes["train.prompts_per_update"] = config.train.prompts_per_update
-    if faults := [f"{name}={size}" for name, size in sizes.items() if size % num_shards]:
-        raise ValueError(
-            f"{', '.join(faults)}: expected multiples of {num_shards}, the devices that share the rows of a batch"
-            " (mesh.data x mesh.fsdp); set such sizes, or move devices to mesh.tensor"
-        )
-
-
-_SUPERVISED = {"alignment", "warmup"}
+        batches["train.prompts_per_update"] = config.train.prompts_per_update
+    heads = {
+        "num_attention_heads": sizes.num_attention_heads,
+        "num_key_value_heads": sizes.num_key_value_heads,
+        "vision.num_heads": sizes.vision.num_heads,
+    }
+    return Limits(batches, heads)
 
 
 def _scheme(config: Config) -> Scheme:
@@ -268,7 +264,6 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
     return vocabulary.load_tokenizer(directory)
 
 
-def _definition(config: Config, tokenizer: PreTrainedTokenizerBase, mesh: jax.sharding.Mesh) -> Definition:
-    sizes = model_config(config.model, tokenizer)
+def _definition(config: Config, sizes: model_sizes.Config, mesh: jax.sharding.Mesh) -> Definition:
     base = Definition(sizes, config.model.dtype, config.model.remat, mesh.devices.flat[0].platform, mesh)
     return dataclasses.replace(base, lora=adapted(base, config.model))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from r1vl_jax import config
@@ -21,7 +23,8 @@ BATCH_AXES = ("data", "fsdp")  # rows are divided over these
 
 # Regular expression on the end of a dotted path -> mesh axes of its last dimensions; the first match wins. Dimensions
 # in front of them (the layers of a stack) are not divided. A kernel that makes heads or MLP columns [D, F] is divided
-# by tensor in its columns, one that consumes them [F, D] in its rows, so that a pair of them communicates once.
+# by tensor in its columns, one that consumes them [F, D] in its rows, so that a pair of them communicates once. The
+# patches' kernel is divided in its rows, too, so that no two devices embed the same patches.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed_tokens\.embedding", ("tensor", "fsdp")),
     (r"lm_head\.kernel", ("fsdp", "tensor")),
@@ -36,46 +39,50 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(attn\.qkv|mlp\.fc1|merger\.mlp_0)\.bias", ("tensor",)),
     (r"(attn\.proj|mlp\.fc2|merger\.mlp_2)\.kernel", ("tensor", "fsdp")),
     (r"(attn\.proj|mlp\.fc2|down_proj|merger\.mlp_2)\.bias", (None,)),
-    (r"patch_embed\.proj\.kernel", (None, "fsdp")),
+    (r"patch_embed\.proj\.kernel", ("tensor", "fsdp")),
     (r"(norm|norm1|norm2|ln_q)\.(scale|bias)", (None,)),
 )
 
 
-def make_mesh(sizes: config.Mesh, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """Lays devices out along (data, fsdp, tensor).
+def make_mesh(
+    sizes: config.Mesh, devices: Sequence[Any] | None = None, limits: config.Limits | None = None
+) -> jax.sharding.Mesh:
+    """Lays devices out along (data, fsdp, tensor), neighbours in the network side by side.
 
     Args:
-        sizes: devices along each axis; one of them may be -1 and takes what the others leave.
-        devices: `jax.Device`s, all there are by default; every one is used.
+        sizes: devices along each axis; see `config.mesh_shape` for those that are left open.
+        devices: `jax.Device`s, attached or not; by default all there are. Every one is used.
+        limits: what is to be divided over the mesh.
 
     Raises:
-        ValueError: the sizes do not multiply to the number of devices; says which would.
+        ValueError: such a mesh cannot be; says which could.
     """
     devices = jax.devices() if devices is None else devices
-    shape = _filled([sizes.data, sizes.fsdp, sizes.tensor], len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    devices = sorted(devices, key=_slice_of)  # within a slice the order stays
+    num_slices = len(set(map(_slice_of, devices))) if sizes.slices == -1 else sizes.slices
+    shape = config.mesh_shape(sizes, len(devices), num_slices, limits)
+    of_slice = (shape[0] // num_slices, *shape[1:])
+    slices = [_laid_out(part.tolist(), of_slice) for part in np.split(np.array(devices), num_slices)]
+    return jax.sharding.Mesh(np.concatenate(slices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _filled(shape: list[int], num_devices: int) -> tuple[int, ...]:
-    asked = " x ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise ValueError(
-            f"{asked}: expected sizes of at least 1, one of which may be -1; set mesh.data=-1, the others 1"
-        )
-    fixed = math.prod(size for size in shape if size != -1)
-    if num_devices % fixed or (-1 not in shape and fixed != num_devices):
-        divisors = [size for size in range(1, num_devices + 1) if num_devices % size == 0]
-        raise ValueError(
-            f"{asked} does not use all {num_devices} devices: set mesh.data=-1 and mesh.fsdp and mesh.tensor to values"
-            f" whose product is one of {divisors}"
-        )
-    return tuple(num_devices // fixed if size == -1 else size for size in shape)
+def _slice_of(device: Any) -> int:
+    """The slice of a pod, or the machine with GPUs, that a device belongs to; platforms without any have one."""
+    return getattr(device, "slice_index", 0)
 
 
-def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def _laid_out(devices: list[Any], shape: config.Shape) -> np.ndarray:
+    """Axes along the links of a TPU's network; on other platforms, and over several slices, in the order given."""
+    if len(set(map(_slice_of, devices))) > 1:
+        return np.array(devices).reshape(shape)
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+
+def shardings(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> Any:
     """The sharding of every leaf of a tree whose paths end as those of parameters do: parameters, gradients, moments.
 
-    A scalar is replicated. An axis that does not divide its dimension is left out: that dimension stays whole.
+    A scalar is replicated. An axis that does not divide its dimension divides another one that has an axis, if it can;
+    otherwise it is left out. `departures` lists where.
 
     Args:
         tree: arrays, or anything with a shape.
@@ -83,26 +90,56 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     Raises:
         ValueError: lists the paths that no rule of `RULES` places.
     """
+    leaves, structure = _ruled(tree)
+    specs = [_spec(shape, rule, mesh) for _, shape, rule in leaves]
+    return jax.tree.unflatten(structure, [NamedSharding(mesh, spec) for spec in specs])
+
+
+def departures(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> list[str]:
+    """One sentence for each leaf that does not lie as its rule says, because an axis does not divide its dimension."""
+    sentences = []
+    for path, shape, rule in _ruled(tree)[0]:
+        wanted = (*[None] * (len(shape) - len(rule)), *rule)
+        if (placed := tuple(_spec(shape, rule, mesh))) != wanted:
+            sentences.append(f"{path} {list(shape)}: lies as {placed}, its rule being {wanted}")
+    return sentences
+
+
+_Rule = tuple[str | None, ...]
+
+
+def _ruled(tree: Any) -> tuple[list[tuple[str, tuple[int, ...], _Rule]], Any]:
+    """Path, shape and rule of every leaf of a tree, and the tree's structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    placed = [_spec(path, leaf.shape, mesh) for path, (_, leaf) in zip(paths, leaves, strict=True)]
-    if unplaced := [path for path, spec in zip(paths, placed, strict=True) if spec is None]:
+    shapes = [leaf.shape for _, leaf in leaves]
+    rules = [_rule(path, shape) for path, shape in zip(paths, shapes, strict=True)]
+    if unplaced := [path for path, rule in zip(paths, rules, strict=True) if rule is None]:
         raise ValueError("no rule of r1vl_jax.sharding.RULES places these; add one:\n  " + "\n  ".join(unplaced))
-    return jax.tree.unflatten(structure, [NamedSharding(mesh, spec) for spec in placed if spec is not None])
+    return [
+        (path, shape, rule) for path, shape, rule in zip(paths, shapes, rules, strict=True) if rule is not None
+    ], structure
 
 
-def _spec(path: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec | None:
-    """The mesh axis of each dimension; None if no rule matches, or the one that does has more axes than the shape."""
+def _rule(path: str, shape: tuple[int, ...]) -> _Rule | None:
+    """The mesh axes of the last dimensions; None if no rule matches, or the one that does has more axes than those."""
     if not shape:
-        return PartitionSpec()
+        return ()
     axes = next((axes for pattern, axes in RULES if re.search(rf"{pattern}$", path)), None)
-    if axes is None or len(axes) > len(shape):
-        return None
-    last = [
-        axis if axis and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(axes, shape[-len(axes) :], strict=True)
-    ]
-    return PartitionSpec(*[None] * (len(shape) - len(axes)), *last)
+    return None if axes is None or len(axes) > len(shape) else axes
+
+
+def _spec(shape: tuple[int, ...], rule: _Rule, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> PartitionSpec:
+    """The mesh axes of each dimension: the rule's own where they divide it, then the others wherever they divide."""
+    axes = (*[None] * (len(shape) - len(rule)), *rule)
+    divides = [axis is not None and size % mesh.shape[axis] == 0 for size, axis in zip(shape, axes, strict=True)]
+    placed = [[axis] if fits else [] for axis, fits in zip(axes, divides, strict=True)]
+    for axis in (axis for axis, fits in zip(axes, divides, strict=True) if axis and not fits):
+        for size, own, there in zip(shape, axes, placed, strict=True):
+            if own and size % math.prod(mesh.shape[each] for each in (*there, axis)) == 0:
+                there.append(axis)
+                break
+    return PartitionSpec(*(tuple(there) if len(there) > 1 else there[0] if there else None for there in placed))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -14,13 +14,14 @@ from rich.console import Console
 
 from r1vl_jax import observe, report, stages
 from r1vl_jax.arrays import Params
-from r1vl_jax.assembly import assemble, evaluator
+from r1vl_jax.assembly import Parts, assemble, evaluator
 from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
 from r1vl_jax.config import Config, resolve, unknown_settings
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewarding import Rewarder
 from r1vl_jax.rewards import Judge
 from r1vl_jax.run import Run
+from r1vl_jax.sharding import departures
 
 _STAGES = {"alignment": stages.supervised, "warmup": stages.supervised, "step_grpo": stages.step_grpo}
 _STEPS_OF_FINAL_KL = 10
@@ -42,6 +43,7 @@ def run(config: Config) -> dict[str, Any]:
     cost = observe.Cost(config.workdir)
     observe.check_workdir(config.workdir, config)
     parts = assemble(config)
+    _print_layout(parts)
     observe.write_manifest(
         config.workdir,
         config,
@@ -64,6 +66,15 @@ def run(config: Config) -> dict[str, Any]:
         machine = cost.write()  # before the judge's workers end, for their memory counts
     _conclude(config, summary, machine)
     return summary
+
+
+def _print_layout(parts: Parts) -> None:
+    """How several devices are laid out, and what does not lie on them as the table of `sharding` says."""
+    if parts.mesh.size == 1:
+        return
+    sizes = " x ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items())
+    lines = [f"{parts.mesh.size} devices: {sizes}", *departures(parts.definition.abstract_params(), parts.mesh)]
+    Console().print("\n  ".join(lines), highlight=False, soft_wrap=True)
 
 
 def _steps_done(this: Run) -> dict[str, int]:

@@ -124,9 +124,13 @@ def test_a_function_cannot_take_the_name_of_a_column(make_config):
 
 
 def test_batches_that_the_devices_cannot_share_are_refused(make_config):
-    """The tests have eight devices."""
+    """The tests have eight devices, and the model two key/value heads."""
     with pytest.raises(ValueError, match=r"warmup.batch_size=4, eval.batch_size=12: expected multiples of 8, the dev"):
-        assemble(make_config(warmup__batch_size=4, eval__batch_size=12))
-    with pytest.raises(ValueError, match=r"^train.prompts_per_update=6: expected multiples of 4"):
-        assemble(make_config(train__prompts_per_update=6, mesh__fsdp=4, mesh__tensor=2, mesh__data=1))
-    assert assemble(make_config(train__prompts_per_update=6, mesh__data=2, mesh__tensor=4)).mesh.shape["tensor"] == 4
+        assemble(make_config(warmup__batch_size=4, eval__batch_size=12, mesh__tensor=1))
+    with pytest.raises(ValueError, match=r"devices: train.prompts_per_update=6: expected multiples of 4"):
+        assemble(make_config(train__prompts_per_update=6))
+
+
+def test_more_devices_than_prompts_share_the_heads(make_config):
+    parts = assemble(make_config(train__prompts_per_update=4, warmup__batch_size=4))
+    assert dict(parts.mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}

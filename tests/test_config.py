@@ -51,6 +51,8 @@ def test_recipes_resolve(recipe):
     ("changes", "text"),
     [
         ({"workdir": ""}, "workdir='': expected a directory that receives the run (--config.workdir=DIR)"),
+        ({"mesh__tensor": 0}, "mesh.tensor=0: expected at least 1, or -1, which is filled in"),
+        ({"mesh__slices": -2}, "mesh.slices=-2: expected at least 1, or -1, which is filled in"),
         ({"sampling__num_generations": 1}, "sampling.num_generations=1: a group needs at least 2 samples"),
         (
             {"train__prompts_per_update": 6, "train__micro_batches": 16},

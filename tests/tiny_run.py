@@ -36,7 +36,7 @@ def second_earns_more(prompts, completions, **columns) -> list[float]:
 @pytest.fixture
 def quick(monkeypatch, tmp_path_factory):
     """One device instead of the tests' eight, and programs compiled once a session."""
-    monkeypatch.setattr(assembly, "make_mesh", lambda sizes: make_mesh(sizes, jax.devices()[:1]))
+    monkeypatch.setattr(assembly, "make_mesh", lambda sizes, limits: make_mesh(sizes, jax.devices()[:1], limits))
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update(names[0], str(tmp_path_factory.getbasetemp() / "compiled"))

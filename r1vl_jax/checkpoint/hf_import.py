@@ -144,11 +144,16 @@ def _parameter(
 
 
 def _sharding_of_tensor(tensor: Tensor, sharding: NamedSharding) -> NamedSharding:
-    """So that every device receives the part of the tensor that goes into its part of the parameter."""
+    """So that every device receives the part of the tensor that goes into its part of the parameter.
+
+    The rows of a convolution's kernel are several dimensions of its tensor; those stay whole.
+    """
     num_dims = 2 if tensor.is_transposed else len(tensor.shape)
     num_layer_dims = 0 if tensor.layer is None else 1
     axes = (*sharding.spec, *[None] * (num_layer_dims + num_dims - len(sharding.spec)))[num_layer_dims:]
-    return NamedSharding(sharding.mesh, PartitionSpec(*(axes[::-1] if tensor.is_transposed else axes)))
+    if tensor.is_transposed:
+        axes = axes[::-1] if len(tensor.shape) == num_dims else axes[:0:-1]
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes))
 
 
 @partial(jax.jit, static_argnames="dtype")

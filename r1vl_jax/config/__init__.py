@@ -6,12 +6,12 @@ tree into frozen dataclasses and refuses, before any device is touched, what can
 
 from r1vl_jax.config.editable import default, resolve, unknown_settings
 from r1vl_jax.config.loss import Loss
+from r1vl_jax.config.mesh import Limits, Mesh, Shape, mesh_shape
 from r1vl_jax.config.refusals import LORA_TARGETS, contradictions, lora_targets
 from r1vl_jax.config.settings import (
     Config,
     Data,
     Eval,
-    Mesh,
     Model,
     Observe,
     Optim,
@@ -26,6 +26,7 @@ __all__ = [
     "Config",
     "Data",
     "Eval",
+    "Limits",
     "Loss",
     "Mesh",
     "Model",
@@ -33,11 +34,13 @@ __all__ = [
     "Optim",
     "Reward",
     "Sampling",
+    "Shape",
     "Supervised",
     "Train",
     "contradictions",
     "default",
     "lora_targets",
+    "mesh_shape",
     "resolve",
     "unknown_settings",
 ]

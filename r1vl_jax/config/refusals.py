@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from r1vl_jax.config import loss
+from r1vl_jax.config.mesh import divisors
 from r1vl_jax.config.settings import Config, Model
 
 
@@ -22,7 +23,7 @@ def contradictions(config: Config) -> Iterator[str]:
     if config.train.micro_batches < 1 or rows % max(config.train.micro_batches, 1):
         yield (
             f"train.micro_batches={config.train.micro_batches} does not divide the {rows} rows of an update"
-            f" (train.prompts_per_update x sampling.num_generations); set one of {_divisors(rows)}"
+            f" (train.prompts_per_update x sampling.num_generations); set one of {divisors(rows)}"
         )
     if config.data.min_pixels > config.data.max_pixels:
         yield f"data.min_pixels={config.data.min_pixels} is more than data.max_pixels={config.data.max_pixels}"
@@ -46,7 +47,7 @@ def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
     if settings.batch_size % max(config.train.micro_batches, 1):
         yield (
             f"train.micro_batches={config.train.micro_batches} does not divide {stage}.batch_size="
-            f"{settings.batch_size}; set one of {_divisors(settings.batch_size)}"
+            f"{settings.batch_size}; set one of {divisors(settings.batch_size)}"
         )
 
 
@@ -116,6 +117,7 @@ _OPTIM_RANGES: tuple[_Range, ...] = (
     ("adam_b2", lambda x: 0 <= x < 1, "in [0, 1)"),
     ("adam_epsilon", lambda x: x > 0, "more than 0"),
 )
+_FILLED_IN = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices")
 _AT_LEAST_0 = (
     *("seed", "sampling.top_k", "reward.alpha", "eval.steps", "eval.supervised_steps", "train.max_skipped_updates"),
     "data.alignment_records",
@@ -142,6 +144,7 @@ _RANGES: tuple[_Range, ...] = (
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
     ("train.stages", lambda x: x and list(x) == [s for s in _STAGES if s in x], f"some of {_STAGES}, in this order"),
     ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),
+    *((name, lambda x: x == -1 or x >= 1, "at least 1, or -1, which is filled in") for name in _FILLED_IN),
     *((name, lambda x: x >= 0, "at least 0") for name in _AT_LEAST_0),
     *((name, lambda x: x >= 1, "at least 1") for name in _AT_LEAST_1),
     *(
@@ -206,7 +209,3 @@ def _get(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)
     return config
-
-
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from r1vl_jax.config.loss import Loss
+from r1vl_jax.config.mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,6 @@ class Supervised:
     optim: Optim = field(
         default_factory=lambda: Optim(learning_rate=1e-5, lr_scheduler_type="cosine", warmup_ratio=0.03)
     )
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Devices along each axis; -1 takes all that are left."""
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
 
 
 @dataclass(frozen=True)

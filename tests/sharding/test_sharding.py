@@ -1,4 +1,4 @@
-"""The mesh and the table of placements, on eight virtual devices."""
+"""The table of placements."""
 
 import dataclasses
 
@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as Spec
 from small import DEFINITION
 
@@ -67,41 +66,6 @@ def qwen2_vl_params() -> dict:
     }
 
 
-@pytest.mark.parametrize(
-    ("sizes", "shape"),
-    [
-        (config.Mesh(), (8, 1, 1)),
-        (config.Mesh(data=1, fsdp=-1, tensor=2), (1, 4, 2)),
-        (config.Mesh(data=2, fsdp=2, tensor=2), (2, 2, 2)),
-    ],
-)
-def test_mesh_fills_the_open_axis(sizes, shape):
-    mesh = sharding.make_mesh(sizes)
-    assert mesh.devices.shape == shape
-    assert mesh.axis_names == ("data", "fsdp", "tensor")
-    assert set(mesh.axis_types) == {AxisType.Auto}
-    assert {device.id for device in mesh.devices.flat} == set(range(8))
-
-
-def test_mesh_of_some_devices():
-    mesh = sharding.make_mesh(config.Mesh(fsdp=2), jax.devices()[4:])
-    assert mesh.devices.shape == (2, 2, 1)
-    assert {device.id for device in mesh.devices.flat} == {4, 5, 6, 7}
-
-
-@pytest.mark.parametrize("sizes", [config.Mesh(fsdp=3), config.Mesh(1, 2, 2), config.Mesh(tensor=16)])
-def test_mesh_that_leaves_devices_out_is_refused(sizes):
-    asked = rf"mesh.data={sizes.data} x mesh.fsdp={sizes.fsdp} x mesh.tensor={sizes.tensor} does not use all 8 devices"
-    with pytest.raises(ValueError, match=rf"{asked}: .* whose product is one of \[1, 2, 4, 8\]"):
-        sharding.make_mesh(sizes)
-
-
-@pytest.mark.parametrize("sizes", [config.Mesh(fsdp=-1), config.Mesh(fsdp=0), config.Mesh(tensor=-2)])
-def test_mesh_with_meaningless_sizes_is_refused(sizes):
-    with pytest.raises(ValueError, match="expected sizes of at least 1, one of which may be -1; set mesh.data=-1"):
-        sharding.make_mesh(sizes)
-
-
 def test_every_parameter_has_its_place():
     mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     specs = jax.tree.map(lambda placed: placed.spec, sharding.shardings(qwen2_vl_params(), mesh))
@@ -115,7 +79,7 @@ def test_every_parameter_has_its_place():
     assert layers["input_layernorm"]["scale"] == Spec(None, None)
     assert visual["blocks"]["attn"]["qkv"]["kernel"] == Spec(None, "fsdp", "tensor")
     assert visual["blocks"]["mlp"]["fc2"] == {"kernel": Spec(None, "tensor", "fsdp"), "bias": Spec(None, None)}
-    assert visual["patch_embed"]["proj"]["kernel"] == Spec(None, "fsdp")
+    assert visual["patch_embed"]["proj"]["kernel"] == Spec("tensor", "fsdp")
     assert visual["merger"]["mlp_0"]["kernel"] == Spec("fsdp", "tensor")
 
 
@@ -151,11 +115,37 @@ def test_placed_arrays_hold_their_part():
     np.testing.assert_array_equal(placed, params["q_proj"]["kernel"])
 
 
-def test_an_axis_that_does_not_divide_is_left_out():
+def test_an_axis_that_does_not_divide_falls_to_another_dimension():
+    mesh = jax.sharding.AbstractMesh((1, 4, 2), sharding.AXES)
+    tree = {
+        "lm_head": {"kernel": leaf(32, 151)},  # tensor falls to the rows, which fsdp divides already
+        "patch_embed": {"proj": {"kernel": leaf(117, 16)}},  # and to the columns, likewise
+        "up_proj": {"kernel": leaf(3, 6, 6), "bias": leaf(7), "lora_a": leaf(6, 8), "lora_b": leaf(8, 6)},
+    }
+    specs = jax.tree.map(lambda placed: placed.spec, sharding.shardings(tree, mesh))
+    assert specs["lm_head"]["kernel"] == Spec(("fsdp", "tensor"), None)
+    assert specs["patch_embed"]["proj"]["kernel"] == Spec(None, ("fsdp", "tensor"))
+    assert specs["up_proj"] == {
+        "kernel": Spec(None, None, "tensor"),
+        "bias": Spec(None),
+        "lora_a": Spec(None, None),
+        "lora_b": Spec(None, "tensor"),
+    }
+    assert sharding.departures(tree, mesh) == [
+        "lm_head.kernel [32, 151]: lies as (('fsdp', 'tensor'), None), its rule being ('fsdp', 'tensor')",
+        "patch_embed.proj.kernel [117, 16]: lies as (None, ('fsdp', 'tensor')), its rule being ('tensor', 'fsdp')",
+        "up_proj.bias [7]: lies as (None,), its rule being ('tensor',)",
+        "up_proj.kernel [3, 6, 6]: lies as (None, None, 'tensor'), its rule being (None, 'fsdp', 'tensor')",
+        "up_proj.lora_a [6, 8]: lies as (None, None), its rule being ('fsdp', None)",
+    ]
+
+
+def test_an_array_lies_where_its_axes_fell():
     mesh = sharding.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
-    placed = sharding.shardings({"lm_head": {"kernel": leaf(32, 151)}, "up_proj": {"kernel": leaf(6, 8)}}, mesh)
-    assert placed["lm_head"]["kernel"].spec == Spec("fsdp", None)
-    assert placed["up_proj"]["kernel"].spec == Spec(None, "tensor")
+    params = {"lm_head": {"kernel": jnp.arange(16 * 3.0).reshape(16, 3)}}
+    placed = jax.device_put(params, sharding.shardings(params, mesh))["lm_head"]["kernel"]
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
+    np.testing.assert_array_equal(placed, params["lm_head"]["kernel"])
 
 
 def test_unplaced_parameters_are_all_named():
