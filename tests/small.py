@@ -6,9 +6,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from r1vl_jax.arrays import PackedVision, PromptBatch
 from r1vl_jax.config import Model
+from r1vl_jax.data.records import Record
 from r1vl_jax.models.lora import LoRA, fold, is_adapter
 from r1vl_jax.models.qwen2_vl.config import Config, VisionConfig
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.rewards.text import Vocabulary
 from r1vl_jax.trainable import partition
 
 VOCAB_SIZE, IMAGE_TOKEN, EOS = 48, 40, 7
@@ -30,6 +32,12 @@ CONFIG = Config(
     vision_end_token_id=43,
 )
 DEFINITION = Definition(CONFIG)
+# What a token stands for: pieces of paths, so that a random model earns something.
+PIECES = ["### The final answer is:\n", "7", "\n\n### Step 1:\n", "3+4", "=7", " ", "### Rationales:\n", "é"]
+TEXTS = [b"" if token < 8 else PIECES[token % len(PIECES)].encode() for token in range(VOCAB_SIZE)]
+VOCABULARY = Vocabulary(
+    np.cumsum([0, *map(len, TEXTS)], dtype=np.int32), np.frombuffer(b"".join(TEXTS), np.uint8).copy()
+)
 _init = jax.jit(DEFINITION.init)  # compiled once
 
 
@@ -64,6 +72,12 @@ def make_prompts(num_prompts: int = 3, length: int = 10, seed: int = 0) -> Promp
             np.tile(np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32), (num_prompts, 1))[None],
         ),
     )
+
+
+def make_records(num_records: int) -> list[Record]:
+    """Questions whose answer and key steps the pieces above can make."""
+    key_steps = (("3+4=7", "7"), ("=7",))
+    return [Record(str(n), (), "?", "7", "7", key_steps, "", "sum", "made up") for n in range(num_records)]
 
 
 def take(prompts: PromptBatch, rows: list[int]) -> PromptBatch:

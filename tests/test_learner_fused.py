@@ -7,27 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import DEFINITION, EOS, VOCAB_SIZE, make_params, make_prompts
+from small import DEFINITION, EOS, VOCABULARY, make_params, make_prompts, make_records
 
 from r1vl_jax import rewards
 from r1vl_jax.arrays import TrainBatch
 from r1vl_jax.comparison import compare, penalised
 from r1vl_jax.config import Loss, Reward
-from r1vl_jax.data.records import Record
 from r1vl_jax.learner import Learner, Program, fused_step, refer, step_grpo_step
 from r1vl_jax.rewarding import Packer, Rewarder, Scheme, place_rewards
 from r1vl_jax.rewards.custom import Custom
-from r1vl_jax.rewards.text import Vocabulary, token_sizes
+from r1vl_jax.rewards.text import token_sizes
 from r1vl_jax.sampling.loop import Sampler, sample
 from r1vl_jax.sampling.methods import Temperature
 
-# What a token stands for: pieces of paths, so that a random model earns something.
-PIECES = ["### The final answer is:\n", "7", "\n\n### Step 1:\n", "3+4", "=7", " ", "### Rationales:\n", "é"]
-TEXTS = [b"" if token < 8 else PIECES[token % len(PIECES)].encode() for token in range(VOCAB_SIZE)]
-VOCABULARY = Vocabulary(
-    np.cumsum([0, *map(len, TEXTS)], dtype=np.int32), np.frombuffer(b"".join(TEXTS), np.uint8).copy()
-)
-RECORDS = [Record(str(n), (), "?", "7", "7", (("3+4=7", "7"), ("=7",)), "", "sum", "made up") for n in range(3)]
+RECORDS = make_records(3)
 KEY = jax.random.key(3)
 
 
@@ -41,7 +34,7 @@ SCHEME = Scheme(
 )
 
 
-def make_program(loss: Loss, lora: bool = False) -> Program:
+def make_program(loss: Loss) -> Program:
     sampler = Sampler(DEFINITION, Temperature(1.0), 4, 12, (EOS,), (40, 41, 42, 43))
     return Program(Learner(DEFINITION, optax.sgd(0.1), chunk_size=16, loss=loss), sampler, SCHEME)
 

@@ -1,30 +1,33 @@
-"""Eight devices, in any arrangement, give the numbers of one: samples, scores, losses, gradients, updates."""
+"""Eight devices, in any arrangement, give the numbers of one: samples, scores, rewards, losses, gradients, updates."""
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import DEFINITION, EOS, make_params, make_prompts
+from small import DEFINITION, EOS, VOCABULARY, make_adapter, make_params, make_prompts, make_records
 
-from r1vl_jax import config, sharding
-from r1vl_jax.arrays import Completions, PackedVision, PromptBatch, TrainBatch, TrainRows
-from r1vl_jax.config import Loss
-from r1vl_jax.learner import Learner, score, step_grpo_step
-from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax import rewards, sharding
+from r1vl_jax.arrays import PackedVision, PromptBatch
+from r1vl_jax.config import Loss, Mesh, Reward
+from r1vl_jax.learner import Learner, Program, fused_step
+from r1vl_jax.models.lora import LoRA
+from r1vl_jax.rewarding import Packer, Scheme
+from r1vl_jax.sampling.loop import Sampler
 from r1vl_jax.sampling.methods import Temperature
+from r1vl_jax.trainable import combine
 
-NUM_PROMPTS, NUM_GENERATIONS, LENGTH = 8, 2, 6
-LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=32, micro_batches=1, loss=Loss(beta=0.1))
-SAMPLER = Sampler(DEFINITION, Temperature(1.0), NUM_GENERATIONS, LENGTH, (EOS,), (40, 41, 42, 43))
-MESHES = [(8, 1, 1), (2, 2, 2)]
-MORE_MESHES = [(1, 8, 1), (4, 1, 2), (1, 4, 2), (4, 2, 1), (2, 4, 1)]
+NUM_PROMPTS = 8
+ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(2, 4.0, ("q_proj", "o_proj", "down_proj", "qkv", "mlp_2")))
+SCHEME = Scheme(Reward(semantics="released", backend="kernels", undecided="wrong", alpha=0.5))
+# Every mesh of eight devices that divides the model's two key/value heads; the first two are quick enough for CI.
+MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2), (4, 2, 1), (2, 4, 1)]
 
 
 def make_mesh(*sizes: int) -> jax.sharding.Mesh:
-    return sharding.make_mesh(config.Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
+    return sharding.make_mesh(Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
 
 
 def dealt(prompts: PromptBatch, num_shards: int) -> PromptBatch:
@@ -43,62 +46,75 @@ def dealt(prompts: PromptBatch, num_shards: int) -> PromptBatch:
     )
 
 
-def make_batch() -> TrainBatch:
-    rng = np.random.default_rng(0)
-    shape = (NUM_PROMPTS * NUM_GENERATIONS, LENGTH)
-    mask = np.arange(LENGTH)[None] < rng.integers(1, LENGTH + 1, shape[0])[:, None]
-    logp = np.where(mask, -rng.uniform(1, 5, shape), 0).astype(np.float32)
-    advantage = np.repeat(rng.normal(size=(shape[0], 1)), LENGTH, axis=1).astype(np.float32)
-    completions = Completions(rng.integers(8, 40, shape).astype(np.int32), mask)
-    prompts = dealt(make_prompts(NUM_PROMPTS), NUM_PROMPTS)
-    return TrainBatch(prompts, TrainRows(completions, advantage, logp, logp))
+def make_policy(is_adapted: bool):
+    """Trained parameters, frozen ones, and the reference."""
+    base = make_params(scale=0.5)
+    if not is_adapted:
+        return base, {}, make_params(seed=1, scale=0.5)
+    return make_adapter(ADAPTED), base, combine(make_adapter(ADAPTED, seed=1), base)
 
 
-def numbers(mesh: jax.sharding.Mesh):
-    """All that a step computes, on these devices."""
-    definition = dataclasses.replace(DEFINITION, mesh=mesh)
-    learner, sampler = (dataclasses.replace(part, definition=definition) for part in (LEARNER, SAMPLER))
-    params = make_params(scale=0.5)
-    params = jax.device_put(params, sharding.shardings(params, mesh))
-    batch = sharding.divide(make_batch(), mesh)
-    rollout = sample(sampler, params, batch.prompts, jax.random.key(1))
-    logp_BT, _ = score(learner, params, batch.prompts, batch.rows.completions)
-    state = learner.init(jax.tree.map(jnp.copy, params))
-    state, metrics = step_grpo_step(learner, jax.device_put(state, sharding.shardings(state, mesh)), {}, batch)
-    return rollout, logp_BT, state.params, metrics
-
-
-@pytest.fixture(scope="module")
-def alone():
-    return numbers(make_mesh(1, 1, 1))
-
-
-@pytest.mark.parametrize("sizes", [*MESHES, *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in MORE_MESHES)])
-def test_the_numbers_of_one_device(alone, sizes):
+def numbers(sizes: tuple[int, int, int], is_adapted: bool):
+    """All that a step computes on these devices: what it generated, what is trained before and after, metrics."""
     mesh = make_mesh(*sizes)
-    rollout, logp_BT, params, metrics = numbers(mesh)
-    expected_rollout, expected_logp_BT, expected_params, expected_metrics = alone
-    np.testing.assert_array_equal(rollout.completions.token_BT, expected_rollout.completions.token_BT)
-    np.testing.assert_allclose(rollout.logp_BT, expected_rollout.logp_BT, atol=1e-5)
-    np.testing.assert_allclose(logp_BT, expected_logp_BT, atol=1e-5)
-    start = make_params(scale=0.5)
-    update, difference = (
-        float(optax.global_norm(jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), expected_params, other)))
-        for other in (start, params)
+    definition = dataclasses.replace(ADAPTED if is_adapted else DEFINITION, mesh=mesh)
+    # A step of plain SGD is the gradient, but for its factor.
+    learner = Learner(definition, optax.sgd(0.1), chunk_size=32, micro_batches=2, loss=Loss(beta=0.1))
+    sampler = Sampler(definition, Temperature(1.0), 2, 12, (EOS,), (40, 41, 42, 43))
+    trained, frozen, reference = (
+        jax.device_put(params, sharding.shardings(params, mesh)) for params in make_policy(is_adapted)
     )
-    assert difference < 1e-5 * update
+    state = learner.init(trained)
+    state = jax.device_put(state, sharding.shardings(state, mesh))
+    prompts, questions = (
+        sharding.divide(batch, mesh)
+        for batch in (dealt(make_prompts(NUM_PROMPTS), NUM_PROMPTS), Packer("released")(make_records(NUM_PROMPTS)))
+    )
+    before = jax.device_get(trained)
+    arguments = (state, frozen, reference, prompts, questions, VOCABULARY, jax.random.key(1))
+    lowered = fused_step.lower(Program(learner, sampler, SCHEME), *arguments)
+    step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})  # in a third of the time
+    state, metrics, generated = step(*arguments)
+    return generated, before, state.params, metrics
+
+
+@functools.cache
+def alone(is_adapted: bool):
+    return numbers((1, 1, 1), is_adapted)
+
+
+@pytest.mark.parametrize("is_adapted", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "sizes", [*MESHES[:2], *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in MESHES[2:])], ids=str
+)
+def test_the_numbers_of_one_device(sizes, is_adapted):
+    generated, before, params, metrics = numbers(sizes, is_adapted)
+    expected, _, expected_params, expected_metrics = alone(is_adapted)
+    np.testing.assert_array_equal(generated.sampled.completions.token_BT, expected.sampled.completions.token_BT)
+    for name in ("sampling_logp_BT", "ref_logp_BT"):
+        actual, wanted = (getattr(each.sampled, name) for each in (generated, expected))
+        np.testing.assert_allclose(actual, wanted, atol=1e-5, err_msg=name)
+    assert np.ptp(expected.earned.reward.total) > 0
+    for field in dataclasses.fields(rewards.StepReward):
+        actual, wanted = (getattr(each.earned.reward, field.name) for each in (generated, expected))
+        np.testing.assert_allclose(actual, wanted, atol=1e-6, err_msg=field.name)
+    gradient, difference = (
+        float(optax.global_norm(jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), expected_params, other)))
+        for other in (before, params)
+    )
+    assert gradient > 1e-3
+    assert difference < 1e-5 * gradient
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {name: float(value) for name, value in expected_metrics.items()}, rel=1e-4, abs=1e-6
     )
-    wanted = jax.tree.leaves(sharding.shardings(params, mesh))
+    wanted = jax.tree.leaves(sharding.shardings(params, make_mesh(*sizes)))
     for leaf, placement in zip(jax.tree.leaves(params), wanted, strict=True):
         assert leaf.sharding.is_equivalent_to(placement, leaf.ndim)  # an update leaves everything in its place
 
 
 def test_each_device_has_its_own_rows_and_pictures():
-    batch = sharding.divide(make_batch(), make_mesh(2, 4, 1))
-    prompts = batch.prompts
-    for array, num_rows in ((prompts.token_PS, 1), (batch.rows.advantage_BT, 2), (prompts.vision.patch_ZMC, 1)):
+    prompts = sharding.divide(dealt(make_prompts(NUM_PROMPTS), NUM_PROMPTS), make_mesh(2, 4, 1))
+    for array in (prompts.token_PS, prompts.vision.patch_ZMC):
         assert len({str(shard.index) for shard in array.addressable_shards}) == 8
-        assert all(shard.data.shape[0] == num_rows for shard in array.addressable_shards)
+        assert all(shard.data.shape[0] == 1 for shard in array.addressable_shards)
     assert all(shard.data.shape[1] == 1 for shard in prompts.position_3PS.addressable_shards)
