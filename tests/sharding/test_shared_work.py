@@ -1,0 +1,51 @@
+"""No two devices do the same work: operations of the compiled programs, counted by the compiler."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from r1vl_jax import sharding
+from r1vl_jax.arrays import PackedVision
+from r1vl_jax.config import Mesh
+from r1vl_jax.models.presets import preset
+from r1vl_jax.models.qwen2_vl.model import Definition
+
+TINY = preset("tiny")
+# Wide enough that matrix products, not norms, are what takes time.
+DEFINITION = Definition(dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, depth=2, embed_dim=256)))
+NUM_ROWS, NUM_PATCHES = 8, 64
+
+
+def operations(*sizes: int) -> float:
+    """Of one device, for the features of eight rows of pictures and their gradients."""
+    mesh = sharding.make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
+    definition = dataclasses.replace(DEFINITION, mesh=mesh)
+    params = definition.abstract_params()
+    placement = sharding.shardings(params, mesh)
+    params = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params, placement
+    )
+    rows = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
+    patch = jax.ShapeDtypeStruct((NUM_ROWS, NUM_PATCHES, TINY.vision.patch_dim), jnp.float32, sharding=rows)
+    segment = jax.ShapeDtypeStruct((NUM_ROWS, NUM_PATCHES), jnp.int32, sharding=rows)
+    position = jax.ShapeDtypeStruct((NUM_ROWS, NUM_PATCHES, 2), jnp.int32, sharding=rows)
+
+    def gradient(params, vision: PackedVision):
+        features, backward = jax.vjp(lambda params: definition.bind(params).image_features(vision), params)
+        return backward(features)[0]
+
+    lowered = jax.jit(gradient, out_shardings=placement).lower(params, PackedVision(patch, segment, position))
+    return lowered.compile().cost_analysis()["flops"]
+
+
+@pytest.fixture(scope="module")
+def operations_of_one() -> float:
+    return operations(1, 1, 1)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 2)])
+def test_no_picture_is_seen_by_two_devices(sizes, operations_of_one):
+    """Rows of pictures are divided over data and fsdp; within a tensor group, heads and columns."""
+    assert 8 * operations(*sizes) < 1.05 * operations_of_one
