@@ -31,7 +31,8 @@ from r1vl_jax.rewarding import Scheme
 from r1vl_jax.rewards import Judge, custom
 from r1vl_jax.rewards.text import Vocabulary, host_bytes
 from r1vl_jax.sampling import methods
-from r1vl_jax.sampling.loop import Sampler
+from r1vl_jax.sampling.mesh import device_memory, sampler_mesh
+from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sharding import divide, make_mesh, num_batch_shards, shardings
 from r1vl_jax.trainable import adapted, combine, partition, stored
 
@@ -81,6 +82,11 @@ class Parts:
         """The devices."""
         assert self.definition.mesh is not None
         return self.definition.mesh
+
+    @functools.cached_property
+    def sampler_mesh(self) -> jax.sharding.Mesh:
+        """The same devices, laid out for sampling."""
+        return sampler_mesh(self.config, self.definition, self.mesh, memory_bytes=device_memory(self.mesh))
 
     def divide(self, batch: Bundle) -> Bundle:
         """Gives each device its rows of a batch, and its images."""
@@ -139,6 +145,7 @@ class Parts:
             eos_token_ids=self.eos_token_ids,
             forbidden_token_ids=self._forbidden_token_ids(),
             temperature_in_report=temperature_in_report,
+            mesh=self.sampler_mesh,
         )
 
     def _forbidden_token_ids(self) -> tuple[int, ...]:

@@ -38,9 +38,9 @@ class MadeUp(Generator):
         object.__setattr__(self, "keys", [])
         return self
 
-    def _draw(self, params, key):
-        self.keys.append(jax.random.key_data(key).tolist())
-        return self.draws.pop(0)
+    def _draw(self, params, keys):
+        self.keys.extend(jax.random.key_data(key).tolist() for key in keys)
+        return [self.draws.pop(0) for _ in keys]
 
 
 @pytest.fixture

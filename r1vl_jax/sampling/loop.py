@@ -1,4 +1,8 @@
-"""Draws G completions for each prompt: one prefill per prompt, then one jitted loop over token positions.
+"""Draws G completions for each prompt, by three programs:
+
+    prefill     parameters, prompts -> Prefilled: vision tower, and the prompts' keys and values
+    sync        parameters -> the sampler's copy of the decoder (a module of its own)
+    decode      copy, Prefilled -> Rollout: one loop over token positions
 
 The key of a draw is folded from (seed, step, prompt, sample, position). So a sample does not depend on which rows stand
 beside it, and a resumed run needs no generator state.
@@ -11,31 +15,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from r1vl_jax.arrays import Completions, PromptBatch, Rollout, bundle, check_shapes
-from r1vl_jax.models.qwen2_vl.cache import SuffixCache
-from r1vl_jax.models.qwen2_vl.model import Definition, Params
-from r1vl_jax.sampling.methods import Method
+from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, bundle, check_shapes
+from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
+from r1vl_jax.models.qwen2_vl.decoder import Decoder
+from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import sync
+
+_CACHE = ("data", None, "tensor")  # how a cache [rows, positions, heads, width] is divided
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-    """What stays fixed over a run; a static argument of the jitted loop.
+@bundle
+class Prefilled:
+    """P prompts, read: what their completions go on from.
 
     Attributes:
-        num_generations: samples G per prompt.
-        max_length: tokens of a completion at most, the end-of-sequence token included.
-        eos_token_ids: any of them ends a completion.
-        forbidden_token_ids: never drawn: vision tokens, which would need an image, and ids without a token.
-        temperature_in_report: divides the logits before log-probability and entropy are taken.
+        hidden_PD: hidden states behind the final norm, at the last token of each prompt.
+        prefix: what decoding attends to.
+        next_position_P, prompt_id_P: as in `PromptBatch`.
     """
 
-    definition: Definition
-    method: Method
-    num_generations: int
-    max_length: int
-    eos_token_ids: tuple[int, ...]
-    forbidden_token_ids: tuple[int, ...]
-    temperature_in_report: float = 1.0
+    hidden_PD: Float[Array, "P D"]
+    prefix: PrefixCache
+    next_position_P: Int[Array, " P"]
+    prompt_id_P: Int[Array, " P"]
 
 
 @bundle
@@ -52,32 +54,63 @@ class _State:
     entropy_BT: Float[Array, "B T"]
 
 
-@partial(jax.jit, static_argnums=0)
-def sample(sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Array, ""]) -> Rollout:
-    """Samples `num_generations` completions for every prompt.
+def sample(
+    sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Array, ""], *, copy: Params | None = None
+) -> Rollout:
+    """Samples `num_generations` completions for every prompt: `prefill`, `sync` and `decode`, one after another.
 
     Args:
         sampler: the fixed settings.
         params: parameters of the policy.
         prompts: P prompts, padded on the left.
         key: folded from seed and step by the caller; prompt, sample and position are folded in here.
+        copy: of `sync`, where several calls share one; None makes one for this call.
 
     Returns:
         A rollout of P * G rows; row p*G + g is sample g of prompt p.
     """
+    prefilled = prefill(sampler, params, prompts)
+    return decode(sampler, sync(sampler, params) if copy is None else copy, prefilled, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def prefill(sampler: Sampler, params: Params, prompts: PromptBatch) -> Prefilled:
+    """Runs the vision tower and reads the prompts, once each, with the trainer's parameters on the trainer's mesh.
+
+    Returns:
+        Arrays on the sampler's mesh: prompts over `data`, key/value heads over `tensor`.
+    """
     check_shapes(prompts)
     model = sampler.definition.bind(params)
-    head_DV = model.head()
-    is_forbidden_1V = _one_hot(sampler.forbidden_token_ids, head_DV.shape[1])[None]
-    layers = model.unstack()
+    hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
+    return Prefilled(
+        hidden_PD=sampler.placed(hidden_PSD[:, -1], "data"),
+        prefix=PrefixCache(
+            key_PSKH=[sampler.placed(key, *_CACHE) for key in prefix.key_PSKH],
+            value_PSKH=[sampler.placed(value, *_CACHE) for value in prefix.value_PSKH],
+            mask_PS=sampler.placed(prefix.mask_PS, "data"),
+        ),
+        next_position_P=sampler.placed(prompts.next_position_P, "data"),
+        prompt_id_P=sampler.placed(prompts.prompt_id_P, "data"),
+    )
 
-    hidden_PTD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
-    num_rows = prompts.token_PS.shape[0] * sampler.num_generations
-    row_key_B = _row_keys(key, prompts.prompt_id_P, sampler.num_generations)
-    next_position_B = jnp.repeat(prompts.next_position_P, sampler.num_generations)
+
+@partial(jax.jit, static_argnums=0)
+def decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
+    """Draws the completions of prompts that were read, token by token.
+
+    Args:
+        copy: of `sync`.
+        key: see `sample`.
+    """
+    decoder = Decoder(sampler.definition, copy)
+    is_forbidden_1V = _one_hot(sampler.forbidden_token_ids, decoder.head_DV.shape[1])[None]
+    row_key_B = _row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
+    next_position_B = jnp.repeat(prefilled.next_position_P, sampler.num_generations)
 
     def draw(state: _State) -> tuple[_State, Int[Array, " B"]]:
-        logits_BV = jnp.matmul(state.hidden_BD, head_DV, preferred_element_type=jnp.float32)
+        logits_BV = jnp.matmul(state.hidden_BD, decoder.head_DV, preferred_element_type=jnp.float32)
+        logits_BV = sampler.placed(logits_BV, "data", "tensor")
         drawable_BV = jnp.where(is_forbidden_1V, -jnp.inf, logits_BV)
         token_B = sampler.method(drawable_BV, jax.vmap(jax.random.fold_in, (0, None))(row_key_B, state.step))
         logp_B, entropy_B = _report(logits_BV / sampler.temperature_in_report, token_B)
@@ -93,16 +126,16 @@ def sample(sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Arra
 
     def advance(state: _State) -> _State:
         state, token_B = draw(state)
-        hidden_BD, suffix = model.decode(
-            layers, token_B, next_position_B + state.step, prefix=prefix, suffix=state.suffix, step=state.step
+        hidden_BD, suffix = decoder(
+            token_B, next_position_B + state.step, prefix=prefilled.prefix, suffix=state.suffix, step=state.step
         )
-        return dataclasses.replace(state, step=state.step + 1, hidden_BD=hidden_BD, suffix=suffix)
+        return _placed(sampler, dataclasses.replace(state, step=state.step + 1, hidden_BD=hidden_BD, suffix=suffix))
 
     def is_unfinished(state: _State) -> Bool[Array, ""]:
         return (state.step < sampler.max_length) & jnp.any(state.is_running_B)
 
-    last_hidden_BD = jnp.repeat(hidden_PTD[:, -1], sampler.num_generations, axis=0)
-    final = jax.lax.while_loop(is_unfinished, advance, _first_state(sampler, num_rows, last_hidden_BD))
+    hidden_BD = jnp.repeat(prefilled.hidden_PD, sampler.num_generations, axis=0)
+    final = jax.lax.while_loop(is_unfinished, advance, _placed(sampler, _first_state(sampler, hidden_BD)))
     return Rollout(
         completions=Completions(token_BT=final.token_BT, mask_BT=final.mask_BT),
         logp_BT=final.logp_BT,
@@ -112,7 +145,8 @@ def sample(sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Arra
     )
 
 
-def _first_state(sampler: Sampler, num_rows: int, hidden_BD: Float[Array, "B D"]) -> _State:
+def _first_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _State:
+    num_rows = hidden_BD.shape[0]
     shape = (num_rows, sampler.max_length)
     return _State(
         step=jnp.int32(0),
@@ -124,6 +158,13 @@ def _first_state(sampler: Sampler, num_rows: int, hidden_BD: Float[Array, "B D"]
         logp_BT=jnp.zeros(shape, jnp.float32),
         entropy_BT=jnp.zeros(shape, jnp.float32),
     )
+
+
+def _placed(sampler: Sampler, state: _State) -> _State:
+    """Rows over `data`, key/value heads over `tensor`."""
+    placed = jax.tree.map(lambda leaf: sampler.placed(leaf, "data"), dataclasses.replace(state, suffix=None))
+    suffix = jax.tree.map(lambda cache: sampler.placed(cache, *_CACHE), state.suffix)
+    return dataclasses.replace(placed, suffix=suffix)
 
 
 def _row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations: int) -> Key[Array, " B"]:
