@@ -31,7 +31,7 @@ from r1vl_jax.rewarding import Scheme
 from r1vl_jax.rewards import Judge, custom
 from r1vl_jax.rewards.text import Vocabulary, host_bytes
 from r1vl_jax.sampling import methods
-from r1vl_jax.sampling.mesh import device_memory, sampler_mesh
+from r1vl_jax.sampling.mesh import choose_tensor, device_memory
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sharding import divide, make_mesh, num_batch_shards, shardings
 from r1vl_jax.trainable import adapted, combine, partition, stored
@@ -82,11 +82,6 @@ class Parts:
         """The devices."""
         assert self.definition.mesh is not None
         return self.definition.mesh
-
-    @functools.cached_property
-    def sampler_mesh(self) -> jax.sharding.Mesh:
-        """The same devices, laid out for sampling."""
-        return sampler_mesh(self.config, self.definition, self.mesh, memory_bytes=device_memory(self.mesh))
 
     def divide(self, batch: Bundle) -> Bundle:
         """Gives each device its rows of a batch, and its images."""
@@ -145,8 +140,13 @@ class Parts:
             eos_token_ids=self.eos_token_ids,
             forbidden_token_ids=self._forbidden_token_ids(),
             temperature_in_report=temperature_in_report,
-            mesh=self.sampler_mesh,
+            trainer_mesh=self.mesh,
+            tensor=self._sampling_tensor,
         )
+
+    @functools.cached_property
+    def _sampling_tensor(self) -> int:
+        return choose_tensor(self.config, self.definition, self.mesh, memory_bytes=device_memory(self.mesh))
 
     def _forbidden_token_ids(self) -> tuple[int, ...]:
         """Vision tokens, and rows of the embedding that no token belongs to."""

@@ -80,7 +80,8 @@ class SamplingMesh:
 
     Attributes:
         tensor: devices that hold one copy of the decoder together; it divides the key/value heads. -1 takes the fewest
-            whose memory has room for their part, beside what training keeps there.
+            whose memory has room for their part, beside what training keeps there. A fused step samples on
+            `mesh.tensor` devices.
     """
 
     tensor: int = -1

@@ -1,27 +1,26 @@
-"""Draws G completions for each prompt, by three programs:
+"""Draws G completions for each prompt, by three programs, which can be compiled each by itself:
 
-    prefill     parameters, prompts -> Prefilled: vision tower, and the prompts' keys and values
-    sync        parameters -> the sampler's copy of the decoder (a module of its own)
-    decode      copy, Prefilled -> Rollout: one loop over token positions
+    prefill(sampler)    parameters, prompts -> Prefilled: vision tower, and the prompts' keys and values
+    sync                parameters -> the sampler's copy of the decoder, group by group (a module of its own)
+    decode(sampler)     copy, Prefilled, key -> Rollout: one loop over token positions
 
 The key of a draw is folded from (seed, step, prompt, sample, position). So a sample does not depend on which rows stand
 beside it, and a resumed run needs no generator state.
 """
 
 import dataclasses
-from functools import partial
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, bundle, check_shapes
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.decoder import Decoder
-from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sampler import CACHE, LOGITS, ROWS, Sampler, constrain, placement
 from r1vl_jax.sampling.sync import sync
-
-_CACHE = ("data", None, "tensor")  # how a cache [rows, positions, heads, width] is divided
 
 
 @bundle
@@ -69,40 +68,36 @@ def sample(
     Returns:
         A rollout of P * G rows; row p*G + g is sample g of prompt p.
     """
-    prefilled = prefill(sampler, params, prompts)
-    return decode(sampler, sync(sampler, params) if copy is None else copy, prefilled, key)
+    prefilled = prefill(sampler)(params, prompts)
+    return decode(sampler)(sync(sampler, params) if copy is None else copy, prefilled, key)
 
 
-@partial(jax.jit, static_argnums=0)
-def prefill(sampler: Sampler, params: Params, prompts: PromptBatch) -> Prefilled:
-    """Runs the vision tower and reads the prompts, once each, with the trainer's parameters on the trainer's mesh.
+@functools.cache
+def prefill(sampler: Sampler) -> jax.stages.Wrapped:
+    """The program (parameters, prompts) -> Prefilled: the vision tower runs and the prompts are read, once each.
 
-    Returns:
-        Arrays on the sampler's mesh: prompts over `data`, key/value heads over `tensor`.
+    It computes on the trainer's mesh; what it returns lies on the sampler's.
     """
-    check_shapes(prompts)
-    model = sampler.definition.bind(params)
-    hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
-    return Prefilled(
-        hidden_PD=sampler.placed(hidden_PSD[:, -1], "data"),
-        prefix=PrefixCache(
-            key_PSKH=[sampler.placed(key, *_CACHE) for key in prefix.key_PSKH],
-            value_PSKH=[sampler.placed(value, *_CACHE) for value in prefix.value_PSKH],
-            mask_PS=sampler.placed(prefix.mask_PS, "data"),
-        ),
-        next_position_P=sampler.placed(prompts.next_position_P, "data"),
-        prompt_id_P=sampler.placed(prompts.prompt_id_P, "data"),
-    )
+
+    def prefill(params: Params, prompts: PromptBatch) -> Prefilled:
+        check_shapes(prompts)
+        model = sampler.definition.bind(params)
+        hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
+        return Prefilled(hidden_PSD[:, -1], prefix, prompts.next_position_P, prompts.prompt_id_P)
+
+    rows, caches = (placement(sampler.mesh, spec) for spec in (ROWS, CACHE))
+    return jax.jit(prefill, out_shardings=Prefilled(rows, PrefixCache(caches, caches, rows), rows, rows))
 
 
-@partial(jax.jit, static_argnums=0)
-def decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-    """Draws the completions of prompts that were read, token by token.
+@functools.cache
+def decode(sampler: Sampler) -> jax.stages.Wrapped:
+    """The program (copy, Prefilled, key) -> Rollout: completions are drawn, token by token, on the sampler's mesh."""
+    rows, whole = (placement(sampler.trainer_mesh, spec) for spec in (ROWS, PartitionSpec()))
+    placements = Rollout(Completions(rows, rows), rows, rows, rows, whole)
+    return jax.jit(functools.partial(_decode, sampler), out_shardings=placements)
 
-    Args:
-        copy: of `sync`.
-        key: see `sample`.
-    """
+
+def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
     decoder = Decoder(sampler.definition, copy)
     is_forbidden_1V = _one_hot(sampler.forbidden_token_ids, decoder.head_DV.shape[1])[None]
     row_key_B = _row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
@@ -110,7 +105,7 @@ def decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array,
 
     def draw(state: _State) -> tuple[_State, Int[Array, " B"]]:
         logits_BV = jnp.matmul(state.hidden_BD, decoder.head_DV, preferred_element_type=jnp.float32)
-        logits_BV = sampler.placed(logits_BV, "data", "tensor")
+        logits_BV = constrain(sampler.mesh, logits_BV, LOGITS)
         drawable_BV = jnp.where(is_forbidden_1V, -jnp.inf, logits_BV)
         token_B = sampler.method(drawable_BV, jax.vmap(jax.random.fold_in, (0, None))(row_key_B, state.step))
         logp_B, entropy_B = _report(logits_BV / sampler.temperature_in_report, token_B)
@@ -161,10 +156,10 @@ def _first_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _State:
 
 
 def _placed(sampler: Sampler, state: _State) -> _State:
-    """Rows over `data`, key/value heads over `tensor`."""
-    placed = jax.tree.map(lambda leaf: sampler.placed(leaf, "data"), dataclasses.replace(state, suffix=None))
-    suffix = jax.tree.map(lambda cache: sampler.placed(cache, *_CACHE), state.suffix)
-    return dataclasses.replace(placed, suffix=suffix)
+    """Every device has its rows, and of their caches its heads."""
+    suffix = jax.tree.map(lambda cache: constrain(sampler.mesh, cache, CACHE), state.suffix)
+    rest = jax.tree.map(lambda leaf: constrain(sampler.mesh, leaf, ROWS), dataclasses.replace(state, suffix=None))
+    return dataclasses.replace(rest, suffix=suffix)
 
 
 def _row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations: int) -> Key[Array, " B"]:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from r1vl_jax.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.sampling.sampler import decoding_mesh
+from r1vl_jax.sampling.sync import copy_placements
 from r1vl_jax.sharding import shardings
 from r1vl_jax.trainable import partition, stored
 
@@ -21,34 +23,31 @@ from r1vl_jax.trainable import partition, stored
 _USABLE = 0.9
 
 
-def sampler_mesh(
-    config: Config, definition: Definition, mesh: jax.sharding.Mesh, *, memory_bytes: int | None
-) -> jax.sharding.Mesh:
-    """The trainer's devices, in the same order, as (data, 1, tensor).
+def choose_tensor(config: Config, definition: Definition, mesh: jax.sharding.Mesh, *, memory_bytes: int | None) -> int:
+    """How many devices hold one copy of the decoder together: `sampling.mesh.tensor`, or the fewest that have room.
 
     Args:
         mesh: of the trainer.
         memory_bytes: of one device; None where it is not known, and everything is taken to fit.
 
     Raises:
-        ValueError: `sampling.mesh.tensor` divides heads, devices or prompts unevenly; says which sizes would do.
+        ValueError: `sampling.mesh.tensor` does not divide heads, devices or prompts; says which sizes would do.
     """
     tensor, num_devices = config.sampling.mesh.tensor, mesh.devices.size
     num_heads, prompts = definition.config.num_key_value_heads, _prompts(config)
     sizes = tensor_sizes(num_devices, num_heads=num_heads, num_prompts=prompts.values())
     if tensor not in (-1, *sizes) or not sizes:
-        counts = ", ".join(f"{name}={number}" for name, number in prompts.items())
+        counts = " and ".join(f"{name}={number}" for name, number in prompts.items())
         raise ValueError(
             f"sampling.mesh.tensor={tensor}: expected a divisor of the {num_heads} key/value heads and of the"
-            f" {num_devices} devices that leaves a number of devices which divides {counts}; "
-            + (f"set one of {sizes}, or -1" if sizes else "no size does: set other numbers of prompts")
+            f" {num_devices} devices, so that {num_devices} / tensor divides {counts}; "
+            + (f"set one of {sizes}, or -1" if sizes else f"no size does: set multiples of {num_devices}")
         )
-    laid_out = {size: _laid_out(mesh, size) for size in sizes}
-    if tensor == -1:
-        resident = _resident_bytes(config, definition, mesh)
-        needed = {size: resident + _sampling_bytes(config, definition, laid_out[size]) for size in sizes}
-        tensor = smallest_that_fits(needed, memory_bytes)
-    return laid_out[tensor]
+    if tensor != -1:
+        return tensor
+    resident = _resident_bytes(config, definition, mesh)
+    needed = {size: resident + _sampling_bytes(config, definition, decoding_mesh(mesh, size)) for size in sizes}
+    return smallest_that_fits(needed, memory_bytes)
 
 
 def tensor_sizes(num_devices: int, *, num_heads: int, num_prompts: Iterable[int]) -> list[int]:
@@ -85,10 +84,6 @@ def _prompts(config: Config) -> dict[str, int]:
     return prompts
 
 
-def _laid_out(mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.Mesh:
-    return jax.sharding.Mesh(mesh.devices.reshape(-1, 1, tensor), mesh.axis_names, axis_types=mesh.axis_types)
-
-
 def _resident_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:
     """What training keeps on a device: parameters, two moments of the trained ones, and the reference if there is one.
 
@@ -97,25 +92,25 @@ def _resident_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
     params = jax.eval_shape(lambda params: stored(params, config.model), definition.abstract_params())
     trained, _ = partition(params, config.model)
     has_reference = "step_grpo" in config.train.stages and config.loss.needs_reference
-    return _bytes(params, mesh) + (3 if has_reference else 2) * _bytes(trained, mesh)
+    copies = 3 if has_reference else 2
+    return _bytes(params, shardings(params, mesh)) + copies * _bytes(trained, shardings(trained, mesh))
 
 
 def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:
     """What sampling keeps on a device: the copy of the decoder, and keys and values of prompts and completions."""
-    itemsize, sizes = jnp.dtype(definition.dtype).itemsize, definition.config
-    params = definition.abstract_params()
-    copied = {name: part for name, part in params.items() if name != "visual"}
+    sizes, itemsize = definition.config, jnp.dtype(definition.dtype).itemsize
+    prompt, completion = config.data.max_prompt_length, config.sampling.max_completion_length
     num_tokens = max(
-        config.eval.batch_size * (config.data.max_prompt_length + config.sampling.max_completion_length),
-        config.train.prompts_per_update
-        * (config.data.max_prompt_length + config.sampling.num_generations * config.sampling.max_completion_length),
+        config.eval.batch_size * (prompt + completion),
+        config.train.prompts_per_update * (prompt + config.sampling.num_generations * completion),
     )
     values_of_token = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim
-    caches = num_tokens * values_of_token * itemsize // mesh.devices.size
-    return caches + _bytes(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), copied), mesh)
+    decoder = {name: part for name, part in definition.abstract_params().items() if name != "visual"}
+    copy = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), decoder)
+    return num_tokens * values_of_token * itemsize // mesh.devices.size + _bytes(copy, copy_placements(copy, mesh))
 
 
-def _bytes(tree: Any, mesh: jax.sharding.Mesh) -> int:
-    """Bytes on one device of parameters placed by the table of `sharding`."""
-    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings(tree, mesh)), strict=True)
-    return sum(math.prod(placement.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, placement in leaves)
+def _bytes(tree: Any, placements: Any) -> int:
+    """Bytes on one device of a tree that is placed so."""
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(placements), strict=True)
+    return sum(math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, placed in leaves)

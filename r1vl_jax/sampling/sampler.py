@@ -1,6 +1,7 @@
 """The settings of sampling, and where its arrays lie."""
 
 import dataclasses
+import math
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -20,8 +21,9 @@ class Sampler:
         eos_token_ids: any of them ends a completion.
         forbidden_token_ids: never drawn: vision tokens, which would need an image, and ids without a token.
         temperature_in_report: divides the logits before log-probability and entropy are taken.
-        mesh: the devices of the parameters in their order, laid out for decoding (see `sampling.mesh`); None leaves
-            placement to the compiler.
+        trainer_mesh: where parameters and prompts come from, and completions go; None leaves all placement to the
+            compiler.
+        tensor: devices that hold one copy of the decoder together while tokens are drawn.
     """
 
     definition: Definition
@@ -31,17 +33,47 @@ class Sampler:
     eos_token_ids: tuple[int, ...]
     forbidden_token_ids: tuple[int, ...]
     temperature_in_report: float = 1.0
-    mesh: jax.sharding.Mesh | None = None
+    trainer_mesh: jax.sharding.Mesh | None = None
+    tensor: int = 1
 
-    def placed(self, array: Array, *axes: str | None) -> Array:
-        """The array with its first dimensions divided over these axes of `mesh`, but for those an axis does not divide.
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The trainer's devices, laid out for decoding."""
+        return self.trainer_mesh and decoding_mesh(self.trainer_mesh, self.tensor)
 
-        To be called inside a jitted function.
-        """
-        if self.mesh is None:
-            return array
-        divided = [
-            axis if axis and size % self.mesh.shape[axis] == 0 else None
-            for axis, size in zip(axes, array.shape, strict=False)
-        ]
-        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(*divided)))
+
+def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.Mesh:
+    """The same devices in the same order, as (data, 1, tensor); where tensor is the trainer's, the trainer's mesh.
+
+    While tokens are drawn, fsdp divides rows and nothing else, as data does.
+    """
+    if trainer_mesh.shape["tensor"] == tensor:
+        return trainer_mesh
+    devices = trainer_mesh.devices.reshape(-1, 1, tensor)
+    return jax.sharding.Mesh(devices, trainer_mesh.axis_names, axis_types=trainer_mesh.axis_types)
+
+
+# How the first dimensions of an array are divided over the mesh.
+ROWS = PartitionSpec(("data", "fsdp"))
+CACHE = PartitionSpec(("data", "fsdp"), None, "tensor")  # rows, positions, heads
+LOGITS = PartitionSpec(("data", "fsdp"), "tensor")
+
+
+def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> NamedSharding | None:
+    """None without a mesh: the compiler is free."""
+    return None if mesh is None else NamedSharding(mesh, spec)
+
+
+def constrain(mesh: jax.sharding.Mesh | None, array: Array, spec: PartitionSpec) -> Array:
+    """The array, placed; for use inside jitted functions. An axis that does not divide its dimension is left out."""
+    if mesh is None:
+        return array
+    sizes = [math.prod(mesh.shape[axis] for axis in _axes(entry)) for entry in spec]
+    kept = [
+        entry if length % size == 0 else None for entry, size, length in zip(spec, sizes, array.shape, strict=False)
+    ]
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*kept)))
+
+
+def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else entry

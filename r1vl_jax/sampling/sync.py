@@ -11,15 +11,17 @@ an adapter that is small beside its matrix, and with it the agreement of sampler
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Int
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from r1vl_jax.arrays import Params
+from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sharding import shardings
 
@@ -46,17 +48,18 @@ def sync(sampler: Sampler, params: Params) -> Params:
     Returns:
         `embed_tokens`, `layers` (a list), `norm` and, where it is not the embedding, `lm_head`: see `Decoder`.
     """
-    text, how = params["text"], {"dtype": sampler.definition.dtype, "mesh": sampler.mesh}
-    num_layers = sampler.definition.config.num_hidden_layers
-    size = layers_at_once(num_layers)
-    layers = [
-        layer
-        for start in range(0, num_layers, size)
-        for layer in copy_layers(text["layers"], jnp.int32(start), num_layers=size, **how)
-    ]
-    ends = {name: text[name] for name in ("embed_tokens", "norm")}
-    ends |= {name: params[name] for name in ("lm_head",) if name in params}
-    return copy_ends(ends, **how) | {"layers": layers}
+    definition, mesh = sampler.definition, sampler.mesh
+    num_layers = definition.config.num_hidden_layers
+    layers = []
+    for start in range(0, num_layers, layers_at_once(num_layers)):
+        layers += copy_layers(definition, mesh)(params["text"]["layers"], jnp.int32(start))
+    return copy_ends(definition, mesh)(ends(params)) | {"layers": layers}
+
+
+def ends(params: Params) -> Params:
+    """What stands before and behind the layers: the argument of `copy_ends`."""
+    head = {"lm_head": params["lm_head"]} if "lm_head" in params else {}
+    return {name: params["text"][name] for name in ("embed_tokens", "norm")} | head
 
 
 def layers_at_once(num_layers: int) -> int:
@@ -64,22 +67,37 @@ def layers_at_once(num_layers: int) -> int:
     return max(size for size in range(1, LAYERS_AT_ONCE + 1) if num_layers % size == 0)
 
 
-@partial(jax.jit, static_argnames=("num_layers", "dtype", "mesh"))
-def copy_layers(
-    stacked: Params, start: Int[Array, ""], *, num_layers: int, dtype: DTypeLike, mesh: jax.sharding.Mesh | None
-) -> list[Params]:
-    """Layers `start` to `start + num_layers` of a stack, one by one, cast and then placed."""
-    group = jax.tree.map(
-        lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, num_layers, axis=0).astype(dtype), stacked
+@functools.cache
+def copy_layers(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
+    """The program (stacked layers, number of the first) -> that layer and those after it, cast and then placed."""
+    num_layers = layers_at_once(definition.config.num_hidden_layers)
+
+    def copy_layers(stacked: Params, start: Int[Array, ""]) -> list[Params]:
+        group = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, num_layers).astype(definition.dtype), stacked
+        )
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(num_layers)]
+
+    stacked = definition.abstract_params()["text"]["layers"]
+    layers = jax.eval_shape(copy_layers, stacked, jax.ShapeDtypeStruct((), jnp.int32))
+    return jax.jit(copy_layers, out_shardings=copy_placements(layers, mesh))
+
+
+@functools.cache
+def copy_ends(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
+    """The program `ends` -> the same, cast and then placed; always new arrays, which can be deleted."""
+
+    def copy_ends(ends: Params) -> Params:
+        return jax.tree.map(lambda leaf: jnp.array(leaf, definition.dtype), ends)
+
+    return jax.jit(copy_ends, out_shardings=copy_placements(ends(definition.abstract_params()), mesh))
+
+
+def copy_placements(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """As the table of `sharding` says, but every device has the whole of what it would divide over fsdp."""
+    if mesh is None:
+        return None
+    return jax.tree.map(
+        lambda placed: NamedSharding(mesh, PartitionSpec(*(None if axis == "fsdp" else axis for axis in placed.spec))),
+        shardings(params, mesh),
     )
-    return [_placed(jax.tree.map(lambda leaf, i=i: leaf[i], group), mesh) for i in range(num_layers)]
-
-
-@partial(jax.jit, static_argnames=("dtype", "mesh"))
-def copy_ends(ends: Params, *, dtype: DTypeLike, mesh: jax.sharding.Mesh | None) -> Params:
-    """What stands before and behind the layers, cast and then placed; always new arrays, which can be deleted."""
-    return _placed(jax.tree.map(lambda leaf: jnp.array(leaf, dtype), ends), mesh)
-
-
-def _placed(params: Params, mesh: jax.sharding.Mesh | None) -> Any:
-    return params if mesh is None else jax.lax.with_sharding_constraint(params, shardings(params, mesh))
