@@ -108,6 +108,7 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
         logits_BV = constrain(sampler.mesh, logits_BV, LOGITS)
         drawable_BV = jnp.where(is_forbidden_1V, -jnp.inf, logits_BV)
         token_B = sampler.method(drawable_BV, jax.vmap(jax.random.fold_in, (0, None))(row_key_B, state.step))
+        token_B = constrain(sampler.mesh, token_B, ROWS)
         logp_B, entropy_B = _report(logits_BV / sampler.temperature_in_report, token_B)
         state = dataclasses.replace(
             state,
