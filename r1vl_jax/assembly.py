@@ -140,13 +140,12 @@ class Parts:
             eos_token_ids=self.eos_token_ids,
             forbidden_token_ids=self._forbidden_token_ids(),
             temperature_in_report=temperature_in_report,
-            trainer_mesh=self.mesh,
             tensor=self._sampling_tensor,
         )
 
     @functools.cached_property
     def _sampling_tensor(self) -> int:
-        return choose_tensor(self.config, self.definition, self.mesh, memory_bytes=device_memory(self.mesh))
+        return choose_tensor(self.config, self.definition, memory_bytes=device_memory(self.mesh))
 
     def _forbidden_token_ids(self) -> tuple[int, ...]:
         """Vision tokens, and rows of the embedding that no token belongs to."""

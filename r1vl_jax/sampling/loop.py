@@ -92,7 +92,7 @@ def prefill(sampler: Sampler) -> jax.stages.Wrapped:
 @functools.cache
 def decode(sampler: Sampler) -> jax.stages.Wrapped:
     """The program (copy, Prefilled, key) -> Rollout: completions are drawn, token by token, on the sampler's mesh."""
-    rows, whole = (placement(sampler.trainer_mesh, spec) for spec in (ROWS, PartitionSpec()))
+    rows, whole = (placement(sampler.definition.mesh, spec) for spec in (ROWS, PartitionSpec()))
     placements = Rollout(Completions(rows, rows), rows, rows, rows, whole)
     return jax.jit(functools.partial(_decode, sampler), out_shardings=placements)
 

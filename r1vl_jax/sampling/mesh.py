@@ -23,17 +23,19 @@ from r1vl_jax.trainable import partition, stored
 _USABLE = 0.9
 
 
-def choose_tensor(config: Config, definition: Definition, mesh: jax.sharding.Mesh, *, memory_bytes: int | None) -> int:
+def choose_tensor(config: Config, definition: Definition, *, memory_bytes: int | None) -> int:
     """How many devices hold one copy of the decoder together: `sampling.mesh.tensor`, or the fewest that have room.
 
     Args:
-        mesh: of the trainer.
+        definition: of the trainer, with its mesh.
         memory_bytes: of one device; None where it is not known, and everything is taken to fit.
 
     Raises:
         ValueError: `sampling.mesh.tensor` does not divide heads, devices or prompts; says which sizes would do.
     """
-    tensor, num_devices = config.sampling.mesh.tensor, mesh.devices.size
+    mesh, tensor = definition.mesh, config.sampling.mesh.tensor
+    assert mesh is not None
+    num_devices = mesh.devices.size
     num_heads, prompts = definition.config.num_key_value_heads, _prompts(config)
     sizes = tensor_sizes(num_devices, num_heads=num_heads, num_prompts=prompts.values())
     if tensor not in (-1, *sizes) or not sizes:
@@ -45,7 +47,7 @@ def choose_tensor(config: Config, definition: Definition, mesh: jax.sharding.Mes
         )
     if tensor != -1:
         return tensor
-    resident = _resident_bytes(config, definition, mesh)
+    resident = _training_bytes(config, definition, mesh)
     needed = {size: resident + _sampling_bytes(config, definition, decoding_mesh(mesh, size)) for size in sizes}
     return smallest_that_fits(needed, memory_bytes)
 
@@ -84,7 +86,7 @@ def _prompts(config: Config) -> dict[str, int]:
     return prompts
 
 
-def _resident_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:
+def _training_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:
     """What training keeps on a device: parameters, two moments of the trained ones, and the reference if there is one.
 
     What is frozen is the policy's and the reference's in one.

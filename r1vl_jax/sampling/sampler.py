@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -9,6 +10,7 @@ from jaxtyping import Array
 
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.methods import Method
+from r1vl_jax.sharding import BATCH_AXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +23,7 @@ class Sampler:
         eos_token_ids: any of them ends a completion.
         forbidden_token_ids: never drawn: vision tokens, which would need an image, and ids without a token.
         temperature_in_report: divides the logits before log-probability and entropy are taken.
-        trainer_mesh: where parameters and prompts come from, and completions go; None leaves all placement to the
-            compiler.
-        tensor: devices that hold one copy of the decoder together while tokens are drawn.
+        tensor: devices that hold one copy of the decoder together while tokens are drawn; of no use without a mesh.
     """
 
     definition: Definition
@@ -33,13 +33,12 @@ class Sampler:
     eos_token_ids: tuple[int, ...]
     forbidden_token_ids: tuple[int, ...]
     temperature_in_report: float = 1.0
-    trainer_mesh: jax.sharding.Mesh | None = None
     tensor: int = 1
 
     @property
     def mesh(self) -> jax.sharding.Mesh | None:
-        """The trainer's devices, laid out for decoding."""
-        return self.trainer_mesh and decoding_mesh(self.trainer_mesh, self.tensor)
+        """The devices of the definition, which are the trainer's, laid out for decoding."""
+        return self.definition.mesh and decoding_mesh(self.definition.mesh, self.tensor)
 
 
 def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.Mesh:
@@ -54,13 +53,13 @@ def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.
 
 
 # How the first dimensions of an array are divided over the mesh.
-ROWS = PartitionSpec(("data", "fsdp"))
-CACHE = PartitionSpec(("data", "fsdp"), None, "tensor")  # rows, positions, heads
-LOGITS = PartitionSpec(("data", "fsdp"), "tensor")
+ROWS = PartitionSpec(BATCH_AXES)
+CACHE = PartitionSpec(BATCH_AXES, None, "tensor")  # rows, positions, heads
+LOGITS = PartitionSpec(BATCH_AXES, "tensor")
 
 
-def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> NamedSharding | None:
-    """None without a mesh: the compiler is free."""
+def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> Any:
+    """The place of an array, or of every array of a list, for `out_shardings`; without a mesh, left to the compiler."""
     return None if mesh is None else NamedSharding(mesh, spec)
 
 

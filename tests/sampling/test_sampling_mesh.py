@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import pytest
 from small import DEFINITION
 
@@ -43,21 +42,20 @@ def make_config(tensor: int = -1, prompts: int = 8, batch_size: int = 64) -> Con
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, mesh=SamplingMesh(tensor)))
 
 
-def make_mesh(*sizes: int) -> jax.sharding.Mesh:
-    return sharding.make_mesh(Mesh(*sizes))
+ON_EIGHT = dataclasses.replace(DEFINITION, mesh=sharding.make_mesh(Mesh(1, 8, 1)))
 
 
 @pytest.mark.parametrize(("memory_gib", "size"), [(None, 1), (95, 1), (31.25, 2), (26, 4), (15.75, 4)])
 def test_7b_on_eight_devices(memory_gib, size):
     """float32 weights, moments and reference are 15.5 GiB of a device; the copy is 14.2 GiB, caches are under 2."""
-    definition = Definition(PRESETS["7b"], dtype="bfloat16")
+    definition = Definition(PRESETS["7b"], dtype="bfloat16", mesh=ON_EIGHT.mesh)
     config = dataclasses.replace(make_config(), model=Model(preset="7b", dtype="bfloat16"))
     memory = None if memory_gib is None else int(memory_gib * GIB)
-    assert choose_tensor(config, definition, make_mesh(1, 8, 1), memory_bytes=memory) == size
+    assert choose_tensor(config, definition, memory_bytes=memory) == size
 
 
 def test_what_is_set_is_taken():
-    assert choose_tensor(make_config(tensor=2), DEFINITION, make_mesh(1, 8, 1), memory_bytes=None) == 2
+    assert choose_tensor(make_config(tensor=2), ON_EIGHT, memory_bytes=None) == 2
 
 
 @pytest.mark.parametrize(
@@ -76,8 +74,8 @@ def test_what_is_set_is_taken():
 )
 def test_what_does_not_divide_is_refused(config, expected):
     with pytest.raises(ValueError, match=expected):
-        choose_tensor(config, DEFINITION, make_mesh(1, 8, 1), memory_bytes=None)
+        choose_tensor(config, ON_EIGHT, memory_bytes=None)
 
 
 def test_a_cpu_does_not_tell_its_memory():
-    assert device_memory(make_mesh(8, 1, 1)) is None
+    assert device_memory(ON_EIGHT.mesh) is None

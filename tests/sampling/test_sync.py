@@ -23,11 +23,12 @@ KEY = jax.random.key(2)
 
 
 def on_mesh(sizes: tuple[int, int, int], tensor: int, sampler: Sampler = SAMPLER) -> Sampler:
-    return dataclasses.replace(sampler, trainer_mesh=sharding.make_mesh(Mesh(*sizes)), tensor=tensor)
+    definition = dataclasses.replace(sampler.definition, mesh=sharding.make_mesh(Mesh(*sizes)))
+    return dataclasses.replace(sampler, definition=definition, tensor=tensor)
 
 
 def placed(sampler: Sampler, params):
-    return jax.device_put(params, sharding.shardings(params, sampler.trainer_mesh))
+    return jax.device_put(params, sharding.shardings(params, sampler.definition.mesh))
 
 
 @pytest.mark.parametrize("tensor", [1, 2, 4])
@@ -36,7 +37,7 @@ def test_the_decoding_mesh_has_the_same_devices_in_the_same_order(tensor):
     assert dict(sampler.mesh.shape) == (
         {"data": 2, "fsdp": 2, "tensor": 2} if tensor == 2 else {"data": 8 // tensor, "fsdp": 1, "tensor": tensor}
     )
-    assert list(sampler.mesh.devices.flat) == list(sampler.trainer_mesh.devices.flat)
+    assert list(sampler.mesh.devices.flat) == list(sampler.definition.mesh.devices.flat)
 
 
 @pytest.mark.parametrize(("sizes", "tensor"), [((1, 8, 1), 1), ((1, 8, 1), 2), ((1, 4, 2), 1)])
@@ -102,9 +103,9 @@ def test_beside_the_copy_there_is_one_group_of_layers_in_memory():
     stacked = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
         stacked,
-        sharding.shardings(stacked, sampler.trainer_mesh),
+        sharding.shardings(stacked, sampler.definition.mesh),
     )
-    memory = copy_layers(definition, sampler.mesh).lower(stacked, jnp.int32(0)).compile().memory_analysis()
+    memory = copy_layers(sampler.definition, sampler.mesh).lower(stacked, jnp.int32(0)).compile().memory_analysis()
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stacked))
     group_on_device = whole / 4 / 2  # of four groups, divided over tensor
     assert memory.output_size_in_bytes == pytest.approx(group_on_device, rel=0.05)
@@ -116,7 +117,7 @@ def test_no_weight_is_gathered_while_tokens_are_drawn():
     sampler = dataclasses.replace(on_mesh((1, 4, 2), 2), num_generations=1)
     params = placed(sampler, make_params())
     copy = sync(sampler, params)
-    prefilled = prefill(sampler)(params, sharding.divide(in_rows(make_prompts(4)), sampler.trainer_mesh))
+    prefilled = prefill(sampler)(params, sharding.divide(in_rows(make_prompts(4)), sampler.definition.mesh))
     text = decode(sampler).lower(copy, prefilled, KEY).compile().as_text()
     assert "while" in text
     gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)

@@ -19,7 +19,8 @@ ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(4, 8.0, ("q_proj", "down_pro
 
 
 def sampled(definition, mesh: jax.sharding.Mesh, tensor: int):
-    sampler = Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), trainer_mesh=mesh, tensor=tensor)
+    definition = dataclasses.replace(definition, mesh=mesh)
+    sampler = Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), tensor=tensor)
     params = make_params(scale=0.5)
     if definition.lora:
         params = combine(make_adapter(definition), params)
