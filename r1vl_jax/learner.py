@@ -211,7 +211,7 @@ def fused_step(
         vocabulary: bytes of the tokens.
     """
     learner, params = program.learner, combine(state.params, frozen)
-    rollout = sample(program.sampler, params, prompts, key)
+    rollout = sample(program.sampler.on_trainer_mesh(), params, prompts, key)
     sampled = refer(learner, params, reference, prompts, rollout)
     earned = earned_on_device(program.scheme, rollout.completions, questions, vocabulary)
     total_B = penalised(learner.loss, earned.total_B, rollout.completions)

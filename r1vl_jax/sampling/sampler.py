@@ -40,6 +40,14 @@ class Sampler:
         """The devices of the definition, which are the trainer's, laid out for decoding."""
         return self.definition.mesh and decoding_mesh(self.definition.mesh, self.tensor)
 
+    def on_trainer_mesh(self) -> "Sampler":
+        """The same, with the decoder divided as the trainer divides it: for one program that samples and trains.
+
+        What leaves a program of two meshes must say where it lies, or JAX refuses it; a step's figures do not.
+        """
+        mesh = self.definition.mesh
+        return self if mesh is None else dataclasses.replace(self, tensor=mesh.shape["tensor"])
+
 
 def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.Mesh:
     """The same devices in the same order, as (data, 1, tensor); where tensor is the trainer's, the trainer's mesh.

@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from small import DEFINITION, EOS, VOCABULARY, make_adapter, make_params, make_prompts, make_records
+from small import DEFINITION, EOS, VOCABULARY, in_rows, make_adapter, make_params, make_prompts, make_records
 
 from r1vl_jax import rewards, sharding
-from r1vl_jax.arrays import PackedVision, PromptBatch
 from r1vl_jax.config import Loss, Mesh, Reward
 from r1vl_jax.learner import Learner, Program, fused_step
 from r1vl_jax.models.lora import LoRA
@@ -28,22 +27,6 @@ MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2), (4, 2, 1), (2, 
 
 def make_mesh(*sizes: int) -> jax.sharding.Mesh:
     return sharding.make_mesh(Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
-
-
-def dealt(prompts: PromptBatch, num_shards: int) -> PromptBatch:
-    """The pictures of the prompts, one after another, in several rows."""
-    vision = prompts.vision
-    deal = lambda array: array.reshape(num_shards, -1, *array.shape[2:])  # noqa: E731
-    packed = PackedVision(*map(deal, (vision.patch_ZMC, vision.segment_ZM, vision.position_ZM2)))
-    return PromptBatch(
-        prompts.token_PS,
-        prompts.mask_PS,
-        prompts.position_3PS,
-        prompts.feature_index_PS,
-        prompts.next_position_P,
-        prompts.prompt_id_P,
-        packed,
-    )
 
 
 def make_policy(is_adapted: bool):
@@ -68,7 +51,7 @@ def numbers(sizes: tuple[int, int, int], is_adapted: bool):
     state = jax.device_put(state, sharding.shardings(state, mesh))
     prompts, questions = (
         sharding.divide(batch, mesh)
-        for batch in (dealt(make_prompts(NUM_PROMPTS), NUM_PROMPTS), Packer("released")(make_records(NUM_PROMPTS)))
+        for batch in (in_rows(make_prompts(NUM_PROMPTS)), Packer("released")(make_records(NUM_PROMPTS)))
     )
     before = jax.device_get(trained)
     arguments = (state, frozen, reference, prompts, questions, VOCABULARY, jax.random.key(1))
@@ -113,7 +96,7 @@ def test_the_numbers_of_one_device(sizes, is_adapted):
 
 
 def test_each_device_has_its_own_rows_and_pictures():
-    prompts = sharding.divide(dealt(make_prompts(NUM_PROMPTS), NUM_PROMPTS), make_mesh(2, 4, 1))
+    prompts = sharding.divide(in_rows(make_prompts(NUM_PROMPTS)), make_mesh(2, 4, 1))
     for array in (prompts.token_PS, prompts.vision.patch_ZMC):
         assert len({str(shard.index) for shard in array.addressable_shards}) == 8
         assert all(shard.data.shape[0] == 1 for shard in array.addressable_shards)
