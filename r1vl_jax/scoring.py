@@ -45,6 +45,7 @@ def completion_logp(
         completions.token_BT,
         chunk_size=chunk_size,
         temperature=temperature,
+        mesh=model.definition.mesh,
     )
     return jnp.where(completions.mask_BT, logp_BT, 0.0), jnp.where(completions.mask_BT, entropy_BT, 0.0)
 

@@ -10,6 +10,8 @@ import torch
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1vl_jax import losses
+from r1vl_jax.config import Mesh
+from r1vl_jax.sharding import make_mesh
 
 B, T, D, V = 3, 7, 4, 11
 # One column at a time, though that is 3 tokens; a size that does not divide 7 columns, everything at once.
@@ -181,19 +183,30 @@ def test_a_head_sharded_over_its_vocabulary_is_never_gathered():
     assert gradient(hidden, head, target)[1][1].sharding.spec == PartitionSpec(None, "tensor")
 
 
-def test_eight_devices_agree_with_one():
+@pytest.mark.parametrize(
+    ("sizes", "num_tokens", "num_sharers"),
+    [((2, 2, 2), 64, 4), ((2, 2, 2), 62, 2), ((1, 8, 1), 64, 8), ((1, 8, 1), 62, 1)],
+)
+def test_eight_devices_agree_with_one(sizes, num_tokens, num_sharers):
+    """And move hidden states; the head and its gradient only where the devices cannot share the vocabulary."""
     rng = np.random.default_rng(0)
-    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    hidden, head = rng.normal(size=(8, 6, D)).astype(np.float32), rng.normal(size=(D, 16)).astype(np.float32)
-    target = rng.integers(0, 16, (8, 6))
+    mesh = make_mesh(Mesh(*sizes))
+    hidden, head = rng.normal(size=(8, 6, 128)).astype(np.float32), rng.normal(size=(128, num_tokens))
+    head, weight = head.astype(np.float32), rng.normal(size=(8, 6)).astype(np.float32)
+    target = rng.integers(0, num_tokens, (8, 6))
 
-    @jax.jit
-    def gradient(hidden, head):
-        return jax.grad(lambda w: losses.token_logp(hidden, w, target, chunk_size=16)[0].sum())(head)
+    def value(hidden, head, mesh=None):
+        logp, entropy = losses.token_logp(hidden, head, target, chunk_size=1, mesh=mesh)
+        return jnp.sum(weight * (logp + 0.3 * entropy)), (logp, entropy)
 
-    rows = jax.device_put(hidden, NamedSharding(mesh, PartitionSpec("data")))
-    columns = jax.device_put(head, NamedSharding(mesh, PartitionSpec(None, "tensor")))
-    np.testing.assert_allclose(gradient(rows, columns), gradient(hidden, head), atol=1e-5)
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    columns = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
+    placed = jax.device_put(hidden, rows), jax.device_put(head, columns)
+    gradient = jax.grad(value, (0, 1), has_aux=True)
+    compiled = jax.jit(lambda *arrays: gradient(*arrays, mesh)).lower(*placed).compile()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), compiled(*placed), gradient(hidden, head))
+    moved = re.findall(rf"= f32\[128,{num_tokens}\]\S* (?:all-gather|all-reduce)\(", compiled.as_text())
+    assert bool(moved) == (num_sharers == 1)
 
 
 def test_a_masked_target_beyond_the_vocabulary_does_no_harm():
