@@ -32,7 +32,8 @@ from r1vl_jax.rewarding import Scheme
 from r1vl_jax.rewards import Judge, custom
 from r1vl_jax.rewards.text import Vocabulary, host_bytes
 from r1vl_jax.sampling import methods
-from r1vl_jax.sampling.loop import Sampler
+from r1vl_jax.sampling.mesh import choose_tensor, device_memory
+from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sharding import divide, make_mesh, num_batch_shards, shardings
 from r1vl_jax.trainable import adapted, combine, partition, stored
 
@@ -112,7 +113,13 @@ class Parts:
 
     def sampler(self) -> Sampler:
         """Draws as the configuration says, for training."""
-        return make_sampler(self.config, self.definition, self.eos_token_ids, self._forbidden_token_ids())
+        return make_sampler(
+            self.config,
+            self.definition,
+            eos_token_ids=self.eos_token_ids,
+            forbidden_token_ids=self._forbidden_token_ids(),
+            memory_bytes=device_memory(self.mesh),
+        )
 
     def greedy_sampler(self) -> Sampler:
         """Takes the likeliest token each time, once a prompt, for evaluation."""
@@ -169,9 +176,18 @@ def assemble(config: Config) -> Parts:
 
 
 def make_sampler(
-    config: Config, definition: Definition, eos_token_ids: tuple[int, ...], forbidden_token_ids: tuple[int, ...]
+    config: Config,
+    definition: Definition,
+    *,
+    eos_token_ids: tuple[int, ...],
+    forbidden_token_ids: tuple[int, ...],
+    memory_bytes: float | None,
 ) -> Sampler:
-    """Draws as the configuration says, for training."""
+    """Draws as the configuration says, for training.
+
+    Args:
+        memory_bytes: of a device; None where it is not known.
+    """
     s = config.sampling
     return Sampler(
         definition=definition,
@@ -181,6 +197,7 @@ def make_sampler(
         eos_token_ids=eos_token_ids,
         forbidden_token_ids=forbidden_token_ids,
         temperature_in_report=s.temperature if config.loss.temperature_in_loss else 1.0,
+        tensor=choose_tensor(config, definition, memory_bytes=memory_bytes),
     )
 
 

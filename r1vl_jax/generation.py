@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Params, PromptBatch, SampledRows, TrainBatch, TrainRows
+from r1vl_jax.arrays import Params, PromptBatch, Rollout, SampledRows, TrainBatch, TrainRows
 from r1vl_jax.comparison import compare, penalised
 from r1vl_jax.data.pipeline import Stream
 from r1vl_jax.data.records import Record
@@ -18,7 +18,9 @@ from r1vl_jax.learner import Learner, refer
 from r1vl_jax.rewarding import Earned, place_rewards
 from r1vl_jax.rewards.text import token_sizes
 from r1vl_jax.run import Run
-from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.sampling.loop import sample
+from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import copied
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ class Generator:
     def generate(self, params: Params, step: int) -> list[tuple[Draw, TrainBatch]]:
         """What one policy samples for the updates from `step` on: `steps_per_generation` batches."""
         steps = range(step, step + self.learner.loss.steps_per_generation)
-        draws = [self._draw_with_spread(params, self.run.key(step)) for step in steps]
+        keys = [self.run.key(step) for step in steps]
+        draws = self._draw(params, keys)
+        if self.learner.loss.dynamic_sample:
+            draws = [self._with_spread(params, draw, key) for draw, key in zip(draws, keys, strict=True)]
         with self.run.timers("reward"):
             rows = self._compare(draws)
         return [
@@ -67,13 +72,28 @@ class Generator:
             for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
         ]
 
-    def _draw(self, params: Params, key: Key[Array, ""]) -> Draw:
-        timers = self.run.timers
-        with timers("data"):
+    def _draw(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[Draw]:
+        """A draw for each key. The sampler's copy of the parameters is gone before anything is scored."""
+        with copied(self.sampler, params) as copy:
+            sampled = [self._sample(params, copy, key) for key in keys]
+        return [self._earned(params, *one) for one in sampled]
+
+    def _sample(
+        self, params: Params, copy: Params, key: Key[Array, ""]
+    ) -> tuple[list[Record], PromptBatch, PromptBatch, Rollout]:
+        """Records, their prompts on the host and on the devices, and the completions."""
+        with self.run.timers("data"):
             records, prompts = next(self.stream)
             divided = self.run.parts.divide(prompts)
-        with timers("gen"):
-            rollout = jax.block_until_ready(sample(self.sampler, params, divided, key))
+        with self.run.timers("gen"):
+            rollout = sample(self.sampler, params, divided, key, copy=copy)
+            return records, prompts, divided, jax.block_until_ready(rollout)
+
+    def _earned(
+        self, params: Params, records: list[Record], prompts: PromptBatch, divided: PromptBatch, rollout: Rollout
+    ) -> Draw:
+        """What the completions earned, and what an update needs to know of them."""
+        timers = self.run.timers
         with timers("ref"):  # dispatched only: the device computes while the host scores
             sampled = refer(self.learner, params, self.reference_params, divided, rollout)
         with timers("reward"):
@@ -81,17 +101,15 @@ class Generator:
             total_B = np.asarray(penalised(self.learner.loss, earned.total_B, rollout.completions))
         return Draw(records, prompts, sampled, earned, total_B.reshape(len(records), -1))
 
-    def _draw_with_spread(self, params: Params, key: Key[Array, ""]) -> Draw:
-        """With `dynamic_sample`, draws again for groups whose rewards are all equal."""
-        draws, loss = [self._draw(params, key)], self.learner.loss
-        num_prompts = len(draws[0].records)
+    def _with_spread(self, params: Params, first: Draw, key: Key[Array, ""]) -> Draw:
+        """Draws again for groups whose rewards are all equal."""
+        draws, num_prompts = [first], len(first.records)
         while (
-            loss.dynamic_sample
-            and sum(_has_spread(draw).sum() for draw in draws) < num_prompts
-            and len(draws) <= loss.max_resample_times
+            sum(_has_spread(draw).sum() for draw in draws) < num_prompts
+            and len(draws) <= self.learner.loss.max_resample_times
         ):
-            draws.append(self._draw(params, jax.random.fold_in(key, len(draws))))
-        return draws[0] if len(draws) == 1 else self._best_of(draws)
+            draws += self._draw(params, [jax.random.fold_in(key, len(draws))])
+        return first if len(draws) == 1 else self._best_of(draws)
 
     def _best_of(self, draws: Sequence[Draw]) -> Draw:
         """As many prompts as one draw has: those with spread first, then those without, in the order drawn."""

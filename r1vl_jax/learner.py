@@ -37,7 +37,8 @@ from r1vl_jax.config import Loss
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.rewarding import Earned, Questions, Scheme, earned_on_device, place_rewards
 from r1vl_jax.rewards.text import Vocabulary, token_sizes
-from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.sampling.loop import sample
+from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.scoring import Sequences, completion_logp, join
 from r1vl_jax.sharding import shardings
 from r1vl_jax.trainable import combine

@@ -1,5 +1,6 @@
 """The stages of a run, each a loop over updates: imitation of written paths, then StepGRPO on the model's own."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 
@@ -96,7 +97,9 @@ def _staged(generator: Generator, frozen: Params) -> _Update:
 def _fused(generator: Generator, frozen: Params) -> _Update:
     """Does all of a step in one program; the time of everything in it is that of the update."""
     run = generator.run
-    program = Program(generator.learner, generator.sampler, run.rewarder.scheme)
+    # In one program the decoder is divided as the trainer divides it: a second mesh would leave results unplaced.
+    sampler = dataclasses.replace(generator.sampler, tensor=run.parts.mesh.shape["tensor"])
+    program = Program(generator.learner, sampler, run.rewarder.scheme)
 
     def update(stage: Stage, step: int):
         with run.timers("data"):

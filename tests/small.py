@@ -1,5 +1,7 @@
 """A very small model and prompts with pictures for it, for tests that look at the loop and not at the numbers."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -78,6 +80,16 @@ def make_records(num_records: int) -> list[Record]:
     """Questions whose answer and key steps the pieces above can make."""
     key_steps = (("3+4=7", "7"), ("=7",))
     return [Record(str(n), (), "?", "7", "7", key_steps, "", "sum", "made up") for n in range(num_records)]
+
+
+def in_rows(prompts: PromptBatch) -> PromptBatch:
+    """The same prompts, each one's picture in a row of its own, for several devices to share."""
+    vision = prompts.vision
+    rows = [
+        array.reshape(len(prompts.token_PS), -1, array.shape[-1])
+        for array in (vision.patch_ZMC, vision.segment_ZM[..., None], vision.position_ZM2)
+    ]
+    return dataclasses.replace(prompts, vision=PackedVision(rows[0], rows[1][..., 0], rows[2]))
 
 
 def take(prompts: PromptBatch, rows: list[int]) -> PromptBatch:

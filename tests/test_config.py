@@ -157,6 +157,7 @@ def test_recipes_resolve(recipe):
         ),
         ({"eval__supervised_steps": -1}, "eval.supervised_steps=-1: expected at least 0"),
         ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected more than 0"),
+        ({"sampling__mesh__tensor": 0}, "sampling.mesh.tensor=0: expected at least 1, or -1"),
     ],
 )
 def test_what_cannot_work_is_refused(changes, text):

@@ -6,13 +6,16 @@ import types
 import jax
 import numpy as np
 import pytest
-from small import make_prompts
+from small import DEFINITION, EOS, make_params, make_prompts
 
+from r1vl_jax import generation
 from r1vl_jax.arrays import Completions, SampledRows
 from r1vl_jax.config import Loss
 from r1vl_jax.generation import Draw, Generator
 from r1vl_jax.rewarding import Earned
 from r1vl_jax.rewards import StepReward
+from r1vl_jax.sampling.methods import Greedy
+from r1vl_jax.sampling.sampler import Sampler
 
 P, G, T = 2, 2, 3
 
@@ -38,9 +41,9 @@ class MadeUp(Generator):
         object.__setattr__(self, "keys", [])
         return self
 
-    def _draw(self, params, key):
-        self.keys.append(jax.random.key_data(key).tolist())
-        return self.draws.pop(0)
+    def _draw(self, params, keys):
+        self.keys.extend(jax.random.key_data(key).tolist() for key in keys)
+        return [self.draws.pop(0) for _ in keys]
 
 
 @pytest.fixture
@@ -100,3 +103,34 @@ def test_a_generation_feeds_several_updates(generator, loss_type, denominators):
         np.testing.assert_array_equal(batch.rows.completions.token_BT, draw.sampled.completions.token_BT)
         np.testing.assert_array_equal(batch.rows.old_logp_BT, draw.sampled.policy_logp_BT)
         assert batch.denominator == wanted
+
+
+def test_the_copy_of_the_parameters_is_gone_when_completions_are_scored(generator, monkeypatch):
+    """Several draws share one copy; nothing else with the shape of one layer's matrix is on the devices."""
+    matrix = DEFINITION.config.hidden_size, DEFINITION.config.intermediate_size
+    num_matrices = {"sample": [], "refer": []}
+
+    def counting(name, then):
+        def count(*arguments, **settings):
+            num_matrices[name].append(sum(array.shape == matrix for array in jax.live_arrays()))
+            return then(*arguments, **settings)
+
+        return count
+
+    class Scored(Exception):
+        pass
+
+    def refer(*_):
+        raise Scored
+
+    monkeypatch.setattr(generation, "sample", counting("sample", generation.sample))
+    monkeypatch.setattr(generation, "refer", counting("refer", refer))
+    made_up = generator()
+    made_up.run.parts.divide = lambda prompts: prompts
+    sampler = Sampler(DEFINITION, Greedy(), G, T, (EOS,), ())
+    real = Generator(made_up.run, made_up.learner, sampler, None, iter([([], make_prompts(P))] * 2))
+    before = sum(array.shape == matrix for array in jax.live_arrays())
+    with pytest.raises(Scored):
+        real._draw(make_params(), [jax.random.key(0), jax.random.key(1)])
+    of_copy = 2 * DEFINITION.config.num_hidden_layers  # what makes MLP columns: gate and up
+    assert num_matrices == {"sample": [before + of_copy] * 2, "refer": [before]}

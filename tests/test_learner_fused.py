@@ -17,8 +17,9 @@ from r1vl_jax.learner import Learner, Program, fused_step, refer, step_grpo_step
 from r1vl_jax.rewarding import Packer, Rewarder, Scheme, place_rewards
 from r1vl_jax.rewards.custom import Custom
 from r1vl_jax.rewards.text import token_sizes
-from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Temperature
+from r1vl_jax.sampling.sampler import Sampler
 
 RECORDS = make_records(3)
 KEY = jax.random.key(3)

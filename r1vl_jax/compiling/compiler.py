@@ -95,7 +95,7 @@ def compile_for(program: Program, memory_bytes: float) -> Compiled | TooLarge:
         jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
     """
     held = shapes.bytes_per_device(program.held)
-    at_least = shapes.bytes_per_device(program.arguments[1:]) + held
+    at_least = shapes.bytes_per_device(program.arguments) + held
     if at_least > memory_bytes:
         return TooLarge(program, at_least, memory_bytes, "what it reads and what is held beside it alone are too large")
     start = time.perf_counter()

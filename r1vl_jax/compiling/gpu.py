@@ -10,4 +10,4 @@ def lower_for_gpu(program: Program) -> export.Exported:
 
     Nothing is compiled: XLA does that on the GPUs' own machine.
     """
-    return export.export(program.function, platforms=["cuda"])(*program.arguments)
+    return export.export(program.function, platforms=["cuda"])(*program.static, *program.arguments)

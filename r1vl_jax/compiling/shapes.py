@@ -22,9 +22,14 @@ _BYTES_OF_A_TOKEN = 8
 Shape = jax.ShapeDtypeStruct
 
 
+def at(tree: Any, placements: Any) -> Any:
+    """A tree with every leaf where a tree of shardings puts it."""
+    return jax.tree.map(_with_sharding, tree, placements)
+
+
 def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """A tree of parameters, or what has their paths, with every leaf where the table of `sharding` puts it."""
-    return jax.tree.map(_with_sharding, tree, shardings(tree, mesh))
+    return at(tree, shardings(tree, mesh))
 
 
 def divided(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
@@ -118,8 +123,9 @@ def key(mesh: jax.sharding.Mesh) -> Shape:
     return copied(jax.eval_shape(jax.random.key, 0), mesh)
 
 
-def scalar(mesh: jax.sharding.Mesh) -> Shape:
-    return copied(Shape((), jnp.float32), mesh)
+def scalar(mesh: jax.sharding.Mesh, dtype: Any = jnp.float32) -> Shape:
+    """One number."""
+    return copied(Shape((), dtype), mesh)
 
 
 def _with_sharding(leaf: Any, sharding: NamedSharding) -> Shape:

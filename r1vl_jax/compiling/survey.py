@@ -41,7 +41,7 @@ def survey(
     mesh = make_mesh(config.mesh, topology.devices(), limits)
     model = definition(config, "tpu", mesh)
     params, entries = model.abstract_params(), []
-    for program in _chosen(list(programs(config, model)), names):
+    for program in _chosen(list(programs(config, model, topology.chip.memory_bytes)), names):
         entry = _entry(program, topology, mesh, params)
         entries.append(entry)
         if save_to and isinstance(entry.result, Compiled):

@@ -17,6 +17,7 @@ from r1vl_jax.config.settings import (
     Optim,
     Reward,
     Sampling,
+    SamplingMesh,
     Supervised,
     Train,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Optim",
     "Reward",
     "Sampling",
+    "SamplingMesh",
     "Shape",
     "Supervised",
     "Train",

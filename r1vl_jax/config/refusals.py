@@ -137,6 +137,7 @@ _RANGES: tuple[_Range, ...] = (
     ("sampling.temperature", lambda x: x > 0, "more than 0 (greedy decoding is for evaluation)"),
     ("sampling.top_p", lambda x: 0 < x <= 1, "in (0, 1]"),
     ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("sampling.mesh.tensor", lambda x: x == -1 or x >= 1, "at least 1, or -1, which takes the fewest that have room"),
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     *loss.RANGES,

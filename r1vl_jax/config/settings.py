@@ -76,6 +76,19 @@ class Data:
 
 
 @dataclass(frozen=True)
+class SamplingMesh:
+    """How the trainer's devices share the work of sampling.
+
+    Attributes:
+        tensor: devices that hold one copy of the decoder together; it divides the key/value heads. -1 takes the fewest
+            whose memory has room for their part, beside what training keeps there. A fused step samples on
+            `mesh.tensor` devices.
+    """
+
+    tensor: int = -1
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How completions are drawn.
 
@@ -94,6 +107,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     max_completion_length: int = 1024
+    mesh: SamplingMesh = field(default_factory=SamplingMesh)
 
 
 @dataclass(frozen=True)

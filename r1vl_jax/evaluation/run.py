@@ -11,7 +11,9 @@ from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions, Params, PromptBatch
 from r1vl_jax.data.records import Record
 from r1vl_jax.rewards import Judge
-from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.sampling.loop import sample
+from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import copied
 
 Batches = Callable[[], Iterable[tuple[list[Record], PromptBatch]]]
 # (completion, record) -> how many things of the picture were read right, of how many
@@ -54,7 +56,8 @@ class Evaluator:
             Fractions: `accuracy`, `accuracy/KIND`, `well_formed` (complete paths in logical order), `reading` where the
             task has it, `ended`; and `mean_length` in tokens.
         """
-        outcomes = [outcome for records, prompts in batches for outcome in self._outcomes(params, records, prompts)]
+        with copied(self.sampler, params) as copy:
+            outcomes = [outcome for batch in batches for outcome in self._outcomes(params, copy, *batch)]
         results = {name: float(np.mean([o[name] for o in outcomes])) for name in _MEANS}
         by_kind = collections.defaultdict(list)
         for outcome in outcomes:
@@ -64,8 +67,8 @@ class Evaluator:
             results["reading"] = sum(o["read"] for o in outcomes) / max(sum(o["to_read"] for o in outcomes), 1)
         return results
 
-    def _outcomes(self, params: Params, records: list[Record], prompts: PromptBatch) -> list[Mapping]:
-        rollout = sample(self.sampler, params, prompts, jax.random.key(0))
+    def _outcomes(self, params: Params, copy: Params, records: list[Record], prompts: PromptBatch) -> list[Mapping]:
+        rollout = sample(self.sampler, params, prompts, jax.random.key(0), copy=copy)
         texts = self.texts(rollout.completions)[: len(records)]
         reward = rewards.score(texts, [asdict(r) for r in records], semantics=self.semantics, judge=self.judge)
         length_B = np.asarray(rollout.completions.mask_BT).sum(axis=1)

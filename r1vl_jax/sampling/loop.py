@@ -1,41 +1,42 @@
-"""Draws G completions for each prompt: one prefill per prompt, then one jitted loop over token positions.
+"""Draws G completions for each prompt, by three programs, which can be compiled each by itself:
+
+    prefill(sampler)    parameters, prompts -> Prefilled: vision tower, and the prompts' keys and values
+    sync                parameters -> the sampler's copy of the decoder, group by group (a module of its own)
+    decode(sampler)     copy, Prefilled, key -> Rollout: one loop over token positions
 
 The key of a draw is folded from (seed, step, prompt, sample, position). So a sample does not depend on which rows stand
 beside it, and a resumed run needs no generator state.
 """
 
 import dataclasses
-from functools import partial
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from r1vl_jax.arrays import Completions, PromptBatch, Rollout, bundle, check_shapes
-from r1vl_jax.models.qwen2_vl.cache import SuffixCache
-from r1vl_jax.models.qwen2_vl.model import Definition, Params
-from r1vl_jax.sampling.methods import Method
+from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, bundle, check_shapes
+from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
+from r1vl_jax.models.qwen2_vl.decoder import Decoder
+from r1vl_jax.sampling.sampler import CACHE, LOGITS, ROWS, Sampler, constrain, placement
+from r1vl_jax.sampling.sync import sync
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-    """What stays fixed over a run; a static argument of the jitted loop.
+@bundle
+class Prefilled:
+    """P prompts, read: what their completions go on from.
 
     Attributes:
-        num_generations: samples G per prompt.
-        max_length: tokens of a completion at most, the end-of-sequence token included.
-        eos_token_ids: any of them ends a completion.
-        forbidden_token_ids: never drawn: vision tokens, which would need an image, and ids without a token.
-        temperature_in_report: divides the logits before log-probability and entropy are taken.
+        hidden_PD: hidden states behind the final norm, at the last token of each prompt.
+        prefix: what decoding attends to.
+        next_position_P, prompt_id_P: as in `PromptBatch`.
     """
 
-    definition: Definition
-    method: Method
-    num_generations: int
-    max_length: int
-    eos_token_ids: tuple[int, ...]
-    forbidden_token_ids: tuple[int, ...]
-    temperature_in_report: float = 1.0
+    hidden_PD: Float[Array, "P D"]
+    prefix: PrefixCache
+    next_position_P: Int[Array, " P"]
+    prompt_id_P: Int[Array, " P"]
 
 
 @bundle
@@ -52,34 +53,62 @@ class _State:
     entropy_BT: Float[Array, "B T"]
 
 
-@partial(jax.jit, static_argnums=0)
-def sample(sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Array, ""]) -> Rollout:
-    """Samples `num_generations` completions for every prompt.
+def sample(
+    sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Array, ""], *, copy: Params | None = None
+) -> Rollout:
+    """Samples `num_generations` completions for every prompt: `prefill`, `sync` and `decode`, one after another.
 
     Args:
         sampler: the fixed settings.
         params: parameters of the policy.
         prompts: P prompts, padded on the left.
         key: folded from seed and step by the caller; prompt, sample and position are folded in here.
+        copy: of `sync`, where several calls share one; None makes one for this call.
 
     Returns:
         A rollout of P * G rows; row p*G + g is sample g of prompt p.
     """
-    check_shapes(prompts)
-    model = sampler.definition.bind(params)
-    head_DV = model.head()
-    is_forbidden_1V = _one_hot(sampler.forbidden_token_ids, head_DV.shape[1])[None]
-    layers = model.unstack()
+    prefilled = prefill(sampler)(params, prompts)
+    return decode(sampler)(sync(sampler, params) if copy is None else copy, prefilled, key)
 
-    hidden_PTD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
-    num_rows = prompts.token_PS.shape[0] * sampler.num_generations
-    row_key_B = _row_keys(key, prompts.prompt_id_P, sampler.num_generations)
-    next_position_B = jnp.repeat(prompts.next_position_P, sampler.num_generations)
+
+@functools.cache
+def prefill(sampler: Sampler) -> jax.stages.Wrapped:
+    """The program (parameters, prompts) -> Prefilled: the vision tower runs and the prompts are read, once each.
+
+    It computes on the trainer's mesh; what it returns lies on the sampler's.
+    """
+
+    def prefill(params: Params, prompts: PromptBatch) -> Prefilled:
+        check_shapes(prompts)
+        model = sampler.definition.bind(params)
+        hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
+        return Prefilled(hidden_PSD[:, -1], prefix, prompts.next_position_P, prompts.prompt_id_P)
+
+    rows, caches = (placement(sampler.mesh, spec) for spec in (ROWS, CACHE))
+    return jax.jit(prefill, out_shardings=Prefilled(rows, PrefixCache(caches, caches, rows), rows, rows))
+
+
+@functools.cache
+def decode(sampler: Sampler) -> jax.stages.Wrapped:
+    """The program (copy, Prefilled, key) -> Rollout: completions are drawn, token by token, on the sampler's mesh."""
+    rows, whole = (placement(sampler.definition.mesh, spec) for spec in (ROWS, PartitionSpec()))
+    placements = Rollout(Completions(rows, rows), rows, rows, rows, whole)
+    return jax.jit(functools.partial(_decode, sampler), out_shardings=placements)
+
+
+def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
+    decoder = Decoder(sampler.definition, copy)
+    is_forbidden_1V = _one_hot(sampler.forbidden_token_ids, decoder.head_DV.shape[1])[None]
+    row_key_B = _row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
+    next_position_B = jnp.repeat(prefilled.next_position_P, sampler.num_generations)
 
     def draw(state: _State) -> tuple[_State, Int[Array, " B"]]:
-        logits_BV = jnp.matmul(state.hidden_BD, head_DV, preferred_element_type=jnp.float32)
+        logits_BV = jnp.matmul(state.hidden_BD, decoder.head_DV, preferred_element_type=jnp.float32)
+        logits_BV = constrain(sampler.mesh, logits_BV, LOGITS)
         drawable_BV = jnp.where(is_forbidden_1V, -jnp.inf, logits_BV)
         token_B = sampler.method(drawable_BV, jax.vmap(jax.random.fold_in, (0, None))(row_key_B, state.step))
+        token_B = constrain(sampler.mesh, token_B, ROWS)
         logp_B, entropy_B = _report(logits_BV / sampler.temperature_in_report, token_B)
         state = dataclasses.replace(
             state,
@@ -93,16 +122,16 @@ def sample(sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Arra
 
     def advance(state: _State) -> _State:
         state, token_B = draw(state)
-        hidden_BD, suffix = model.decode(
-            layers, token_B, next_position_B + state.step, prefix=prefix, suffix=state.suffix, step=state.step
+        hidden_BD, suffix = decoder(
+            token_B, next_position_B + state.step, prefix=prefilled.prefix, suffix=state.suffix, step=state.step
         )
-        return dataclasses.replace(state, step=state.step + 1, hidden_BD=hidden_BD, suffix=suffix)
+        return _placed(sampler, dataclasses.replace(state, step=state.step + 1, hidden_BD=hidden_BD, suffix=suffix))
 
     def is_unfinished(state: _State) -> Bool[Array, ""]:
         return (state.step < sampler.max_length) & jnp.any(state.is_running_B)
 
-    last_hidden_BD = jnp.repeat(hidden_PTD[:, -1], sampler.num_generations, axis=0)
-    final = jax.lax.while_loop(is_unfinished, advance, _first_state(sampler, num_rows, last_hidden_BD))
+    hidden_BD = jnp.repeat(prefilled.hidden_PD, sampler.num_generations, axis=0)
+    final = jax.lax.while_loop(is_unfinished, advance, _placed(sampler, _first_state(sampler, hidden_BD)))
     return Rollout(
         completions=Completions(token_BT=final.token_BT, mask_BT=final.mask_BT),
         logp_BT=final.logp_BT,
@@ -112,7 +141,8 @@ def sample(sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Arra
     )
 
 
-def _first_state(sampler: Sampler, num_rows: int, hidden_BD: Float[Array, "B D"]) -> _State:
+def _first_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _State:
+    num_rows = hidden_BD.shape[0]
     shape = (num_rows, sampler.max_length)
     return _State(
         step=jnp.int32(0),
@@ -124,6 +154,13 @@ def _first_state(sampler: Sampler, num_rows: int, hidden_BD: Float[Array, "B D"]
         logp_BT=jnp.zeros(shape, jnp.float32),
         entropy_BT=jnp.zeros(shape, jnp.float32),
     )
+
+
+def _placed(sampler: Sampler, state: _State) -> _State:
+    """Every device has its rows, and of their caches its heads."""
+    suffix = jax.tree.map(lambda cache: constrain(sampler.mesh, cache, CACHE), state.suffix)
+    rest = jax.tree.map(lambda leaf: constrain(sampler.mesh, leaf, ROWS), dataclasses.replace(state, suffix=None))
+    return dataclasses.replace(rest, suffix=suffix)
 
 
 def _row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations: int) -> Key[Array, " B"]:

@@ -1,5 +1,6 @@
 """Evaluation by hand: made-up completions, one of them repeated to fill the batch."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,11 +25,17 @@ def drawn(monkeypatch) -> list:
     """What `sample` was given; it returns as many tokens as LENGTHS say, and says that only the first ended."""
     given = []
 
-    def sample(sampler, params, prompts, key):
+    @contextlib.contextmanager
+    def copied(sampler, params):
+        yield "a copy"
+
+    def sample(sampler, params, prompts, key, *, copy):
+        assert copy == "a copy"
         given.append((sampler, params, prompts))
         mask_BT = np.arange(9)[None] < np.array(LENGTHS)[:, None]
         return SimpleNamespace(completions=SimpleNamespace(mask_BT=mask_BT), has_ended_B=np.array([1, 0, 0, 0], bool))
 
+    monkeypatch.setattr(run, "copied", copied)
     monkeypatch.setattr(run, "sample", sample)
     return given
 

@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import CONFIG, DEFINITION, make_params, make_prompts, take
+from small import CONFIG, DEFINITION, EOS, make_params, make_prompts, take
 
 from r1vl_jax.arrays import PackedVision, PromptBatch
 from r1vl_jax.models.presets import PRESETS
 from r1vl_jax.models.qwen2_vl.cache import SuffixCache
+from r1vl_jax.models.qwen2_vl.decoder import Decoder
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.sampling.methods import Greedy
+from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import sync
 
 PARAMS = make_params()
 PROMPTS = make_prompts()
@@ -88,17 +92,20 @@ def test_prefill_and_decode_give_the_hidden_states_of_whole_sequences():
     num_prompts, num_generations, length = 3, 2, 4
     num_rows = num_prompts * num_generations
     token_BT = np.random.default_rng(1).integers(8, 40, (num_rows, length)).astype(np.int32)
+    sampler = Sampler(DEFINITION, Greedy(), num_generations, length, (EOS,), ())
 
     @jax.jit
     def decode_all(params, prompts, token_BT):
         model = DEFINITION.bind(params)
-        layers = model.unstack()
+        decoder = Decoder(DEFINITION, sync(sampler, params))
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
         suffix = SuffixCache.empty(CONFIG, num_rows, length, jnp.float32)
         hidden = []
         for step in range(length):
             position_B = jnp.repeat(prompts.next_position_P, num_generations) + step
-            hidden_BD, suffix = model.decode(layers, token_BT[:, step], position_B, prefix, suffix, jnp.int32(step))
+            hidden_BD, suffix = decoder(
+                token_BT[:, step], position_B, prefix=prefix, suffix=suffix, step=jnp.int32(step)
+            )
             hidden.append(hidden_BD)
         return hidden_PSD, jnp.stack(hidden, axis=1)
 

@@ -3,19 +3,19 @@
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from parity.twins import ARCHITECTURES, IMAGE, VIDEO, Twins, make_inputs, make_twins, to_torch
 from transformers.vision_utils import get_vision_window_index
 
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.data.prompts import from_inputs
-from r1vl_jax.models.qwen2_vl.layers import unstack
 from r1vl_jax.models.qwen2_vl.model import Definition, Params, Qwen2VL
 from r1vl_jax.models.qwen2_vl.rope import text_rotation, vision_rotation
 
@@ -157,7 +157,7 @@ def _outputs_of_blocks(model: Qwen2VL, batch: PromptBatch) -> Iterator[jax.Array
     rotation = vision_rotation(vision.position_ZM2, tower.config.head_dim)
     x_ZME = tower.patch_embed.proj(vision.patch_ZMC)
     yield x_ZME
-    blocks = unstack(tower.blocks, tower.config.depth, "float32")
+    blocks = _unstacked(tower.blocks, tower.config.depth)
     for block, segment_ZM in zip(blocks, tower.segments(vision), strict=True):
         x_ZME = block(x_ZME, rotation, segment_ZM)
         yield x_ZME
@@ -167,9 +167,14 @@ def _inputs_of_layers(model: Qwen2VL, batch: PromptBatch, feature_MD: jax.Array)
     """What enters each decoder layer, the layers taken apart."""
     x_BTD = model.embed(batch.token_PS, batch.feature_index_PS, feature_MD)
     rotation = text_rotation(batch.position_3PS, model.definition.config)
-    for layer in model.unstack():
+    for layer in _unstacked(model.text.layers, model.definition.config.num_hidden_layers):
         yield x_BTD
         x_BTD, _ = layer(x_BTD, rotation, batch.mask_PS)
+
+
+def _unstacked(layers: nnx.Module, num_layers: int) -> list[Any]:
+    graphdef, state = nnx.split(layers)
+    return [nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(num_layers)]
 
 
 def _in_order(x_ME: torch.Tensor, grids: torch.Tensor, twins: Twins) -> np.ndarray:

@@ -10,8 +10,9 @@ import pytest
 from small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
 
 from r1vl_jax.learner import Learner, score
-from r1vl_jax.sampling.loop import Sampler, sample
+from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
+from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.scoring import join
 
 FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)

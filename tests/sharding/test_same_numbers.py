@@ -15,8 +15,8 @@ from r1vl_jax.config import Loss, Mesh, Reward
 from r1vl_jax.learner import Learner, Program, fused_step
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.rewarding import Packer, Scheme
-from r1vl_jax.sampling.loop import Sampler
 from r1vl_jax.sampling.methods import Temperature
+from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.trainable import combine
 
 NUM_PROMPTS = 8

@@ -1,7 +1,7 @@
 """What the text and the vision tower share: linear maps, and layers that are alike stacked on a leading axis L.
 
 A stack is a module like its layers, with every parameter's first axis counting them. It compiles as one layer, whatever
-the depth: `scan` walks through it. Decoding takes the layers apart instead (`unstack`).
+the depth: `scan` walks through it. Decoding takes the layers apart instead (`sampling.sync`).
 """
 
 from collections.abc import Callable
@@ -92,11 +92,3 @@ def scan(
 
     body = body if remat == "none" else jax.checkpoint(body, policy=_KEPT[remat])
     return jax.lax.scan(body, x, (state, *per_layer))
-
-
-def unstack(layers: Layer, num_layers: int, dtype: DTypeLike) -> list[Layer]:
-    """The layers of a stack one by one, parameters cast to the dtype they are used in."""
-    graphdef, state = nnx.split(layers)
-    return [
-        nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i].astype(dtype), state)) for i in range(num_layers)
-    ]

@@ -25,9 +25,9 @@ from r1vl_jax.models.attention import attention
 from r1vl_jax.models.lora import LoRA, add_adapters
 from r1vl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision
-from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
+from r1vl_jax.models.qwen2_vl.cache import PrefixCache
 from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig, VisionConfig
-from r1vl_jax.models.qwen2_vl.layers import linear, scan, unstack
+from r1vl_jax.models.qwen2_vl.layers import linear, scan
 from r1vl_jax.models.qwen2_vl.rope import text_rotation
 from r1vl_jax.models.qwen2_vl.text import DecoderLayer, Text
 from r1vl_jax.models.qwen2_vl.vision import Vision
@@ -148,43 +148,3 @@ class Qwen2VL(nnx.Module):
 
         x_PSD, (key_LPSKH, value_LPSKH) = scan(self.text.layers, apply, x_PSD, remat=self.definition.remat)
         return self.text.norm(x_PSD), PrefixCache(list(key_LPSKH), list(value_LPSKH), prompts.mask_PS)
-
-    def unstack(self) -> list[DecoderLayer]:
-        """The decoder's layers one by one, for `decode`; to be done once, outside the decoding loop."""
-        return unstack(self.text.layers, self.definition.config.num_hidden_layers, self.definition.dtype)
-
-    def decode(
-        self,
-        layers: list[DecoderLayer],
-        token_B: Int[Array, " B"],
-        position_B: Int[Array, " B"],
-        prefix: PrefixCache,
-        suffix: SuffixCache,
-        step: Int[Array, ""],
-    ) -> tuple[Float[Array, "B D"], SuffixCache]:
-        """Reads one drawn token per row; row p*G + g continues prompt p.
-
-        Args:
-            layers: of `unstack`.
-            position_B: rope position of the token, the same in time, height and width.
-            step: the column of the suffix it is written to; columns up to it are attended to.
-
-        Returns:
-            Hidden states behind the final norm, for drawing the next token, and the suffix with this one in it.
-        """
-        x_B1D = self.text.embed(token_B[:, None])
-        position_3B1 = jnp.broadcast_to(position_B[None, :, None], (3, *position_B.shape, 1))
-        rotation = text_rotation(position_3B1, self.definition.config)
-        key_BTKH, value_BTKH = [], []
-        for index, layer in enumerate(layers):
-            x_B1D, (key, value) = layer.decode(
-                x_B1D,
-                rotation,
-                prefix=(prefix.key_PSKH[index], prefix.value_PSKH[index]),
-                prefix_mask_PS=prefix.mask_PS,
-                suffix=(suffix.key_BTKH[index], suffix.value_BTKH[index]),
-                step=step,
-            )
-            key_BTKH.append(key)
-            value_BTKH.append(value)
-        return self.text.norm(x_B1D)[:, 0], SuffixCache(key_BTKH, value_BTKH)

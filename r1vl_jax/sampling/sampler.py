@@ -1,0 +1,78 @@
+"""The settings of sampling, and where its arrays lie."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.sampling.methods import Method
+from r1vl_jax.sharding import BATCH_AXES
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """What stays fixed over a run; a static argument of the jitted functions.
+
+    Attributes:
+        num_generations: samples G per prompt.
+        max_length: tokens of a completion at most, the end-of-sequence token included.
+        eos_token_ids: any of them ends a completion.
+        forbidden_token_ids: never drawn: vision tokens, which would need an image, and ids without a token.
+        temperature_in_report: divides the logits before log-probability and entropy are taken.
+        tensor: devices that hold one copy of the decoder together while tokens are drawn; of no use without a mesh.
+    """
+
+    definition: Definition
+    method: Method
+    num_generations: int
+    max_length: int
+    eos_token_ids: tuple[int, ...]
+    forbidden_token_ids: tuple[int, ...]
+    temperature_in_report: float = 1.0
+    tensor: int = 1
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None:
+        """The devices of the definition, which are the trainer's, laid out for decoding."""
+        return self.definition.mesh and decoding_mesh(self.definition.mesh, self.tensor)
+
+
+def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.Mesh:
+    """The same devices in the same order, as (data, 1, tensor); where tensor is the trainer's, the trainer's mesh.
+
+    While tokens are drawn, fsdp divides rows and nothing else, as data does.
+    """
+    if trainer_mesh.shape["tensor"] == tensor:
+        return trainer_mesh
+    devices = trainer_mesh.devices.reshape(-1, 1, tensor)
+    return jax.sharding.Mesh(devices, trainer_mesh.axis_names, axis_types=trainer_mesh.axis_types)
+
+
+# How the first dimensions of an array are divided over the mesh.
+ROWS = PartitionSpec(BATCH_AXES)
+CACHE = PartitionSpec(BATCH_AXES, None, "tensor")  # rows, positions, heads
+LOGITS = PartitionSpec(BATCH_AXES, "tensor")
+
+
+def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> Any:
+    """The place of an array, or of every array of a list, for `out_shardings`; without a mesh, left to the compiler."""
+    return None if mesh is None else NamedSharding(mesh, spec)
+
+
+def constrain(mesh: jax.sharding.Mesh | None, array: Array, spec: PartitionSpec) -> Array:
+    """The array, placed; for use inside jitted functions. An axis that does not divide its dimension is left out."""
+    if mesh is None:
+        return array
+    sizes = [math.prod(mesh.shape[axis] for axis in _axes(entry)) for entry in spec]
+    kept = [
+        entry if length % size == 0 else None for entry, size, length in zip(spec, sizes, array.shape, strict=False)
+    ]
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*kept)))
+
+
+def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if entry is None else (entry,) if isinstance(entry, str) else entry

@@ -1,0 +1,103 @@
+"""From trainer to sampler: a copy of the decoder's parameters in the form in which decoding reads them.
+
+                 trainer                              copy
+    dtype        float32, or as frozen                that of the computation
+    mesh         (data, fsdp, tensor)                 (data, 1, tensor), the same devices in the same order
+    layers       stacked on a leading axis            one by one, in a list
+
+A few layers are copied at a time: beside the copy only they are in memory. Vision tower and prompts are read with the
+trainer's parameters and are not part of it. Adapters stay beside their matrices: in bfloat16 a sum of both would lose
+an adapter that is small beside its matrix, and with it the agreement of sampler and scorer.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from r1vl_jax.arrays import Params
+from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sharding import shardings
+
+LAYERS_AT_ONCE = 4
+
+
+@contextlib.contextmanager
+def copied(sampler: Sampler, params: Params) -> Iterator[Params]:
+    """The copy of `sync`, whose memory is given back when the block is left."""
+    copy = sync(sampler, params)
+    try:
+        yield copy
+    finally:
+        for leaf in jax.tree.leaves(copy):
+            leaf.delete()
+
+
+def sync(sampler: Sampler, params: Params) -> Params:
+    """Copies the decoder of a policy.
+
+    Args:
+        params: parameters of the policy, as the trainer holds them.
+
+    Returns:
+        `embed_tokens`, `layers` (a list), `norm` and, where it is not the embedding, `lm_head`: see `Decoder`.
+    """
+    definition, mesh = sampler.definition, sampler.mesh
+    num_layers = definition.config.num_hidden_layers
+    layers = []
+    for start in range(0, num_layers, layers_at_once(num_layers)):
+        layers += copy_layers(definition, mesh)(params["text"]["layers"], jnp.int32(start))
+    return copy_ends(definition, mesh)(ends(params)) | {"layers": layers}
+
+
+def ends(params: Params) -> Params:
+    """What stands before and behind the layers: the argument of `copy_ends`."""
+    head = {"lm_head": params["lm_head"]} if "lm_head" in params else {}
+    return {name: params["text"][name] for name in ("embed_tokens", "norm")} | head
+
+
+def layers_at_once(num_layers: int) -> int:
+    """The most layers, up to `LAYERS_AT_ONCE`, of which a whole number of groups can be made."""
+    return max(size for size in range(1, LAYERS_AT_ONCE + 1) if num_layers % size == 0)
+
+
+@functools.cache
+def copy_layers(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
+    """The program (stacked layers, number of the first) -> that layer and those after it, cast and then placed."""
+    num_layers = layers_at_once(definition.config.num_hidden_layers)
+
+    def copy_layers(stacked: Params, start: Int[Array, ""]) -> list[Params]:
+        group = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, num_layers).astype(definition.dtype), stacked
+        )
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(num_layers)]
+
+    stacked = definition.abstract_params()["text"]["layers"]
+    layers = jax.eval_shape(copy_layers, stacked, jax.ShapeDtypeStruct((), jnp.int32))
+    return jax.jit(copy_layers, out_shardings=copy_placements(layers, mesh))
+
+
+@functools.cache
+def copy_ends(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
+    """The program `ends` -> the same, cast and then placed; always new arrays, which can be deleted."""
+
+    def copy_ends(ends: Params) -> Params:
+        return jax.tree.map(lambda leaf: jnp.array(leaf, definition.dtype), ends)
+
+    return jax.jit(copy_ends, out_shardings=copy_placements(ends(definition.abstract_params()), mesh))
+
+
+def copy_placements(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """As the table of `sharding` says, but every device has the whole of what it would divide over fsdp."""
+    if mesh is None:
+        return None
+    return jax.tree.map(
+        lambda placed: NamedSharding(mesh, PartitionSpec(*(None if axis == "fsdp" else axis for axis in placed.spec))),
+        shardings(params, mesh),
+    )

@@ -1,0 +1,140 @@
+"""The sampler's copy of the decoder: what it holds, where it lies, how long it lives, and what making it costs."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import CONFIG, DEFINITION, EOS, in_rows, make_adapter, make_params, make_prompts
+
+from r1vl_jax import sharding
+from r1vl_jax.config import Mesh
+from r1vl_jax.models.lora import LoRA
+from r1vl_jax.sampling.loop import decode, prefill, sample
+from r1vl_jax.sampling.methods import Temperature
+from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import copied, copy_layers, layers_at_once, sync
+from r1vl_jax.trainable import combine
+
+SAMPLER = Sampler(DEFINITION, Temperature(1.0), 2, 6, (EOS,), (40, 41, 42, 43))
+KEY = jax.random.key(2)
+
+
+def on_mesh(sizes: tuple[int, int, int], tensor: int, sampler: Sampler = SAMPLER) -> Sampler:
+    definition = dataclasses.replace(sampler.definition, mesh=sharding.make_mesh(Mesh(*sizes)))
+    return dataclasses.replace(sampler, definition=definition, tensor=tensor)
+
+
+def placed(sampler: Sampler, params):
+    return jax.device_put(params, sharding.shardings(params, sampler.definition.mesh))
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_the_decoding_mesh_has_the_same_devices_in_the_same_order(tensor):
+    sampler = on_mesh((2, 2, 2), tensor)
+    assert dict(sampler.mesh.shape) == (
+        {"data": 2, "fsdp": 2, "tensor": 2} if tensor == 2 else {"data": 8 // tensor, "fsdp": 1, "tensor": tensor}
+    )
+    assert list(sampler.mesh.devices.flat) == list(sampler.definition.mesh.devices.flat)
+
+
+@pytest.mark.parametrize(("sizes", "tensor"), [((1, 8, 1), 1), ((1, 8, 1), 2), ((1, 4, 2), 1)])
+def test_a_copy_holds_every_layer_cast_and_whole_but_for_tensor(sizes, tensor):
+    sampler = on_mesh(
+        sizes, tensor, dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, dtype="bfloat16"))
+    )
+    params = make_params()
+    copy = sync(sampler, placed(sampler, params))
+    assert len(copy["layers"]) == CONFIG.num_hidden_layers
+    assert {leaf.dtype for leaf in jax.tree.leaves(copy)} == {jnp.dtype("bfloat16")}
+    for number, layer in enumerate(copy["layers"]):
+        expected = jax.tree.map(
+            lambda leaf, i=number: np.asarray(leaf[i].astype(jnp.bfloat16)), params["text"]["layers"]
+        )
+        jax.tree.map(np.testing.assert_array_equal, layer, expected)
+    up_proj, o_proj = copy["layers"][1]["mlp"]["up_proj"]["kernel"], copy["layers"][0]["self_attn"]["o_proj"]["kernel"]
+    assert {shard.data.shape for shard in up_proj.addressable_shards} == {(32, 48 // tensor)}
+    assert {shard.data.shape for shard in o_proj.addressable_shards} == {(32 // tensor, 32)}
+    embedding = copy["embed_tokens"]["embedding"]
+    assert {shard.data.shape for shard in embedding.addressable_shards} == {(48 // tensor, 32)}
+
+
+@pytest.mark.parametrize("sampler", [SAMPLER, on_mesh((1, 8, 1), 1)])
+def test_a_copy_is_given_back_and_the_parameters_stay(sampler):
+    """In float32, where a cast is no copy."""
+    params = make_params() if sampler.mesh is None else placed(sampler, make_params())
+    with copied(sampler, params) as copy:
+        leaves = jax.tree.leaves(copy)
+        assert not any(leaf.is_deleted() for leaf in leaves)
+    assert all(leaf.is_deleted() for leaf in leaves)
+    jax.tree.map(np.testing.assert_array_equal, params, make_params())
+
+
+def test_a_copy_is_given_back_when_sampling_fails():
+    with pytest.raises(KeyError), copied(SAMPLER, make_params()) as copy:
+        raise KeyError
+    assert copy["embed_tokens"]["embedding"].is_deleted()
+
+
+def test_one_copy_serves_several_draws():
+    params, prompts = make_params(), make_prompts()
+    with copied(SAMPLER, params) as copy:
+        first, second = (sample(SAMPLER, params, prompts, KEY, copy=copy) for _ in range(2))
+    alone = sample(SAMPLER, params, prompts, KEY)
+    for rollout in (first, second):
+        np.testing.assert_array_equal(rollout.completions.token_BT, alone.completions.token_BT)
+
+
+@pytest.mark.parametrize(("num_layers", "size"), [(28, 4), (80, 4), (36, 4), (2, 2), (7, 1), (27, 3)])
+def test_groups_are_equal(num_layers, size):
+    assert layers_at_once(num_layers) == size
+
+
+def test_beside_the_copy_there_is_one_group_of_layers_in_memory():
+    """Sixteen layers; what the program needs beside its argument and result is that of four, at most twice over."""
+    config = dataclasses.replace(
+        CONFIG, num_hidden_layers=16, hidden_size=64, intermediate_size=128, mrope_section=(4, 2, 2)
+    )
+    definition = dataclasses.replace(DEFINITION, config=config)
+    sampler = on_mesh((1, 8, 1), 2, dataclasses.replace(SAMPLER, definition=definition))
+    stacked = definition.abstract_params()["text"]["layers"]
+    stacked = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+        stacked,
+        sharding.shardings(stacked, sampler.definition.mesh),
+    )
+    memory = copy_layers(sampler.definition, sampler.mesh).lower(stacked, jnp.int32(0)).compile().memory_analysis()
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stacked))
+    group_on_device = whole / 4 / 2  # of four groups, divided over tensor
+    assert memory.output_size_in_bytes == pytest.approx(group_on_device, rel=0.05)
+    assert memory.temp_size_in_bytes < 2 * group_on_device
+
+
+def test_no_weight_is_gathered_while_tokens_are_drawn():
+    """Four prompts of one sample each: everything that is computed is smaller than the smallest matrix of a layer."""
+    sampler = dataclasses.replace(on_mesh((1, 4, 2), 2), num_generations=1)
+    params = placed(sampler, make_params())
+    copy = sync(sampler, params)
+    prefilled = prefill(sampler)(params, sharding.divide(in_rows(make_prompts(4)), sampler.definition.mesh))
+    text = decode(sampler).lower(copy, prefilled, KEY).compile().as_text()
+    assert "while" in text
+    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
+    smallest = min(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(copy["layers"]) if leaf.ndim == 2)
+    assert all(np.prod([int(size) for size in shape.split(",")]) < smallest for shape in gathered)
+    caches = jax.tree.leaves((prefilled.prefix.key_PSKH, prefilled.prefix.value_PSKH))
+    assert {shard.data.shape for cache in caches for shard in cache.addressable_shards} == {(1, 10, 1, 8)}
+
+
+def test_an_adapter_stays_beside_its_matrix():
+    lora = LoRA(4, 8.0, ("q_proj", "down_proj", "qkv"))
+    adapted = dataclasses.replace(DEFINITION, lora=lora)
+    params = combine(make_adapter(adapted), make_params(scale=0.5))
+    layer = sync(dataclasses.replace(SAMPLER, definition=adapted), params)["layers"][1]
+    np.testing.assert_array_equal(
+        layer["mlp"]["down_proj"]["lora_a"], params["text"]["layers"]["mlp"]["down_proj"]["lora_a"][1]
+    )
+    np.testing.assert_array_equal(
+        layer["self_attn"]["q_proj"]["kernel"], params["text"]["layers"]["self_attn"]["q_proj"]["kernel"][1]
+    )

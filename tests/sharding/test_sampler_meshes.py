@@ -1,0 +1,64 @@
+"""Whatever the trainer's mesh and the sampler's, the completions are those of one device."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small import DEFINITION, EOS, in_rows, make_adapter, make_params, make_prompts
+
+from r1vl_jax import sharding
+from r1vl_jax.config import Mesh
+from r1vl_jax.models.lora import LoRA
+from r1vl_jax.sampling.loop import sample
+from r1vl_jax.sampling.methods import Temperature
+from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.trainable import combine
+
+ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(4, 8.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
+
+
+def sampled(definition, mesh: jax.sharding.Mesh, tensor: int):
+    definition = dataclasses.replace(definition, mesh=mesh)
+    sampler = Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), tensor=tensor)
+    params = make_params(scale=0.5)
+    if definition.lora:
+        params = combine(make_adapter(definition), params)
+    params = jax.device_put(params, sharding.shardings(params, mesh))
+    return sample(sampler, params, sharding.divide(in_rows(make_prompts(8)), mesh), jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    mesh = sharding.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    return {definition: sampled(definition, mesh, 1) for definition in (DEFINITION, ADAPTED)}
+
+
+@pytest.mark.parametrize(
+    ("definition", "sizes", "tensor"),
+    [
+        (DEFINITION, (2, 4, 1), 2),
+        (ADAPTED, (1, 4, 2), 1),
+        *(
+            pytest.param(definition, sizes, tensor, marks=pytest.mark.slow)
+            for definition, sizes, tensor in [
+                (DEFINITION, (1, 4, 2), 1),
+                (DEFINITION, (1, 4, 2), 2),
+                (DEFINITION, (2, 4, 1), 1),
+                (ADAPTED, (2, 4, 1), 2),
+            ]
+        ),
+    ],
+)
+def test_the_completions_of_one_device(alone, definition, sizes, tensor):
+    mesh, expected = sharding.make_mesh(Mesh(*sizes)), alone[definition]
+    rollout = sampled(definition, mesh, tensor)
+    np.testing.assert_array_equal(rollout.completions.token_BT, expected.completions.token_BT)
+    np.testing.assert_array_equal(rollout.completions.mask_BT, expected.completions.mask_BT)
+    np.testing.assert_allclose(rollout.logp_BT, expected.logp_BT, atol=1e-5)
+    np.testing.assert_allclose(rollout.entropy_BT, expected.entropy_BT, atol=1e-5)
+    assert rollout.logp_BT.sharding.mesh == mesh  # they return to the trainer, each row to its device
+    assert (
+        len({str(shard.index) for shard in rollout.logp_BT.addressable_shards})
+        == mesh.shape["data"] * mesh.shape["fsdp"]
+    )
