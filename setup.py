@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "peft", "ruff", "pyright"]
+AOT = ["libtpu"]  # the TPU compiler, which needs no TPU
+TEST = [*AOT, "pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "peft", "ruff", "pyright"]
 
 setup(
     name="r1vl_jax",
@@ -42,7 +43,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "aot": ["libtpu"],  # the TPU compiler, which needs no TPU
+        "aot": AOT,
         "test": TEST,
         "notebook": ["jupyter", "matplotlib"],
     },

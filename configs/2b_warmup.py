@@ -24,6 +24,7 @@ def get_config():
     config.train.save_steps = 500
 
     config.model.path = "Qwen/Qwen2-VL-2B-Instruct"
+    config.model.preset = "2b"
     config.model.dtype = "bfloat16"
     config.data.source = "data/mulberry"
     config.data.max_pixels = 400_000

@@ -23,6 +23,7 @@ def get_config():
     config.train.stages = ("step_grpo",)
 
     config.model.path = "runs/7b_warmup/export"
+    config.model.preset = "7b"
     config.model.dtype = "bfloat16"
     config.data.source = "data/mulberry"
     config.data.max_pixels = 400_000

@@ -14,18 +14,19 @@ from r1vl_jax.arrays import Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_import import load_params
 from r1vl_jax.checkpoint.model_config import model_config
-from r1vl_jax.config import Config, Limits
+from r1vl_jax.config import Config, Limits, Optim
 from r1vl_jax.data import handwriting, pipeline, vocabulary
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder, Stream
 from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.evaluation.run import Evaluator
-from r1vl_jax.learner import TrainState
+from r1vl_jax.learner import Learner, TrainState
 from r1vl_jax.metrics import COUNTED, REWARD_PARTS
 from r1vl_jax.models.qwen2_vl import config as model_sizes
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.observe.completions import SCHEMA
+from r1vl_jax.optim import optimizer
 from r1vl_jax.requirements import check_requirements
 from r1vl_jax.rewarding import Scheme
 from r1vl_jax.rewards import Judge, custom
@@ -112,14 +113,19 @@ class Parts:
 
     def sampler(self) -> Sampler:
         """Draws as the configuration says, for training."""
-        s = self.config.sampling
-        method = methods.from_settings(temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p)
-        temperature_in_report = s.temperature if self.config.loss.temperature_in_loss else 1.0
-        return self._sampler(method, s.num_generations, temperature_in_report)
+        return make_sampler(
+            self.config,
+            self.definition,
+            eos_token_ids=self.eos_token_ids,
+            forbidden_token_ids=self._forbidden_token_ids(),
+            memory_bytes=device_memory(self.mesh),
+        )
 
     def greedy_sampler(self) -> Sampler:
         """Takes the likeliest token each time, once a prompt, for evaluation."""
-        return self._sampler(methods.Greedy(), 1, 1.0)
+        return dataclasses.replace(
+            self.sampler(), method=methods.Greedy(), num_generations=1, temperature_in_report=1.0
+        )
 
     def texts(self, completions: Completions) -> list[str]:
         """Completions as strings, without special tokens; bytes that are no UTF-8 become replacement characters."""
@@ -130,22 +136,6 @@ class Parts:
     def vocabulary(self) -> Vocabulary:
         """The bytes of every token."""
         return vocabulary.byte_table(self.tokenizer, self.definition.config.vocab_size)
-
-    def _sampler(self, method: methods.Method, num_generations: int, temperature_in_report: float) -> Sampler:
-        return Sampler(
-            definition=self.definition,
-            method=method,
-            num_generations=num_generations,
-            max_length=self.config.sampling.max_completion_length,
-            eos_token_ids=self.eos_token_ids,
-            forbidden_token_ids=self._forbidden_token_ids(),
-            temperature_in_report=temperature_in_report,
-            tensor=self._sampling_tensor,
-        )
-
-    @functools.cached_property
-    def _sampling_tensor(self) -> int:
-        return choose_tensor(self.config, self.definition, memory_bytes=device_memory(self.mesh))
 
     def _forbidden_token_ids(self) -> tuple[int, ...]:
         """Vision tokens, and rows of the embedding that no token belongs to."""
@@ -162,7 +152,7 @@ def assemble(config: Config) -> Parts:
         FileNotFoundError, ValueError: data or model that are not there or do not fit the configuration.
     """
     check_requirements(config)
-    scheme = _scheme(config)
+    scheme = reward_scheme(config)
     directory = _data_directory(config)
     for split in _splits(config):
         open_split(directory, split)  # what is missing is missed now, not after hours of training
@@ -183,6 +173,48 @@ def assemble(config: Config) -> Parts:
     weights = local_directory(config.model.path) if config.model.path else None
     eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))
     return Parts(config, directory, tokenizer, encoder, definition, eos_token_ids, scheme)
+
+
+def make_sampler(
+    config: Config,
+    definition: Definition,
+    *,
+    eos_token_ids: tuple[int, ...],
+    forbidden_token_ids: tuple[int, ...],
+    memory_bytes: float | None,
+) -> Sampler:
+    """Draws as the configuration says, for training.
+
+    Args:
+        memory_bytes: of a device; None where it is not known.
+    """
+    s = config.sampling
+    return Sampler(
+        definition=definition,
+        method=methods.from_settings(temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p),
+        num_generations=s.num_generations,
+        max_length=s.max_completion_length,
+        eos_token_ids=eos_token_ids,
+        forbidden_token_ids=forbidden_token_ids,
+        temperature_in_report=s.temperature if config.loss.temperature_in_loss else 1.0,
+        tensor=choose_tensor(config, definition, memory_bytes=memory_bytes),
+    )
+
+
+def make_learner(config: Config, definition: Definition, *, optim: Optim, max_steps: int, trained: Params) -> Learner:
+    """Updates as the configuration says, in the stage that has these settings and so many updates.
+
+    Args:
+        trained: the parameters that the stage trains, or their shapes.
+    """
+    return Learner(
+        definition=definition,
+        optimizer=optimizer(optim, max_steps, trained),
+        chunk_size=config.loss.logp_chunk_size,
+        temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
+        micro_batches=config.train.micro_batches,
+        loss=config.loss,
+    )
 
 
 def evaluator(parts: Parts, judge: Judge) -> Evaluator:
@@ -214,7 +246,7 @@ def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
     return Limits(batches, heads)
 
 
-def _scheme(config: Config) -> Scheme:
+def reward_scheme(config: Config) -> Scheme:
     """The rewards and their weights, functions of the user's own included."""
     settings = config.reward
     functions = custom.load(

@@ -16,7 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from r1vl_jax import config
-from r1vl_jax.arrays import Array, Bundle, map_axes
+from r1vl_jax.arrays import Bundle, map_axes
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # rows are divided over these
@@ -158,11 +158,12 @@ def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
     What has none of these axes is on every device. A number of rows that does not divide so is an error of JAX's.
     """
 
-    def place(array: Array, axes: list[str]) -> Array:
-        spec = PartitionSpec(*(BATCH_AXES if axis in _DIVIDED else None for axis in axes))
-        return jax.device_put(array, NamedSharding(mesh, spec))
+    return map_axes(lambda array, axes: jax.device_put(array, divided_over(axes, mesh)), bundle)
 
-    return map_axes(place, bundle)
+
+def divided_over(axes: Sequence[str], mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Where `divide` puts an array with these axis letters."""
+    return NamedSharding(mesh, PartitionSpec(*(BATCH_AXES if axis in _DIVIDED else None for axis in axes)))
 
 
 _DIVIDED = ("P", "B", "Z")  # prompts, rows, shards of images; as in `arrays`

@@ -10,11 +10,10 @@ from jaxtyping import Float
 
 from r1vl_jax import observe, rewards
 from r1vl_jax.arrays import Array, Params
-from r1vl_jax.config import Optim
+from r1vl_jax.assembly import make_learner
 from r1vl_jax.generation import Draw, Generator
-from r1vl_jax.learner import Learner, Metrics, Program, fused_step, step_grpo_step, warmup_step
+from r1vl_jax.learner import Metrics, Program, fused_step, step_grpo_step, warmup_step
 from r1vl_jax.metrics import REWARD_PARTS, completion_metrics, reward_metrics
-from r1vl_jax.optim import optimizer
 from r1vl_jax.run import Plan, Run, Stage
 from r1vl_jax.trainable import partition
 
@@ -23,7 +22,9 @@ def supervised(run: Run, name: str, params: Params) -> Params:
     """Supervised fine-tuning on the records of the stage's split; returns the parameters after the last update."""
     settings = getattr(run.config, name)
     trained, frozen = partition(params, run.config.model)
-    learner = _learner(run, settings.optim, settings.max_steps, trained)
+    learner = make_learner(
+        run.config, run.parts.definition, optim=settings.optim, max_steps=settings.max_steps, trained=trained
+    )
     stream = run.parts.supervised_stream(name, settings.batch_size)
     plan = Plan(
         name,
@@ -48,7 +49,9 @@ def step_grpo(run: Run, name: str, params: Params) -> Params:
     """StepGRPO from `params`, which are the frozen reference too; returns the parameters after the last update."""
     config, loss = run.config, run.config.loss
     trained, frozen = partition(params, config.model)
-    learner = _learner(run, config.optim, config.train.max_steps, trained)
+    learner = make_learner(
+        config, run.parts.definition, optim=config.optim, max_steps=config.train.max_steps, trained=trained
+    )
     # Updates donate their state; the reference stays. What is frozen is the policy's and the reference's in one.
     initial = run.parts.place(learner.init(jax.tree.map(jnp.copy, trained)))
     stream = run.parts.prompt_stream()
@@ -115,18 +118,6 @@ def _fused(generator: Generator, frozen: Params) -> _Update:
         return figures, draw, generated.advantage_BT
 
     return update
-
-
-def _learner(run: Run, optim: Optim, max_steps: int, trained: Params) -> Learner:
-    config = run.config
-    return Learner(
-        definition=run.parts.definition,
-        optimizer=optimizer(optim, max_steps, trained),
-        chunk_size=config.loss.logp_chunk_size,
-        temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
-        micro_batches=config.train.micro_batches,
-        loss=config.loss,
-    )
 
 
 def _host_figures(draw: Draw) -> dict[str, float]:

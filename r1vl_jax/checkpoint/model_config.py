@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -48,6 +49,22 @@ def model_config(model: config.Model, tokenizer: PreTrainedTokenizerBase) -> Con
             " checkpoint there:\n  " + "\n  ".join(faults)
         )
     return sizes
+
+
+def expected_config(model: config.Model) -> Config:
+    """The sizes of weights that may not be there yet: of `model.path` if it is a directory, else of `model.preset`.
+
+    Raises:
+        ValueError: `path` is no directory and `preset` is "tiny", a size that no published weights have.
+    """
+    if model.path and (Path(model.path) / "config.json").is_file():
+        return from_hf(read_json(Path(model.path), "config.json"))
+    if model.path and model.preset.endswith("tiny"):
+        raise ValueError(
+            f"config.model.path={model.path!r} has no config.json, and config.model.preset={model.preset!r} is no size"
+            " of published weights; put the weights there, or name their size: --config.model.preset=7b"
+        )
+    return preset(model.preset)
 
 
 def _disagreements(sizes: Config, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -13,7 +13,8 @@ class Model:
     Attributes:
         path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
             weights of the size `preset`, with a tokenizer trained on the embedded task.
-        preset: name of a size in `models.presets`; used only when `path` is empty.
+        preset: name of a size in `models.presets`; used when `path` is empty, and by `r1vl_jax.aot` where `path` is not
+            there yet.
         dtype: of the computation, and of frozen parameters; trained ones, softmax and losses are float32 always.
         remat: what the backward pass recomputes, from most to least memory: "none", "dots" (all but the results of
             matrix products), "block" (all inside a layer), "offload" (and layers' inputs wait in the host's memory).

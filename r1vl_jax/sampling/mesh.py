@@ -23,7 +23,7 @@ from r1vl_jax.trainable import partition, stored
 _USABLE = 0.9
 
 
-def choose_tensor(config: Config, definition: Definition, *, memory_bytes: int | None) -> int:
+def choose_tensor(config: Config, definition: Definition, *, memory_bytes: float | None) -> int:
     """How many devices hold one copy of the decoder together: `sampling.mesh.tensor`, or the fewest that have room.
 
     Args:
@@ -62,7 +62,7 @@ def tensor_sizes(num_devices: int, *, num_heads: int, num_prompts: Iterable[int]
     ]
 
 
-def smallest_that_fits(needed_bytes: Mapping[int, int], memory_bytes: int | None) -> int:
+def smallest_that_fits(needed_bytes: Mapping[int, int], memory_bytes: float | None) -> int:
     """The smallest size of `tensor` whose need a device has room for; the largest, which needs least, if none has.
 
     Args:

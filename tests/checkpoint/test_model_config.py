@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r1vl_jax.checkpoint.hf_config import from_hf, to_hf
-from r1vl_jax.checkpoint.model_config import model_config
+from r1vl_jax.checkpoint.model_config import expected_config, model_config
 from r1vl_jax.config import Model
 from r1vl_jax.data import vocabulary
 from r1vl_jax.models.presets import PRESETS
@@ -104,3 +104,12 @@ def test_a_broken_generation_config_is_named(tokenizer, tmp_path: Path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_written_config_reads_back(preset: str):
     assert from_hf(json.loads(json.dumps(to_hf(PRESETS[preset])))) == PRESETS[preset]
+
+
+def test_sizes_of_weights_that_are_not_there_yet(tokenizer, tmp_path: Path):
+    assert expected_config(Model(path="runs/later", preset="7b")) == PRESETS["7b"]
+    with pytest.raises(ValueError, match=r"config.model.path='runs/later' has no config.json, and .*preset='tiny'"):
+        expected_config(Model(path="runs/later"))
+    sizes = model_config(Model(preset="tiny"), tokenizer)
+    (tmp_path / "config.json").write_text(json.dumps(to_hf(sizes)))
+    assert expected_config(Model(path=str(tmp_path), preset="7b")) == sizes

@@ -1,0 +1,77 @@
+"""Says before a pod is rented whether a run fits it, and what it will spend its time on.
+
+    python -m r1vl_jax.aot --config=configs/7b.py --topology=v5e:8x8 [--json=FILE] [--config.SECTION.KEY=VALUE ...]
+
+Every program of the run is compiled by the TPU compiler (`pip install 'r1vl_jax[aot]'`) for a topology that is not
+there: no accelerator, no weights and no data are needed. The exit status is 0 if every program fits, and 1 if one does
+not; then what would fit is searched for, unless with `--nosearch`. It is 2 if nothing could be compiled.
+"""
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+from rich.console import Console
+
+from r1vl_jax.compiling.report import Report, show, to_json
+from r1vl_jax.compiling.search import first_that_fits
+from r1vl_jax.compiling.survey import survey
+from r1vl_jax.compiling.topologies import parse
+from r1vl_jax.config import Config, resolve, unknown_settings
+
+_WIDTH = 100  # that the tables need, in columns
+
+
+def without_hardware() -> None:
+    """Lets the TPU compiler run on any machine; to be called before JAX looks for devices."""
+    jax.config.update("jax_platforms", "cpu")
+    # Not to ask the cloud which pod this is part of, nor to wait for another process that compiles.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+
+
+def run(config: Config, options: flags.FlagValues) -> Report:
+    """Compiles, prints and writes what the options ask for."""
+    topology = parse(options.topology, options.slices)
+    save_to = Path(options.save) if options.save else None
+    report = survey(config, topology, options.programs, save_to=save_to)
+    show(report, Console(width=max(Console().width, _WIDTH)))
+    would_fit = None
+    if not report.fits and options.search:
+        would_fit = first_that_fits(report, config, functools.partial(survey, until_one_fails=True))
+        print(f"the first that fits: {would_fit}" if would_fit else "nothing that was tried fits")
+    if options.json:
+        Path(options.json).write_text(json.dumps(to_json(report, would_fit), indent=2), encoding="utf-8")
+    return report
+
+
+def main() -> None:
+    config = config_flags.DEFINE_config_file("config", None, "A recipe, such as configs/7b.py.", lock_config=True)
+    flags.DEFINE_string("topology", None, "A slice, as v5e:4x4, v5e-16 or v5p-128.", required=True)
+    flags.DEFINE_integer("slices", 1, "How many such slices.")
+    flags.DEFINE_list("programs", [], "Only these programs, by their names in the table.")
+    flags.DEFINE_bool("search", True, "Whether to search for what would fit when a program does not.")
+    flags.DEFINE_string("json", None, "A file that receives all figures.")
+    flags.DEFINE_string("save", None, "A directory that receives the compiled programs.")
+
+    def start(_: list[str]) -> None:
+        without_hardware()
+        try:
+            report = run(resolve(config.value), flags.FLAGS)
+        except (ValueError, RuntimeError) as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        sys.exit(0 if report.fits else 1)
+
+    flags.mark_flag_as_required("config")
+    if unknown := list(unknown_settings(sys.argv[1:])):
+        sys.exit("\n".join(unknown))
+    app.run(start)
+
+
+if __name__ == "__main__":
+    main()

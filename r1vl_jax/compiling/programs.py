@@ -1,0 +1,328 @@
+"""The programs of a run, each with the shapes and places of what it takes and of what is on the devices beside it."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from r1vl_jax.arrays import Params, TrainBatch, WarmupBatch
+from r1vl_jax.assembly import make_learner, make_sampler, reward_scheme
+from r1vl_jax.checkpoint.model_config import expected_config
+from r1vl_jax.compiling import shapes
+from r1vl_jax.compiling.operations import Counter, Operations
+from r1vl_jax.config import Config, Optim
+from r1vl_jax.learner import Learner, TrainState, fused_step, score, step_grpo_step, warmup_step
+from r1vl_jax.learner import Program as Fused
+from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.sampling.loop import Prefilled, decode, prefill
+from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, placement
+from r1vl_jax.sampling.sync import copy_ends, copy_layers, copy_placements, ends, layers_at_once
+from r1vl_jax.trainable import adapted, combine, partition, stored
+
+_NONE = Operations(0.0)
+_END_OF_TURN, _END_OF_TEXT = 151_645, 151_643  # of Qwen's tokenizer; which ids they are changes no shape
+
+
+@dataclass(frozen=True)
+class Program:
+    """A jitted function of a run and what it is called with.
+
+    Attributes:
+        stage: of the run, as in `train.stages`.
+        function: jitted.
+        static: its static arguments, which come first.
+        arguments: shapes with places.
+        held: what is on the devices meanwhile and no argument: name -> shapes with places.
+        operations: of one run of it.
+        runs_per_step: how often it runs for an update of its stage.
+        max_trips: how often a loop runs whose end depends on what is computed.
+        is_used: whether the configuration runs it at all.
+        is_tunable: whether it needs less memory with other settings of remat, micro-batches and chunks.
+    """
+
+    name: str
+    stage: str
+    function: Any
+    static: tuple[Any, ...]
+    arguments: tuple[Any, ...]
+    held: dict[str, Any]
+    operations: Operations
+    runs_per_step: float = 1.0
+    max_trips: int = 1
+    is_used: bool = True
+    is_tunable: bool = True
+
+    def lower(self) -> jax.stages.Lowered:
+        """Traced, for the devices that the places name."""
+        return self.function.lower(*self.static, *self.arguments)
+
+
+def definition(config: Config, platform: str, mesh: jax.sharding.Mesh) -> Definition:
+    """The model of a configuration, whose weights need not be there, as it is computed on "tpu", "gpu" or "cpu".
+
+    Raises:
+        ValueError: its sizes are not known; says what to set.
+    """
+    base = Definition(expected_config(config.model), config.model.dtype, config.model.remat, platform, mesh)
+    return dataclasses.replace(base, lora=adapted(base, config.model))
+
+
+def programs(config: Config, model: Definition, memory_bytes: float | None = None) -> Iterator[Program]:
+    """Every program of the stages of a configuration, in the order in which a run meets them.
+
+    Args:
+        memory_bytes: of a device, after which the sampler's mesh is chosen; None where it is not known.
+    """
+    world = _World(config, model, memory_bytes)
+    for stage in ("alignment", "warmup"):
+        if stage in config.train.stages:
+            yield world.supervised(stage)
+    if "step_grpo" in config.train.stages:
+        yield from (*world.sampling(), *world.scores(), world.update(), world.fused())
+
+
+class _World:
+    """What the programs of a run share."""
+
+    def __init__(self, config: Config, model: Definition, memory_bytes: float | None):
+        assert model.mesh is not None
+        self.config, self.model, self.mesh, self.memory_bytes = config, model, model.mesh, memory_bytes
+        params = jax.eval_shape(lambda params: stored(params, config.model), model.abstract_params())
+        self.trained, self.frozen = (shapes.placed(part, model.mesh) for part in partition(params, config.model))
+        self.num_prompts = config.train.prompts_per_update
+        self.num_rows = self.num_prompts * config.sampling.num_generations
+        self.count = Counter(
+            model,
+            config.model,
+            prompt_length=config.data.max_prompt_length,
+            completion_length=config.sampling.max_completion_length,
+            patches=shapes.patches_of_picture(config, model.config.vision),
+        )
+
+    def supervised(self, stage: str) -> Program:
+        """An update of a supervised stage."""
+        settings = getattr(self.config, stage)
+        learner, size = self._learner(settings.optim, settings.max_steps), settings.batch_size
+        batch = WarmupBatch(self._prompts(size), shapes.completions(self.config, size, self.mesh))
+        return Program(
+            name=f"{stage} update",
+            stage=stage,
+            function=warmup_step,
+            static=(learner,),
+            arguments=(self._state(learner), self.frozen, batch),
+            held={},
+            operations=self.count.update(size, size),
+        )
+
+    def sampling(self) -> Iterator[Program]:
+        """The decoder's copy in two programs, then prompts are read, then completions drawn."""
+        layers, group = self.copy["layers"], layers_at_once(self.model.config.num_hidden_layers)
+        per_generation = 1 / self.config.loss.steps_per_generation
+        yield self._sampling(
+            "sync of layers",
+            copy_layers(self.model, self.decoding_mesh),
+            (self.policy["text"]["layers"], shapes.scalar(self.mesh, jnp.int32)),
+            held={"rest of the policy": _without(self.policy, ("text.layers",)), "copy": layers[:-group]},
+            runs=len(layers) / group * per_generation,
+        )
+        yield self._sampling(
+            "sync of the rest",
+            copy_ends(self.model, self.decoding_mesh),
+            (ends(self.policy),),
+            held={"rest of the policy": _without(self.policy, ("text.embed", "text.norm", "lm_head")), "copy": layers},
+            runs=per_generation,
+        )
+        yield self._sampling(
+            "prefill",
+            prefill(self.sampler),
+            (self.policy, self._prompts(self.num_prompts)),
+            held={"copy": self.copy},
+            operations=self.count.prefill(self.num_prompts),
+        )
+        yield self._sampling(
+            "decode",
+            decode(self.sampler),
+            (self.copy, self.prefilled, shapes.key(self.decoding_mesh)),
+            held={"policy": self.policy, "prompts": self._prompts(self.num_prompts)},
+            operations=self.count.decode(self.num_rows),
+        )
+
+    def scores(self) -> Iterator[Program]:
+        """Log-probabilities under the reference and under the policy that sampled, as far as the loss needs them."""
+        state = self._state(self._step_grpo_learner)
+        if self.config.loss.needs_reference:
+            yield self._score("reference scores", self.reference, {"training state": state})
+        if self.config.loss.needs_policy_scores:
+            yield self._score("policy scores", self.trained, {"optimizer": state.opt_state} | self._held_reference)
+
+    def update(self) -> Program:
+        """The gradient of the objective, and what it changes."""
+        batch = TrainBatch(
+            self._prompts(self.num_prompts),
+            shapes.train_rows(self.config, self.num_rows, self.mesh),
+            shapes.scalar(self.mesh),
+        )
+        learner = self._step_grpo_learner
+        return Program(
+            name="update",
+            stage="step_grpo",
+            function=step_grpo_step,
+            static=(learner,),
+            arguments=(self._state(learner), self.frozen, batch),
+            held=self._held_reference,
+            operations=self.count.update(self.num_prompts, self.num_rows),
+            is_used=not self.config.train.fused,
+        )
+
+    def fused(self) -> Program:
+        """All of a step as one program."""
+        learner, num_prompts = self._step_grpo_learner, self.num_prompts
+        # As in a run: one program has one mesh.
+        loss, sampler = self.config.loss, dataclasses.replace(self.sampler, tensor=self.mesh.shape["tensor"])
+        num_scores = loss.needs_reference + loss.needs_policy_scores
+        work = self.count.prefill(num_prompts) + self.count.decode(self.num_rows)
+        for _ in range(num_scores):
+            work += self.count.score(num_prompts, self.num_rows)
+        return Program(
+            name="fused step",
+            stage="step_grpo",
+            function=fused_step,
+            static=(Fused(learner, sampler, reward_scheme(self.config)),),
+            arguments=(
+                self._state(learner),
+                self.frozen,
+                combine(self.reference, self.frozen) if loss.needs_reference else None,
+                self._prompts(num_prompts),
+                shapes.questions(self.config, num_prompts, self.mesh),
+                shapes.vocabulary(self.model.config.vocab_size, self.mesh),
+                shapes.key(self.mesh),
+            ),
+            held={},
+            operations=work + self.count.update(num_prompts, self.num_rows),
+            max_trips=self.sampler.max_length,
+            is_used=self.config.train.fused,
+        )
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        sizes = self.model.config
+        vision = (sizes.image_token_id, sizes.video_token_id, sizes.vision_start_token_id, sizes.vision_end_token_id)
+        return make_sampler(
+            self.config,
+            self.model,
+            eos_token_ids=(_END_OF_TURN, _END_OF_TEXT),
+            forbidden_token_ids=vision,
+            memory_bytes=self.memory_bytes,
+        )
+
+    @property
+    def decoding_mesh(self) -> jax.sharding.Mesh:
+        """The same devices, as sampling lays them out."""
+        assert self.sampler.mesh is not None
+        return self.sampler.mesh
+
+    @functools.cached_property
+    def copy(self) -> Params:
+        """The sampler's parameters, as `sampling.sync` returns them."""
+        mesh, start = self.decoding_mesh, shapes.Shape((), jnp.int32)
+        group = jax.eval_shape(copy_layers(self.model, mesh), self.policy["text"]["layers"], start)
+        rest = jax.eval_shape(copy_ends(self.model, mesh), ends(self.policy))
+        copy = rest | {"layers": group[:1] * self.model.config.num_hidden_layers}
+        return shapes.at(copy, copy_placements(copy, mesh))
+
+    @functools.cached_property
+    def prefilled(self) -> Prefilled:
+        """What decoding goes on from, on the sampler's mesh."""
+        prompts = self._prompts(self.num_prompts)
+        prefilled = jax.eval_shape(prefill(self.sampler), self.policy, prompts)
+        is_cache = {4: CACHE}  # a cache has rows, positions, heads and their width
+        return shapes.at(
+            prefilled,
+            jax.tree.map(lambda leaf: placement(self.decoding_mesh, is_cache.get(leaf.ndim, ROWS)), prefilled),
+        )
+
+    @property
+    def policy(self) -> Params:
+        """All parameters of what is trained."""
+        return combine(self.trained, self.frozen)
+
+    @property
+    def reference(self) -> Params:
+        """The reference's copy of what is trained, in the dtype of the computation; all else is the policy's too."""
+        dtype = jnp.dtype(self.config.model.dtype)
+        return jax.tree.map(lambda leaf: shapes.Shape(leaf.shape, dtype, sharding=leaf.sharding), self.trained)
+
+    @property
+    def _held_reference(self) -> dict[str, Any]:
+        return {"reference": self.reference} if self.config.loss.needs_reference else {}
+
+    @property
+    def _runs_of_generation(self) -> float:
+        """Generations per update."""
+        return 1 / self.config.loss.num_iterations
+
+    @property
+    def _step_grpo_learner(self) -> Learner:
+        return self._learner(self.config.optim, self.config.train.max_steps)
+
+    def _learner(self, optim: Optim, max_steps: int) -> Learner:
+        return make_learner(self.config, self.model, optim=optim, max_steps=max_steps, trained=self.trained)
+
+    def _state(self, learner: Learner) -> TrainState:
+        return shapes.placed(jax.eval_shape(learner.init, self.trained), self.mesh)
+
+    def _prompts(self, num_prompts: int):
+        return shapes.prompts(self.config, self.model.config.vision, num_prompts, self.mesh)
+
+    def _sampling(
+        self,
+        name: str,
+        function: Any,
+        arguments: tuple[Any, ...],
+        *,
+        held: dict[str, Any],
+        operations: Operations = _NONE,
+        runs: float = 1.0,
+    ) -> Program:
+        """A program of sampling, beside which optimizer and reference are held, too."""
+        held = held | {"optimizer": self._state(self._step_grpo_learner).opt_state} | self._held_reference
+        return Program(
+            name=name,
+            stage="step_grpo",
+            function=function,
+            static=(),
+            arguments=arguments,
+            held=held,
+            operations=operations,
+            runs_per_step=runs * self._runs_of_generation,
+            max_trips=self.sampler.max_length,
+            is_tunable=False,
+            is_used=not self.config.train.fused,
+        )
+
+    def _score(self, name: str, trained: Params, held: dict[str, Any]) -> Program:
+        return Program(
+            name=name,
+            stage="step_grpo",
+            function=score,
+            static=(self._step_grpo_learner,),
+            arguments=(
+                combine(trained, self.frozen),
+                self._prompts(self.num_prompts),
+                shapes.completions(self.config, self.num_rows, self.mesh),
+            ),
+            held=held,
+            operations=self.count.score(self.num_prompts, self.num_rows),
+            runs_per_step=self._runs_of_generation,
+            is_used=not self.config.train.fused,
+        )
+
+
+def _without(params: Params, starts: tuple[str, ...]) -> Params:
+    """Parameters but those whose dotted path starts so."""
+    return {path: leaf for path, leaf in flatten_dict(params, sep=".").items() if not path.startswith(starts)}

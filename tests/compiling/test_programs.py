@@ -1,0 +1,96 @@
+"""The programs of a configuration: which there are, what is on the devices beside each, and their lowering for GPUs."""
+
+import jax
+import numpy as np
+import pytest
+from small_pod import get_config
+
+from r1vl_jax.compiling import saving, shapes
+from r1vl_jax.compiling.compiler import Compiled, TooLarge, compile_for
+from r1vl_jax.compiling.gpu import lower_for_gpu
+from r1vl_jax.compiling.programs import definition, programs
+from r1vl_jax.config import resolve
+from r1vl_jax.sharding import make_mesh
+
+GIB = 2**30
+SAMPLING = ["sync of layers", "sync of the rest", "prefill", "decode"]
+
+
+def programs_of(platform: str, num_devices: int = 4, **settings) -> dict:
+    """By name. Settings are named SECTION__SETTING."""
+    config = get_config()
+    for name, value in settings.items():
+        section, setting = name.split("__")
+        config[section][setting] = value
+    resolved = resolve(config)
+    mesh = make_mesh(resolved.mesh, jax.devices()[:num_devices])
+    return {program.name: program for program in programs(resolved, definition(resolved, platform, mesh))}
+
+
+def test_which_programs_there_are():
+    assert list(programs_of("tpu")) == [*SAMPLING, "reference scores", "update", "fused step"]
+    supervised = programs_of("tpu", train__stages=("warmup", "step_grpo"), warmup__max_steps=1, warmup__batch_size=8)
+    assert list(supervised)[0] == "warmup update"
+    assert list(programs_of("tpu", loss__beta=0.0, loss__num_iterations=2))[4] == "policy scores"
+    fused = programs_of("tpu", train__fused=True, reward__backend="kernels", reward__undecided="wrong", model__lora_r=4)
+    assert [name for name, program in fused.items() if program.is_used] == ["fused step"]
+
+
+def test_what_is_on_the_devices_beside_a_program():
+    """Of p numbers trained in float32: 8 bytes a number are Adam's, 2 the reference's; each of 4 devices has a part."""
+    world = programs_of("tpu")
+    trained = world["update"].arguments[0].params
+    total = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    whole = shapes.bytes_per_device(trained)
+    assert total <= whole < 1.1 * total  # 4 bytes a number over 4 devices, but for small ones that each has
+    held = {name: {kind: shapes.bytes_per_device(tree) for kind, tree in world[name].held.items()} for name in world}
+    for name in SAMPLING:
+        assert held[name]["optimizer"] == pytest.approx(2 * whole, abs=64)
+        assert held[name]["reference"] == whole / 2
+    copy = shapes.bytes_per_device(world["decode"].arguments[0])
+    assert held["decode"]["policy"] == whole
+    assert held["prefill"]["copy"] == copy
+    for name in SAMPLING[:2]:
+        synced = shapes.bytes_per_device(world[name].arguments) + held[name]["rest of the policy"]
+        assert synced == pytest.approx(whole, abs=64)
+        assert held[name]["copy"] < copy
+    assert held["reference scores"] == {"training state": pytest.approx(3 * whole, abs=64)}
+    assert held["update"] == {"reference": whole / 2}
+    assert held["fused step"] == {}
+
+
+@pytest.mark.parametrize("name", [*SAMPLING, "reference scores", "update", "fused step"])
+def test_lowered_for_gpus_without_one(name):
+    exported = lower_for_gpu(programs_of("gpu", num_devices=2)[name])
+    assert (exported.platforms, exported.nr_devices) == (("cuda",), 2)
+    assert ("stablehlo.dot_general" in exported.mlir_module()) == (not name.startswith("sync"))
+
+
+def test_a_program_is_compiled_saved_loaded_and_run(tmp_path):
+    program = programs_of("cpu", num_devices=2)["reference scores"]
+    result = compile_for(program, GIB)
+    assert isinstance(result, Compiled)
+    memory = result.memory
+    assert memory.peak == memory.arguments + memory.outputs - memory.aliased + memory.temporaries + memory.held
+    assert memory.held == shapes.bytes_per_device(program.held) > 0
+    saving.save(result.executable, tmp_path / "programs" / "scores.program")
+    loaded = saving.load(tmp_path / "programs" / "scores.program", jax.devices()[:2])
+    arguments = jax.tree.map(_array, program.arguments)
+    for expected, actual in zip(program.function(*program.static, *arguments), loaded(*arguments), strict=True):
+        assert float(np.abs(expected).max()) > 0
+        np.testing.assert_array_equal(expected, actual)
+    with pytest.raises(FileNotFoundError, match=r"update.program: no such program; `python -m r1vl_jax.aot"):
+        saving.load(tmp_path / "update.program", jax.devices()[:2])
+
+
+def _array(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    values = np.random.default_rng(0).normal(scale=0.1, size=shape.shape)
+    return jax.device_put(np.abs(values).astype(shape.dtype), shape.sharding)
+
+
+def test_what_is_too_large_already_without_temporaries_is_not_compiled():
+    program = programs_of("tpu", model__preset="7b")["update"]
+    result = compile_for(program, 16 * GIB)
+    assert isinstance(result, TooLarge)
+    held = shapes.bytes_per_device((program.arguments, program.held))
+    assert result.excess == held - 16 * GIB > 8.29e9 * 14 / 4 - 16 * GIB
