@@ -110,7 +110,7 @@ class Module:
 
     def _constants(self, name: str) -> Iterator[int]:
         for instruction in self.computations[name].instructions.values():
-            if instruction.opcode == "constant" and instruction.arrays[0].dtype == "s32":
+            if instruction.opcode == "constant" and instruction.arrays[0].dtype in ("s32", "u32"):
                 yield int(instruction.operands[0])
             for called in instruction.called:
                 yield from self._constants(called)

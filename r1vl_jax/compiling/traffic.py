@@ -11,7 +11,8 @@ from r1vl_jax.compiling.hlo import Array, Computation, Instruction, Module
 # These move nothing, or stand for something that moved already.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota"),
-    *("copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done", "async-done", "async-update"),
+    *("copy-done", "slice-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
+    *("async-done", "async-update"),
 }
 _SLICES = {"dynamic-slice", "slice", "gather"}
 _THROUGH = {"bitcast", "reshape"}
@@ -43,6 +44,9 @@ def _moved(module: Module, instruction: Instruction, computation: Computation) -
         return 2 * _in_main_memory(instruction.arrays)
     if instruction.opcode == "dynamic-update-slice":  # writes in place what it reads
         return 2 * _in_main_memory(computation.instructions[instruction.operands[1]].arrays)
+    if instruction.opcode == "slice-start":  # returns its operand too, of which it reads the slice
+        part = instruction.arrays[1]
+        return part.num_bytes + _in_main_memory([part])
     if instruction.opcode.endswith("-start"):  # returns its operands, too
         return _in_main_memory(instruction.arrays)
     return _in_main_memory(operands) + _in_main_memory(instruction.arrays)

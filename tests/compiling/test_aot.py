@@ -54,4 +54,4 @@ def test_a_program_that_there_is_not():
     pytest.importorskip("libtpu")
     done = aot(SMALL, "--topology=v5e-4", "--programs=updates")
     assert done.returncode == 2
-    assert done.stderr.startswith("--programs: there is no updates; this configuration has sample, reference scores,")
+    assert done.stderr.startswith("--programs: there is no updates; this configuration has sync of layers,")

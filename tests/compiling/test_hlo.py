@@ -101,6 +101,35 @@ def test_lines_of_the_tpu_compiler():
     }
 
 
+LOOP_LINES = """
+%condition (s: (bf16[64,128], u32[])) -> pred[] {
+  %s = (bf16[64,128]{1,0}, u32[]{:T(128)}) parameter(0)
+  %count = u32[]{:T(128)} get-tuple-element(%s), index=1
+  %last = u32[]{:T(128)} constant(8)
+  ROOT %less = pred[] compare(%count, %last), direction=LT
+}
+
+%body (b: (bf16[64,128], u32[])) -> (bf16[64,128], u32[]) {
+  %b = (bf16[64,128]{1,0}, u32[]{:T(128)}) parameter(0)
+  %matrix = bf16[64,128]{1,0} get-tuple-element(%b), index=0
+  %count = u32[]{:T(128)} get-tuple-element(%b), index=1
+  %start = ((bf16[64,128]{1,0}), bf16[16,128]{1,0:S(1)}, u32[]{:S(2)}) slice-start(%matrix), slice={[0:16], [0:128]}
+  %done = bf16[16,128]{1,0:S(1)} slice-done(%start)
+  ROOT %both = (bf16[64,128]{1,0}, u32[]{:T(128)}) tuple(%matrix, %count)
+}
+
+ENTRY %main (p: (bf16[64,128], u32[])) -> (bf16[64,128], u32[]) {
+  %p = (bf16[64,128]{1,0}, u32[]{:T(128)}) parameter(0)
+  ROOT %loop = (bf16[64,128]{1,0}, u32[]{:T(128)}) while(%p), condition=%condition, body=%body
+}
+"""
+
+
+def test_what_is_fetched_ahead_in_a_loop_is_counted_once_a_round():
+    """A part of a matrix, brought to a small memory while something else is computed; rounds are unsigned here."""
+    assert memory_traffic(parse(LOOP_LINES), unknown_trips=1000) == 8 * 16 * 128 * 2
+
+
 def test_a_gather_of_all_layers_at_once_is_noticed():
     exchanges = collectives(
         parse(TPU_LINES.replace("bf16[8,64]{1,0} all-gather", "bf16[2,64,32]{0,2,1} all-gather")), [0] * 8
