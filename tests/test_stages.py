@@ -67,6 +67,7 @@ def make_run(tmp_path):
             sampler=lambda: "sampler",
             place=lambda state: state,
             divide=lambda batch: batch,
+            own_rows=lambda tree: tree,
             prompt_stream=FakeStream,
             split=lambda name: [RECORD] * 64,
         )
