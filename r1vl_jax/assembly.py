@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 from transformers import PreTrainedTokenizerBase
 
+from r1vl_jax import processes
 from r1vl_jax.arrays import Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_import import load_params
@@ -17,9 +18,10 @@ from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.config import Config, Limits, Optim
 from r1vl_jax.data import handwriting, pipeline, vocabulary
 from r1vl_jax.data.images import load_image_processor
-from r1vl_jax.data.pipeline import Encoder, Stream
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.pipeline import Encoder
+from r1vl_jax.data.prompts import EncodedPrompt, Processor
 from r1vl_jax.data.records import Record, Split, open_split
+from r1vl_jax.data.shares import SharedStream, share_of_batch
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import Learner, TrainState
 from r1vl_jax.metrics import COUNTED, REWARD_PARTS
@@ -31,10 +33,11 @@ from r1vl_jax.requirements import check_requirements
 from r1vl_jax.rewarding import Scheme
 from r1vl_jax.rewards import Judge, custom
 from r1vl_jax.rewards.text import Vocabulary, host_bytes
+from r1vl_jax.rows import Tree, own_parts, own_rows
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.mesh import choose_tensor, device_memory
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sharding import divide, make_mesh, num_batch_shards, shardings
+from r1vl_jax.sharding import BATCH_AXES, divide, divided_over, make_mesh, shardings
 from r1vl_jax.trainable import adapted, combine, partition, stored
 
 
@@ -88,28 +91,46 @@ class Parts:
         """Gives each device its rows of a batch, and its images."""
         return divide(batch, self.mesh)
 
+    def own_rows(self, tree: Tree) -> Tree:
+        """The rows that this process gave, of arrays whose first axis is rows; all processes must call this."""
+        return own_rows(tree, divided_over("B", self.mesh))
+
+    def batch(self, encoded: Sequence[EncodedPrompt]) -> PromptBatch:
+        """Prompts of this process, as its share of a batch."""
+        return self._share(self.encoder.batch(encoded))
+
+    def _share(self, prompts: PromptBatch) -> PromptBatch:
+        return share_of_batch(prompts, own_shards=own_parts(self.mesh, BATCH_AXES))
+
     def split(self, name: str) -> Split:
         return open_split(self.data_directory, name)
 
-    def supervised_stream(self, split: str, batch_size: int) -> Stream:
-        return pipeline.supervised_stream(
+    def supervised_stream(self, split: str, batch_size: int) -> SharedStream:
+        stream = pipeline.supervised_stream(
             self.split(split),
             self.encoder,
-            batch_size=batch_size,
+            batch_size=batch_size // processes.count(),
             seed=self.config.seed,
             max_completion_length=self.config.sampling.max_completion_length,
         )
+        return SharedStream(stream, lambda batch: dataclasses.replace(batch, prompts=self._share(batch.prompts)))
 
-    def prompt_stream(self) -> Stream:
-        return pipeline.prompt_stream(
-            self.split("train"), self.encoder, batch_size=self.config.train.prompts_per_update, seed=self.config.seed
+    def prompt_stream(self) -> SharedStream:
+        stream = pipeline.prompt_stream(
+            self.split("train"),
+            self.encoder,
+            batch_size=self.config.train.prompts_per_update // processes.count(),
+            seed=self.config.seed,
         )
+        return SharedStream(stream, lambda batch: (batch[0], self._share(batch[1])))
 
     def eval_batches(self, split: str, num_problems: int) -> Iterator[tuple[list[Record], PromptBatch]]:
+        batch_size = self.config.eval.batch_size // processes.count()
         source = self.split(split)
-        records = (source[index] for index in range(min(num_problems, len(source))))
-        for kept, prompts in pipeline.eval_batches(records, self.encoder, batch_size=self.config.eval.batch_size):
-            yield kept, self.divide(prompts)
+        for kept, prompts in pipeline.eval_batches(
+            source, self.encoder, batch_size=batch_size, num_records=num_problems
+        ):
+            yield kept, self.divide(self._share(prompts))
 
     def sampler(self) -> Sampler:
         """Draws as the configuration says, for training."""
@@ -153,10 +174,11 @@ def assemble(config: Config) -> Parts:
     """
     check_requirements(config)
     scheme = reward_scheme(config)
-    directory = _data_directory(config)
-    for split in _splits(config):
-        open_split(directory, split)  # what is missing is missed now, not after hours of training
-    tokenizer = _tokenizer(config, directory)
+    with processes.writer_first():
+        directory = _data_directory(config)
+        for split in _splits(config):
+            open_split(directory, split)  # what is missing is missed now, not after hours of training
+        tokenizer = _tokenizer(config, directory)
     sizes = model_config(config.model, tokenizer)  # and with it, whether the tokenizer is the one of the weights
     mesh = make_mesh(config.mesh, limits=mesh_limits(config, sizes))
     image_processor = load_image_processor(
@@ -167,7 +189,7 @@ def assemble(config: Config) -> Parts:
         max_prompt_length=config.data.max_prompt_length,
         prompt_bucket=config.data.prompt_bucket,
         patch_bucket=config.data.patch_bucket,
-        vision_shards=config.data.vision_shards * num_batch_shards(mesh),
+        vision_shards=config.data.vision_shards * len(own_parts(mesh, BATCH_AXES)),
     )
     definition = _definition(config, sizes, mesh)
     weights = local_directory(config.model.path) if config.model.path else None
@@ -222,6 +244,7 @@ def evaluator(parts: Parts, judge: Judge) -> Evaluator:
     config = parts.config
     return Evaluator(
         sampler=parts.greedy_sampler(),
+        own_rows=parts.own_rows,
         texts=parts.texts,
         test=lambda: parts.eval_batches("test", config.eval.num_problems),
         validation=lambda: parts.eval_batches("validation", config.eval.num_validation),

@@ -1,5 +1,6 @@
 """A generation: prompts are drawn, completions sampled, scored and rewarded; then compared and split into updates."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,14 +8,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Bool, Float, Key
 
-from r1vl_jax import losses
-from r1vl_jax.arrays import Params, PromptBatch, Rollout, SampledRows, TrainBatch, TrainRows
+from r1vl_jax import losses, processes
+from r1vl_jax.arrays import (
+    Array,
+    Completions,
+    Params,
+    PromptBatch,
+    Rollout,
+    SampledRows,
+    Sections,
+    TrainBatch,
+    TrainRows,
+    bundle,
+)
 from r1vl_jax.comparison import compare, penalised
-from r1vl_jax.data.pipeline import Stream
 from r1vl_jax.data.records import Record
+from r1vl_jax.data.shares import SharedStream
 from r1vl_jax.learner import Learner, refer
+from r1vl_jax.metrics import completion_metrics, measure, reward_metrics
 from r1vl_jax.rewarding import Earned, place_rewards
 from r1vl_jax.rewards.text import token_sizes
 from r1vl_jax.run import Run
@@ -24,10 +37,24 @@ from r1vl_jax.sampling.sync import copied
 
 
 @dataclass(frozen=True)
-class Draw:
-    """P prompts, G completions of each, and what these earned.
+class Figures:
+    """What is recorded of a draw.
 
     Attributes:
+        num_tokens: of prompts and completions.
+    """
+
+    metrics: dict[str, float]
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Prompts of this process, G completions of each, and what these earned.
+
+    Attributes:
+        sampled: completions of all processes, on the devices.
+        completions, has_ended_B: the rows of `sampled` that this process's prompts gave.
         reward_PG: the total that is compared, penalties included.
         num_draws: how often prompts were drawn, until groups of equal rewards were replaced.
     """
@@ -35,13 +62,20 @@ class Draw:
     records: list[Record]
     prompts: PromptBatch
     sampled: SampledRows
+    completions: Completions
+    has_ended_B: Bool[Array, " B"]
     earned: Earned
     reward_PG: Float[np.ndarray, "P G"]
     num_draws: int = 1
 
-    @property
-    def num_tokens(self) -> int:
-        return int(jnp.sum(self.sampled.completions.mask_BT) + self.prompts.mask_PS.sum())
+    def figures(self) -> Figures:
+        """Counts and rewards over the draws of all processes, which must all call this."""
+        own = (self.earned, self.reward_PG, measure(self.completions, self.has_ended_B), self.prompts.mask_PS.sum())
+        earned, rewards, measured, num_prompt_tokens = zip(*processes.gather(jax.device_get(own)), strict=True)
+        measured = _concatenate(measured)
+        metrics = reward_metrics(_concatenate(earned), np.concatenate(rewards)) | completion_metrics(measured)
+        num_tokens = int(sum(num_prompt_tokens) + measured.length_B.sum())
+        return Figures(metrics | {"sampling/num_draws": float(self.num_draws)}, num_tokens)
 
 
 @dataclass(frozen=True)
@@ -56,9 +90,9 @@ class Generator:
     learner: Learner
     sampler: Sampler
     reference_params: Params | None
-    stream: Stream
+    stream: SharedStream
 
-    def generate(self, params: Params, step: int) -> list[tuple[Draw, TrainBatch]]:
+    def generate(self, params: Params, step: int) -> list[tuple[Draw, Figures, TrainBatch]]:
         """What one policy samples for the updates from `step` on: `steps_per_generation` batches."""
         steps = range(step, step + self.learner.loss.steps_per_generation)
         keys = [self.run.key(step) for step in steps]
@@ -66,11 +100,13 @@ class Generator:
         if self.learner.loss.dynamic_sample:
             draws = [self._with_spread(params, draw, key) for draw, key in zip(draws, keys, strict=True)]
         with self.run.timers("reward"):
+            figures = [draw.figures() for draw in draws]  # now, for later they would wait for the update
             rows = self._compare(draws)
-        return [
-            (draw, TrainBatch(draw.prompts, part, self._denominator(part, rows)))
+        batches = [
+            TrainBatch(draw.prompts, part, self._denominator(part, rows))
             for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
         ]
+        return list(zip(draws, figures, batches, strict=True))
 
     def _draw(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[Draw]:
         """A draw for each key. The sampler's copy of the parameters is gone before anything is scored."""
@@ -97,49 +133,70 @@ class Generator:
         with timers("ref"):  # dispatched only: the device computes while the host scores
             sampled = refer(self.learner, params, self.reference_params, divided, rollout)
         with timers("reward"):
-            earned = self.run.rewarder(rollout.completions, records)
-            total_B = np.asarray(penalised(self.learner.loss, earned.total_B, rollout.completions))
-        return Draw(records, prompts, sampled, earned, total_B.reshape(len(records), -1))
+            completions, has_ended_B = self.run.parts.own_rows((rollout.completions, rollout.has_ended_B))
+            earned = self.run.rewarder(completions, records)
+            total_B = np.asarray(penalised(self.learner.loss, earned.total_B, completions))
+        reward_PG = total_B.reshape(len(records), -1)
+        return Draw(records, prompts, sampled, completions, has_ended_B, earned, reward_PG)
 
     def _with_spread(self, params: Params, first: Draw, key: Key[Array, ""]) -> Draw:
         """Draws again for groups whose rewards are all equal."""
-        draws, num_prompts = [first], len(first.records)
-        while (
-            sum(_has_spread(draw).sum() for draw in draws) < num_prompts
-            and len(draws) <= self.learner.loss.max_resample_times
-        ):
+        draws = [first]
+        while self._lack_spread(draws) and len(draws) <= self.learner.loss.max_resample_times:
             draws += self._draw(params, [jax.random.fold_in(key, len(draws))])
         return first if len(draws) == 1 else self._best_of(draws)
 
+    def _lack_spread(self, draws: Sequence[Draw]) -> bool:
+        """Whether fewer groups than one draw of all processes has are of use."""
+        num_missing = len(draws[0].records) - sum(int(_has_spread(draw.reward_PG).sum()) for draw in draws)
+        return sum(processes.gather(num_missing)) > 0
+
     def _best_of(self, draws: Sequence[Draw]) -> Draw:
-        """As many prompts as one draw has: those with spread first, then those without, in the order drawn."""
+        """As many prompts as one draw has: those with spread first, then those without, in the order drawn.
+
+        Every process looks at the draws of all, and takes its share of the prompts.
+        """
+        parts = self.run.parts
+        own = [(draw.records, parts.own_rows(draw.sampled), draw.earned, draw.reward_PG) for draw in draws]
+        together = zip(*processes.gather(jax.device_get(own)), strict=True)  # draw by draw, those of all processes
+        records, sampled, earned, rewards = zip(*itertools.chain(*together), strict=True)
+        reward_PG = np.concatenate(rewards)
         num_prompts, num_generations = draws[0].reward_PG.shape
-        has_spread = np.concatenate([_has_spread(draw) for draw in draws])
-        groups = np.argsort(~has_spread, kind="stable")[:num_prompts]
+        # Groups in the order in which one process would have drawn them.
+        drawn = np.arange(len(reward_PG)).reshape(len(draws), processes.count(), num_prompts).swapaxes(1, 2).reshape(-1)
+        best = drawn[np.argsort(~_has_spread(reward_PG[drawn]), kind="stable")]
+        groups = best[: num_prompts * processes.count()][processes.index() :: processes.count()]
         rows = (groups[:, None] * num_generations + np.arange(num_generations)).reshape(-1)
-        records = [record for draw in draws for record in draw.records]
+        sampled, earned = jax.tree.map(lambda leaf: leaf[rows], (_concatenate(sampled), _concatenate(earned)))
+        drawn_records = list(itertools.chain(*records))
         with self.run.timers("data"):
-            encoder = self.run.parts.encoder
-            prompts = encoder.batch([encoder.prompt(records[group]) for group in groups])
+            prompts = parts.batch([parts.encoder.prompt(drawn_records[group]) for group in groups])
         return Draw(
-            records=[records[group] for group in groups],
+            records=[drawn_records[group] for group in groups],
             prompts=prompts,
-            sampled=jax.tree.map(lambda leaf: leaf[rows], _concatenate([draw.sampled for draw in draws])),
-            earned=jax.tree.map(lambda leaf: leaf[rows], _concatenate([draw.earned for draw in draws])),
-            reward_PG=np.concatenate([draw.reward_PG for draw in draws])[groups],
+            sampled=parts.divide(sampled),
+            completions=sampled.completions,
+            has_ended_B=sampled.has_ended_B,
+            earned=earned,
+            reward_PG=reward_PG[groups],
             num_draws=len(draws),
         )
 
     def _compare(self, draws: Sequence[Draw]) -> TrainRows:
         sampled = _concatenate([draw.sampled for draw in draws])
-        reward_PG = np.concatenate([draw.reward_PG for draw in draws])
+        rewards = _concatenate([self.run.parts.divide(self._to_compare(draw)) for draw in draws])
+        return compare(self.learner.loss, sampled, rewards.reward_PG, rewards.sections)
+
+    def _to_compare(self, draw: Draw) -> "_ToCompare":
         sections = None
         if self.learner.loss.credit == "step":
-            reward = _concatenate([draw.earned.reward for draw in draws])
-            accuracy_weight, _ = self.run.config.reward.reward_weights
-            size_BT = token_sizes(np.asarray(sampled.completions.token_BT), self.run.rewarder.vocabulary)
-            sections = place_rewards(reward, reward_PG.reshape(-1), accuracy_weight, size_BT)
-        return compare(self.learner.loss, sampled, jnp.asarray(reward_PG), sections)
+            reward, (accuracy_weight, _) = draw.earned.reward, self.run.config.reward.reward_weights
+            size_BT = token_sizes(np.asarray(draw.completions.token_BT), self.run.rewarder.vocabulary)
+            (num_sections,) = processes.largest(reward.section_end_BJ.shape[1:])
+            sections = place_rewards(
+                reward, draw.reward_PG.reshape(-1), accuracy_weight, size_BT, num_sections=num_sections
+            )
+        return _ToCompare(draw.reward_PG.astype(np.float32), sections)
 
     def _denominator(self, rows_of_update: TrainRows, rows_of_generation: TrainRows) -> Float[Array, ""]:
         loss_type = self.learner.loss.loss_type
@@ -148,8 +205,16 @@ class Generator:
         return losses.denominator(mask_BT, loss_type=loss_type, max_completion_length=mask_BT.shape[1])
 
 
-def _has_spread(draw: Draw) -> Bool[np.ndarray, " P"]:
-    return np.ptp(draw.reward_PG, axis=1) > 0
+@bundle
+class _ToCompare:
+    """What the samples of each prompt earned, and in which sections."""
+
+    reward_PG: Float[Array, "P G"]
+    sections: Sections | None
+
+
+def _has_spread(reward_PG: Float[np.ndarray, "P G"]) -> Bool[np.ndarray, " P"]:
+    return np.ptp(reward_PG, axis=1) > 0
 
 
 def _concatenate(bundles: Sequence[Any]) -> Any:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from r1vl_jax.arrays import Completions
+from r1vl_jax.arrays import Array, Completions, bundle
 from r1vl_jax.rewarding import Earned
 
 REWARD_PARTS = ("step_accuracy", "step_validity", "answer_correct", "key_step_match", "complete", "ordered")
@@ -34,13 +34,36 @@ def reward_metrics(earned: Earned, reward_PG: Float[np.ndarray, "P G"]) -> dict[
     return _floats(metrics)
 
 
-def completion_metrics(completions: Completions, has_ended_B: Bool[np.ndarray, " B"]) -> dict[str, float]:
-    """Lengths in tokens, of all completions and of those that ended by themselves (0 where none did); repetition."""
+@bundle
+class Measured:
+    """What is counted in completions.
+
+    Attributes:
+        length_B: tokens.
+        has_ended_B: True where a completion ended by itself.
+        repetition_B: see `repeated`.
+    """
+
+    length_B: Int[np.ndarray, " B"]
+    has_ended_B: Bool[np.ndarray, " B"]
+    repetition_B: Float[np.ndarray, " B"]
+
+
+def measure(completions: Completions, has_ended_B: Bool[Array, " B"]) -> Measured:
+    """Counts in each completion."""
     token_BT, mask_BT = np.asarray(completions.token_BT), np.asarray(completions.mask_BT)
-    length_B = mask_BT.sum(axis=1)
-    terminated_B = length_B[has_ended_B] if has_ended_B.any() else np.zeros(1)
     repetition = [repeated(token_T[mask_T]) for token_T, mask_T in zip(token_BT, mask_BT, strict=True)]
-    metrics = {"completions/clipped_ratio": (~has_ended_B).mean(), "completions/repetition": np.mean(repetition)}
+    return Measured(mask_BT.sum(axis=1), np.asarray(has_ended_B), np.array(repetition))
+
+
+def completion_metrics(measured: Measured) -> dict[str, float]:
+    """Lengths in tokens, of all completions and of those that ended by themselves (0 where none did); repetition."""
+    length_B, has_ended_B = measured.length_B, measured.has_ended_B
+    terminated_B = length_B[has_ended_B] if has_ended_B.any() else np.zeros(1)
+    metrics = {
+        "completions/clipped_ratio": (~has_ended_B).mean(),
+        "completions/repetition": measured.repetition_B.mean(),
+    }
     for kind, lengths in (("length", length_B), ("terminated_length", terminated_B)):
         metrics[f"completions/mean_{kind}"] = lengths.mean()
         metrics[f"completions/min_{kind}"] = lengths.min()

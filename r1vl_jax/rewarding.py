@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from r1vl_jax import rewards
+from r1vl_jax import processes, rewards
 from r1vl_jax.arrays import Array, Completions, Sections, bundle
 from r1vl_jax.config import Reward
 from r1vl_jax.data.records import Record
@@ -69,7 +69,10 @@ class Scheme:
 
 
 class Packer:
-    """Puts key steps and answers of prompts into arrays whose sizes only grow, so that few programs are compiled."""
+    """Puts key steps and answers of prompts into arrays whose sizes only grow, so that few programs are compiled.
+
+    The sizes are the same in all processes, which must pack at the same time.
+    """
 
     def __init__(self, semantics: str):
         self._semantics = semantics
@@ -79,7 +82,7 @@ class Packer:
         rows = [asdict(record) for record in records]
         packed = Questions(*rewards.pack(rows, semantics=self._semantics))
         sizes = packed.key_steps.byte_BRAL.shape[1:]
-        self._sizes = tuple(map(max, sizes, self._sizes))
+        self._sizes = tuple(map(max, processes.largest(sizes), self._sizes))
         if sizes == self._sizes:
             return packed
         names = ("max_groups", "max_alternatives", "max_length")
@@ -158,7 +161,12 @@ class Rewarder:
 
 
 def place_rewards(
-    reward: StepReward, total_B: Float[Array, " B"], accuracy_weight: float, size_BT: Int[Array, "B T"]
+    reward: StepReward,
+    total_B: Float[Array, " B"],
+    accuracy_weight: float,
+    size_BT: Int[Array, "B T"],
+    *,
+    num_sections: int = 0,
 ) -> Sections:
     """Where each reward was earned; what is neither correctness nor a key step is paid in the last section.
 
@@ -166,8 +174,11 @@ def place_rewards(
         total_B: all that was earned, in reward units; sections of a row sum to it.
         accuracy_weight: of StepRAR in the total.
         size_BT: bytes of text of each token.
+        num_sections: room for so many at least.
     """
-    missing = -reward.section_end_BJ.shape[1] % _SECTIONS_BUCKET
+    num_given = reward.section_end_BJ.shape[1]
+    num_sections = max(num_sections, num_given)
+    missing = num_sections + -num_sections % _SECTIONS_BUCKET - num_given
     section_end_BJ = jnp.pad(reward.section_end_BJ, ((0, 0), (0, missing)), constant_values=-1)
     section_reward_BJ = accuracy_weight * jnp.pad(reward.section_reward_BJ, ((0, 0), (0, missing)))
     last_B = jnp.sum(section_end_BJ >= 0, axis=1) - 1

@@ -11,12 +11,12 @@ import numpy as np
 from etils import epath
 from rich.console import Console
 
-from r1vl_jax import observe
+from r1vl_jax import observe, processes
 from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import Parts
 from r1vl_jax.checkpoint.manager import Checkpoints
 from r1vl_jax.config import Config, Optim
-from r1vl_jax.data.pipeline import Stream
+from r1vl_jax.data.shares import SharedStream
 from r1vl_jax.evaluation.run import Evaluator
 from r1vl_jax.learner import TrainState
 from r1vl_jax.observe.metrics import METRICS, read_lines
@@ -77,7 +77,7 @@ class Stage:
         state: trained parameters and optimizer; the loop's body replaces it.
     """
 
-    def __init__(self, run: Run, plan: Plan, state: TrainState, frozen: Params, stream: Stream):
+    def __init__(self, run: Run, plan: Plan, state: TrainState, frozen: Params, stream: SharedStream):
         """Starts from `state`, or from the newest checkpoint of the stage if there is one; `frozen` is in neither."""
         self.state, self._frozen = state, frozen
         self._run, self._plan, self._stream = run, plan, stream
@@ -156,12 +156,15 @@ class Stage:
         with self._run.timers("eval"):
             results = self._run.evaluator.on_validation(self.params)
         evaluated = {f"eval/{name}": value for name, value in results.items()}
-        lines = read_lines(self._run.workdir / METRICS)
-        lines.append({"stage": self._plan.name, "step": step, **evaluated})
-        problems = self._run.config.eval.num_validation
-        if message := observe.alarm(lines, stage=self._plan.name, num_problems=problems):
+        message = self._alarm(step, evaluated) if processes.is_writer() else None
+        if message:
             logging.getLogger(__name__).warning("ALARM: %s", message)
         self._write_aside(step, evaluated | {"eval/alarm": float(message is not None)})
+
+    def _alarm(self, step: int, evaluated: Mapping[str, float]) -> str | None:
+        lines = read_lines(self._run.workdir / METRICS)
+        lines.append({"stage": self._plan.name, "step": step, **evaluated})
+        return observe.alarm(lines, stage=self._plan.name, num_problems=self._run.config.eval.num_validation)
 
     def _save(self, step: int) -> None:
         self._flush()

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from r1vl_jax import config
 from r1vl_jax.arrays import Bundle, map_axes
+from r1vl_jax.rows import placed
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # rows are divided over these
@@ -156,9 +157,13 @@ def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
     """Places a batch: its prompts, its rows and the rows of its images are divided over (data, fsdp).
 
     What has none of these axes is on every device. A number of rows that does not divide so is an error of JAX's.
+
+    Args:
+        bundle: arrays of the host hold the rows of this process, in the order of `own_shards`; those that are on
+            devices of all processes hold every row, and are moved where they are not yet placed so.
     """
 
-    return map_axes(lambda array, axes: jax.device_put(array, divided_over(axes, mesh)), bundle)
+    return map_axes(lambda array, axes: placed(array, divided_over(axes, mesh)), bundle)
 
 
 def divided_over(axes: Sequence[str], mesh: jax.sharding.Mesh) -> NamedSharding:

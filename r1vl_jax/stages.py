@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from r1vl_jax import observe, rewards
+from r1vl_jax import observe, processes, rewards
 from r1vl_jax.arrays import Array, Params
 from r1vl_jax.assembly import make_learner
-from r1vl_jax.generation import Draw, Generator
+from r1vl_jax.generation import Draw, Figures, Generator
 from r1vl_jax.learner import Metrics, Program, fused_step, step_grpo_step, warmup_step
-from r1vl_jax.metrics import REWARD_PARTS, completion_metrics, reward_metrics
+from r1vl_jax.metrics import REWARD_PARTS
 from r1vl_jax.run import Plan, Run, Stage
 from r1vl_jax.trainable import partition
 
@@ -38,9 +38,10 @@ def supervised(run: Run, name: str, params: Params) -> Params:
         for step in stage.steps():
             with run.timers("data"):
                 batch = next(stream)
+                own_tokens = int(batch.prompts.mask_PS.sum() + batch.completions.mask_BT.sum())
+                num_tokens = sum(processes.gather(own_tokens))  # now, for later it would wait for the update
             with run.timers("update"):
                 stage.state, figures = warmup_step(learner, stage.state, frozen, run.parts.divide(batch))
-            num_tokens = int(batch.prompts.mask_PS.sum() + batch.completions.mask_BT.sum())
             stage.record(step, figures, num_tokens=num_tokens, host={})
     return stage.params
 
@@ -66,15 +67,16 @@ def step_grpo(run: Run, name: str, params: Params) -> Params:
     )
     with Stage(run, plan, initial, frozen, stream) as stage:
         for step in stage.steps():
-            figures, draw, advantage_BT = update(stage, step)
-            stage.record(step, figures, num_tokens=draw.num_tokens, host=_host_figures(draw))
+            figures, draw, of_draw, advantage_BT = update(stage, step)
+            stage.record(step, figures, num_tokens=of_draw.num_tokens, host=of_draw.metrics)
             if stage.is_due(step, config.observe.log_completions):
-                _keep_completions(run, step, draw, np.asarray(advantage_BT))
+                _keep_completions(run, step, draw, np.asarray(run.parts.own_rows(advantage_BT)))
     return stage.params
 
 
-# (stage, step) -> figures of the update, what was drawn for it, advantages; the stage's state is replaced.
-_Update = Callable[[Stage, int], tuple[Metrics, Draw, Float[Array, "B T"]]]
+# (stage, step) -> figures of the update, what was drawn for it, the draw's figures, advantages of all processes' rows;
+# the stage's state is replaced.
+_Update = Callable[[Stage, int], tuple[Metrics, Draw, Figures, Float[Array, "B T"]]]
 
 
 def _staged(generator: Generator, frozen: Params) -> _Update:
@@ -84,11 +86,11 @@ def _staged(generator: Generator, frozen: Params) -> _Update:
     def update(stage: Stage, step: int):
         if (step - 1) % loss.updates_per_generation == 0:
             generation[:] = generator.generate(stage.params, step)
-        draw, batch = generation[(step - 1) % loss.steps_per_generation]
+        draw, of_draw, batch = generation[(step - 1) % loss.steps_per_generation]
         with generator.run.timers("update"):
             divided = generator.run.parts.divide(batch)
             stage.state, figures = step_grpo_step(generator.learner, stage.state, frozen, divided)
-        return figures, draw, batch.rows.advantage_BT
+        return figures, draw, of_draw, batch.rows.advantage_BT
 
     return update
 
@@ -113,28 +115,26 @@ def _fused(generator: Generator, frozen: Params) -> _Update:
                 run.rewarder.vocabulary,
                 run.key(step),
             )
-            generated = jax.device_get(generated)
-        draw = Draw(records, prompts, generated.sampled, generated.earned, generated.reward_PG)
-        return figures, draw, generated.advantage_BT
+            sampled = generated.sampled
+            given = (sampled.completions, sampled.has_ended_B, generated.earned, generated.reward_PG)
+            draw = Draw(records, prompts, sampled, *jax.device_get(run.parts.own_rows(given)))
+        return figures, draw, draw.figures(), generated.advantage_BT
 
     return update
-
-
-def _host_figures(draw: Draw) -> dict[str, float]:
-    figures = reward_metrics(draw.earned, draw.reward_PG)
-    figures |= completion_metrics(draw.sampled.completions, np.asarray(draw.sampled.has_ended_B))
-    return figures | {"sampling/num_draws": float(draw.num_draws)}
 
 
 def _keep_completions(run: Run, step: int, draw: Draw, advantage_BT: Float[np.ndarray, "B T"]) -> None:
     """Writes every completion of a step with what it earned, and prints some of the first prompt's.
 
-    The advantage that is written is the mean over the completion's tokens.
+    Of several processes the first writes those of its own prompts. The advantage that is written is the mean over the
+    completion's tokens.
     """
-    mask_BT = np.asarray(draw.sampled.completions.mask_BT)
+    if not processes.is_writer():
+        return
+    mask_BT = np.asarray(draw.completions.mask_BT)
     advantage_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64) / mask_BT.sum(axis=1)
     rows = []
-    for row, text in enumerate(run.parts.texts(draw.sampled.completions)):
+    for row, text in enumerate(run.parts.texts(draw.completions)):
         record = draw.records[row // draw.reward_PG.shape[1]]
         spans = rewards.key_step_spans(text, record.key_steps, semantics=run.config.reward.semantics)
         rows.append(

@@ -12,11 +12,12 @@ from etils import epath
 from ml_collections import config_flags
 from rich.console import Console
 
-from r1vl_jax import observe, report, stages
+from r1vl_jax import observe, processes, report, stages
 from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import Parts, assemble, evaluator
 from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
 from r1vl_jax.config import Config, resolve, unknown_settings
+from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewarding import Rewarder
 from r1vl_jax.rewards import Judge
@@ -44,12 +45,7 @@ def run(config: Config) -> dict[str, Any]:
     observe.check_workdir(config.workdir, config)
     parts = assemble(config)
     _print_layout(parts)
-    observe.write_manifest(
-        config.workdir,
-        config,
-        data_fingerprint=parts.data_fingerprint,
-        weights_fingerprint=weights_fingerprint(config.model.path),
-    )
+    _write_manifest(config, parts)
     with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
         rewarder = Rewarder(parts.scheme, parts.vocabulary, judge)
@@ -64,7 +60,8 @@ def run(config: Config) -> dict[str, Any]:
         writer.close()
         summary = observe.update_summary(config.workdir, _totals(this))
         machine = cost.write()  # before the judge's workers end, for their memory counts
-    _conclude(config, summary, machine)
+    if processes.is_writer():
+        _conclude(config, summary, machine)
     return summary
 
 
@@ -74,7 +71,25 @@ def _print_layout(parts: Parts) -> None:
         return
     sizes = " x ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items())
     lines = [f"{parts.mesh.size} devices: {sizes}", *departures(parts.definition.abstract_params(), parts.mesh)]
-    Console().print("\n  ".join(lines), highlight=False, soft_wrap=True)
+    console = Console(quiet=not processes.is_writer())
+    console.print("\n  ".join(lines), highlight=False, soft_wrap=True)
+
+
+def _write_manifest(config: Config, parts: Parts) -> None:
+    """Of several processes the first writes; the others see whether they find it."""
+    with processes.writer_first():
+        if processes.is_writer():
+            observe.write_manifest(
+                config.workdir,
+                config,
+                data_fingerprint=parts.data_fingerprint,
+                weights_fingerprint=weights_fingerprint(config.model.path),
+            )
+        elif not (path := epath.Path(config.workdir) / MANIFEST).exists():
+            raise FileNotFoundError(
+                f"{path}: process {processes.index()} does not see what the first process wrote; set workdir to a"
+                " directory or bucket that all processes share"
+            )
 
 
 def _steps_done(this: Run) -> dict[str, int]:
@@ -88,7 +103,7 @@ def _steps_done(this: Run) -> dict[str, int]:
 
 def _evaluate(this: Run, stage: str, params: Params) -> None:
     """Accuracy on the test split, once; a resumed run finds it in the summary."""
-    if stage in observe.update_summary(this.workdir, {}).get("accuracy", {}):
+    if processes.first(stage in observe.update_summary(this.workdir, {}).get("accuracy", {})):
         return
     results = this.evaluator.on_test(params)
     kinds = {name.split("/")[1]: value for name, value in results.items() if name.startswith("accuracy/")}
@@ -96,7 +111,8 @@ def _evaluate(this: Run, stage: str, params: Params) -> None:
     totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
     observe.update_summary(this.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
     shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
-    Console().print(f"evaluation, {stage}:  {shown}", highlight=False, soft_wrap=True)
+    console = Console(quiet=not processes.is_writer())
+    console.print(f"evaluation, {stage}:  {shown}", highlight=False, soft_wrap=True)
 
 
 def _totals(this: Run) -> dict[str, float]:
@@ -127,7 +143,8 @@ def main() -> None:
             config = resolve(flag.value)
         except ValueError as error:
             sys.exit(str(error))
-        run(config)
+        with processes.joined():
+            run(config)
 
     flags.mark_flag_as_required("config")
     if unknown := list(unknown_settings(sys.argv[1:])):

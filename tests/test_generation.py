@@ -30,7 +30,9 @@ def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
     parts = [np.float32(row)] * 4 + [row > 0] * 4
     reward = StepReward(*parts, np.tile(row[:, None], width), np.ones((P * G, width), np.float32))
     earned = Earned(reward, {"own": np.float32(row)}, np.float32(row), row < 0, row < 0)
-    return Draw(records, make_prompts(P), sampled, earned, np.float32(reward_PG))
+    return Draw(
+        records, make_prompts(P), sampled, sampled.completions, sampled.has_ended_B, earned, np.float32(reward_PG)
+    )
 
 
 class MadeUp(Generator):
@@ -49,10 +51,15 @@ class MadeUp(Generator):
 @pytest.fixture
 def generator():
     def make(**settings) -> MadeUp:
-        encoder = types.SimpleNamespace(prompt=lambda record: record, batch=lambda encoded: encoded)
+        parts = types.SimpleNamespace(
+            encoder=types.SimpleNamespace(prompt=lambda record: record),
+            batch=lambda encoded: make_prompts(P),
+            own_rows=lambda tree: tree,
+            divide=lambda bundle: bundle,
+        )
         run = types.SimpleNamespace(
             timers=lambda name: contextlib.nullcontext(),
-            parts=types.SimpleNamespace(encoder=encoder),
+            parts=parts,
             key=lambda step: jax.random.fold_in(jax.random.key(0), step),
         )
         return MadeUp(run, types.SimpleNamespace(loss=Loss(**settings)), None, None, None)
@@ -67,9 +74,9 @@ def test_groups_without_spread_are_replaced(generator):
     made_up = generator(dynamic_sample=True).prepare(
         made_up_draw(0, [EQUAL, SPREAD]), made_up_draw(2, [EQUAL, EQUAL], width=3), made_up_draw(4, [SPREAD, SPREAD])
     )
-    ((draw, batch),) = made_up.generate({}, step=1)
-    assert draw.records == draw.prompts == [1, 4]
-    assert draw.num_draws == 3
+    ((draw, figures, batch),) = made_up.generate({}, step=1)
+    assert draw.records == [1, 4]
+    assert figures.metrics["sampling/num_draws"] == 3
     np.testing.assert_array_equal(draw.earned.custom["own"], [1, 1, 4, 4])
     np.testing.assert_array_equal(draw.reward_PG, [SPREAD, SPREAD])
     np.testing.assert_array_equal(batch.rows.completions.token_BT[:, 0], [1, 1, 4, 4])
@@ -81,13 +88,13 @@ def test_what_is_lacking_in_the_end_has_no_spread(generator):
     made_up = generator(dynamic_sample=True, max_resample_times=1).prepare(
         made_up_draw(0, [EQUAL, EQUAL]), made_up_draw(2, [EQUAL, SPREAD])
     )
-    ((draw, _),) = made_up.generate({}, step=1)
+    ((draw, _, _),) = made_up.generate({}, step=1)
     assert draw.records == [3, 0]
 
 
 @pytest.mark.parametrize(("is_dynamic", "rewards"), [(True, [SPREAD, SPREAD]), (False, [EQUAL, EQUAL])])
 def test_one_draw_is_enough(generator, is_dynamic, rewards):
-    ((draw, _),) = generator(dynamic_sample=is_dynamic).prepare(made_up_draw(0, rewards)).generate({}, step=1)
+    ((draw, _, _),) = generator(dynamic_sample=is_dynamic).prepare(made_up_draw(0, rewards)).generate({}, step=1)
     assert draw.records == [0, 1]
     assert draw.num_draws == 1
 
@@ -98,7 +105,7 @@ def test_a_generation_feeds_several_updates(generator, loss_type, denominators):
     made_up = generator(steps_per_generation=2, loss_type=loss_type, scale_rewards="batch")
     pairs = made_up.prepare(made_up_draw(0, [[0, 1], [0, 1]]), made_up_draw(2, [[0, 9], [0, 9]])).generate({}, step=5)
     spread = np.std([0, 1, 0, 1, 0, 9, 0, 9], ddof=1)
-    for (draw, batch), size, wanted in zip(pairs, (1, 9), denominators, strict=True):
+    for (draw, _, batch), size, wanted in zip(pairs, (1, 9), denominators, strict=True):
         np.testing.assert_allclose(batch.rows.advantage_BT[:2, 0], [-size / 2 / spread, size / 2 / spread], rtol=1e-3)
         np.testing.assert_array_equal(batch.rows.completions.token_BT, draw.sampled.completions.token_BT)
         np.testing.assert_array_equal(batch.rows.old_logp_BT, draw.sampled.policy_logp_BT)

@@ -1,5 +1,6 @@
 """What each stage hands to sampler, scorer and learner; these are replaced by spies, so nothing is compiled."""
 
+import contextlib
 import dataclasses
 import re
 from types import SimpleNamespace
@@ -67,6 +68,7 @@ def make_run(tmp_path):
             sampler=lambda: "sampler",
             place=lambda state: state,
             divide=lambda batch: batch,
+            own_rows=lambda tree: tree,
             prompt_stream=FakeStream,
             split=lambda name: [RECORD] * 64,
         )
@@ -83,7 +85,7 @@ def spies(monkeypatch):
     """Records the calls; the parameter `w` is 10 at first and grows by 1 with every update."""
     calls = SimpleNamespace(prompts=[], sample=[], score=[], update=[], num_skipped=0)
 
-    def sample(sampler, params, prompts, key):
+    def sample(sampler, params, prompts, key, *, copy):
         calls.prompts.append(prompts.number)
         calls.sample.append((float(params["w"]), jax.random.key_data(key).tolist()))
         zeros_BT = jnp.zeros((4, 2))
@@ -100,6 +102,7 @@ def spies(monkeypatch):
         return TrainState(state.step + 1, params, state.opt_state, state.num_skipped), figures
 
     monkeypatch.setattr(generation, "sample", sample)
+    monkeypatch.setattr(generation, "copied", lambda sampler, params: contextlib.nullcontext(params))
     monkeypatch.setattr(learner_module, "score", score)
     monkeypatch.setattr(stages, "step_grpo_step", step_grpo_step)
     return calls

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from r1vl_jax.arrays import PromptBatch, check_shapes
-from r1vl_jax.data.images import MERGE_SIZE, Grid, Patches, num_features, pack
+from r1vl_jax.arrays import PackedVision, PromptBatch, check_shapes
+from r1vl_jax.data.images import MERGE_SIZE, PATCHES_PER_FEATURE, Grid, Patches, num_features, pack
 
 TEXT, IMAGE, VIDEO = 0, 1, 2  # types of tokens: values of mm_token_type_ids
 
@@ -67,6 +67,47 @@ def prompt_batch(
         vision=vision,
     )
     return check_shapes(arrays)
+
+
+def as_share(
+    prompts: PromptBatch,
+    *,
+    width: int,
+    num_patches: int,
+    vision_rows: Sequence[int],
+    prompt_id_P: Int[np.ndarray, " P"],
+) -> PromptBatch:
+    """The same prompts as a share of a batch.
+
+    Args:
+        width: tokens S of the batch's prompts, padding included.
+        num_patches: patches M of a row of the batch's images.
+        vision_rows: which of the batch's rows of images those of the share are.
+        prompt_id_P: numbers of the share's prompts within the batch.
+    """
+    vision, missing_S = prompts.vision, width - prompts.token_PS.shape[1]
+    num_own_features, num_features = (size // PATCHES_PER_FEATURE for size in (vision.patch_ZMC.shape[1], num_patches))
+    row_PS, number_PS = np.divmod(prompts.feature_index_PS, num_own_features)
+    index_PS = np.asarray(vision_rows, np.int32)[row_PS] * num_features + number_PS
+    index_PS = np.where(prompts.feature_index_PS < 0, -1, index_PS)
+
+    def padded_left(array: np.ndarray, value: int = 0) -> np.ndarray:
+        return np.pad(array, [*[(0, 0)] * (array.ndim - 1), (missing_S, 0)], constant_values=value)
+
+    def padded_right(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, [(0, 0), (0, num_patches - array.shape[1]), *[(0, 0)] * (array.ndim - 2)])
+
+    return check_shapes(
+        PromptBatch(
+            token_PS=padded_left(prompts.token_PS),
+            mask_PS=padded_left(prompts.mask_PS),
+            position_3PS=padded_left(prompts.position_3PS),
+            feature_index_PS=padded_left(index_PS, -1),
+            next_position_P=prompts.next_position_P,
+            prompt_id_P=prompt_id_P,
+            vision=PackedVision(*map(padded_right, (vision.patch_ZMC, vision.segment_ZM, vision.position_ZM2))),
+        )
+    )
 
 
 def rope_positions(

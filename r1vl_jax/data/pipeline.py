@@ -1,6 +1,7 @@
 """Batches for the stages of a run: shuffled anew each epoch, prepared on threads, resumable to the record.
 
-A stream is a grain iterator: `next()`, and `get_state()` and `set_state()` for its exact position.
+A stream is a grain iterator: `next()`, and `get_state()` and `set_state()` for its exact position. Of several processes
+each gets every so-manieth record, in the order in which one would get them all.
 """
 
 import itertools
@@ -12,6 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from r1vl_jax import processes
 from r1vl_jax.arrays import Completions, PromptBatch, WarmupBatch, check_shapes
 from r1vl_jax.data import prompts
 from r1vl_jax.data.layout import pad_rows
@@ -82,6 +84,7 @@ def prompt_stream(source: Any, encoder: Encoder, *, batch_size: int, seed: int) 
 
     Args:
         source: records with random access; each is drawn once per epoch, and batches run across epochs.
+        batch_size: records of this process in a batch.
 
     Returns:
         Iterator of pairs: the records of a batch, and their PromptBatch.
@@ -115,34 +118,43 @@ def supervised_stream(
 
 
 def eval_batches(
-    records: Iterable[Record], encoder: Encoder, *, batch_size: int
+    source: Any, encoder: Encoder, *, batch_size: int, num_records: int | None = None
 ) -> Iterator[tuple[list[Record], PromptBatch]]:
-    """All usable records once, in order. The last batch is filled up by repeating its last prompt.
+    """All usable records once, in order. The last batch is filled up by repeating a prompt.
+
+    Args:
+        source: records with random access.
+        batch_size: prompts of this process in a batch.
+        num_records: so many from the first on; None is all.
 
     Yields:
-        The records of a batch, and a PromptBatch of `batch_size` prompts; those past the records are repetitions.
+        The records of a batch, and a PromptBatch of `batch_size` prompts; those past the records are repetitions. Every
+        process gets as many batches as the others, if need be without records.
 
     Raises:
         ValueError: no record can be used.
     """
-    usable = _usable(records, encoder)
-    while rows := list(itertools.islice(usable, batch_size)):
-        yield _filled(rows, encoder, batch_size)
+    num_records = len(source) if num_records is None else min(num_records, len(source))
+
+    def usable(numbers: Iterable[int]) -> Iterator[tuple[Record, EncodedPrompt]]:
+        return _usable((source[number] for number in numbers), encoder)
+
+    own, filler = usable(range(processes.index(), num_records, processes.count())), None
+    while any(processes.gather(len(rows := list(itertools.islice(own, batch_size))))):
+        encoded = [prompt for _, prompt in rows]
+        filler = encoded[-1] if rows else filler or next(usable(range(num_records)))[1]
+        yield [record for record, _ in rows], encoder.batch(encoded + [filler] * (batch_size - len(rows)))
+    if filler is None:
+        last = next(reversed(encoder.dropped.values()), "in another process")
+        raise ValueError(f"none of the {num_records} records to evaluate on can be used; the last: {last}")
 
 
 def _usable(records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[Record, EncodedPrompt]]:
-    num_usable, last_refusal = 0, None
     for record in records:
         try:
-            encoded = encoder.prompt(record)
+            yield record, encoder.prompt(record)
         except RecordRefused as refusal:
             encoder.drop(record, refusal)
-            last_refusal = refusal
-        else:
-            num_usable += 1
-            yield record, encoded
-    if not num_usable:
-        raise ValueError(f"none of the records to evaluate on can be used; the last: {last_refusal}")
 
 
 def _stream(source: Any, encoder: Encoder, encode: Callable, layout: Callable, *, batch_size: int, seed: int) -> Stream:
@@ -158,14 +170,10 @@ def _stream(source: Any, encoder: Encoder, encode: Callable, layout: Callable, *
                 raise ValueError(f"none of {len(source)} records can be used; the last: {error}") from error
             return None  # grain passes over it
 
-    rows = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(encode_or_drop)
+    order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    rows = order[processes.index() :: processes.count()].map(encode_or_drop)
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_BATCHES_AHEAD * batch_size)
     return iter(rows.to_iter_dataset(options).batch(batch_size, batch_fn=layout))
-
-
-def _filled(rows: list[tuple[Record, EncodedPrompt]], encoder: Encoder, batch_size: int):
-    encoded = [prompt for _, prompt in rows]
-    return [record for record, _ in rows], encoder.batch(encoded + encoded[-1:] * (batch_size - len(rows)))
 
 
 def _completions(rows: Sequence[np.ndarray], width: int) -> Completions:

@@ -3,11 +3,12 @@
 import collections
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
-from r1vl_jax import rewards
+from r1vl_jax import processes, rewards
 from r1vl_jax.arrays import Completions, Params, PromptBatch
 from r1vl_jax.data.records import Record
 from r1vl_jax.rewards import Judge
@@ -26,6 +27,7 @@ class Evaluator:
 
     Attributes:
         sampler: greedy, one completion a prompt.
+        own_rows: the rows of this process, of a rollout.
         texts: completions as strings.
         test, validation: make the batches of the split; a batch may hold more prompts than records (padding).
         reading: measures whether the picture was read right, apart from what was concluded; None where a task has no
@@ -34,6 +36,7 @@ class Evaluator:
     """
 
     sampler: Sampler
+    own_rows: Callable[[Any], Any]
     texts: Callable[[Completions], list[str]]
     test: Batches
     validation: Batches
@@ -57,7 +60,8 @@ class Evaluator:
             task has it, `ended`; and `mean_length` in tokens.
         """
         with copied(self.sampler, params) as copy:
-            outcomes = [outcome for batch in batches for outcome in self._outcomes(params, copy, *batch)]
+            own = [outcome for batch in batches for outcome in self._outcomes(params, copy, *batch)]
+        outcomes = [outcome for part in processes.gather(own) for outcome in part]
         results = {name: float(np.mean([o[name] for o in outcomes])) for name in _MEANS}
         by_kind = collections.defaultdict(list)
         for outcome in outcomes:
@@ -69,15 +73,16 @@ class Evaluator:
 
     def _outcomes(self, params: Params, copy: Params, records: list[Record], prompts: PromptBatch) -> list[Mapping]:
         rollout = sample(self.sampler, params, prompts, jax.random.key(0), copy=copy)
-        texts = self.texts(rollout.completions)[: len(records)]
+        completions, has_ended_B = self.own_rows((rollout.completions, rollout.has_ended_B))
+        texts = self.texts(completions)[: len(records)]
         reward = rewards.score(texts, [asdict(r) for r in records], semantics=self.semantics, judge=self.judge)
-        length_B = np.asarray(rollout.completions.mask_BT).sum(axis=1)
+        length_B = np.asarray(completions.mask_BT).sum(axis=1)
         return [
             {
                 "kind": record.kind,
                 "accuracy": float(reward.answer_correct[row]),
                 "well_formed": float(reward.step_validity[row]),
-                "ended": float(rollout.has_ended_B[row]),
+                "ended": float(has_ended_B[row]),
                 "mean_length": float(length_B[row]),
             }
             | self._read(text, record)

@@ -1,13 +1,17 @@
-"""Files that are there whole or not at all, in a local directory or a bucket."""
+"""Files that are there whole or not at all, in a local directory or a bucket; of several processes the first writes."""
 
 import json
 from typing import Any
 
 from etils import epath
 
+from r1vl_jax import processes
+
 
 def write_whole(path: epath.Path, content: bytes) -> None:
     """Replaces a file in one move, so that a reader, or a run that is killed, never sees half of it."""
+    if not processes.is_writer():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f".{path.name}.unfinished"
     unfinished.write_bytes(content)

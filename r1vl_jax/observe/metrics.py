@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from r1vl_jax import processes
 from r1vl_jax.observe.files import write_whole
 
 METRICS = "metrics.jsonl"
@@ -20,7 +21,8 @@ TIMINGS = "timings.jsonl"
 class MetricsWriter:
     """Writes `metrics.jsonl`, only what the seed determines, and `timings.jsonl`, what the machine adds.
 
-    A line is `{"stage": "step_grpo", "step": 3, "reward": 1.25, ...}`, on disk when `write` returns.
+    A line is `{"stage": "step_grpo", "step": 3, "reward": 1.25, ...}`, on disk when `write` returns. Of several
+    processes only the first writes.
 
     Args:
         workdir: the run's directory; lines are added to those there.
@@ -29,7 +31,8 @@ class MetricsWriter:
 
     def __init__(self, workdir: epath.PathLike, *, tensorboard: bool):
         self._workdir = epath.Path(workdir)
-        self._workdir.mkdir(parents=True, exist_ok=True)
+        if processes.is_writer():
+            self._workdir.mkdir(parents=True, exist_ok=True)
         self._has_tensorboard = tensorboard
         self._boards: dict[str, SummaryWriter] = {}
         self._resumed: Mapping[str, int] | None = None
@@ -45,6 +48,8 @@ class MetricsWriter:
             metrics: numbers that depend on the seed alone; one that is not finite is written as null.
             timings: seconds, rates, memory.
         """
+        if not processes.is_writer():
+            return
         for name, values in ((METRICS, metrics), (TIMINGS, timings or {})):
             if values:
                 line = {"stage": stage, "step": step} | {key: _plain(value) for key, value in values.items()}

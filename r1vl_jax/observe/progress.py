@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from r1vl_jax import processes
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -18,12 +20,12 @@ class Progress:
         stage: the name shown.
         total: steps in all.
         first: steps done before, by the run that this one resumes.
-        console: where to print; standard output by default.
+        console: where to print; standard output by default, and nowhere in a process that does not write.
     """
 
     def __init__(self, stage: str, total: int, *, first: int = 0, console: Console | None = None):
         self._stage, self._total, self._first = stage, total, first
-        self._console = console or Console()
+        self._console = console or Console(quiet=not processes.is_writer())
         self._start = time.monotonic()
         self._last_line = self._start
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -44,6 +44,7 @@ def make_evaluator(reading=None) -> Evaluator:
     records = [make_record("sum"), make_record("sum"), make_record("count")]
     return Evaluator(
         sampler="greedy",  # pyright: ignore[reportArgumentType]
+        own_rows=lambda rows: rows,
         texts=lambda completions: TEXTS,
         test=lambda: [(records, "test prompts")],  # pyright: ignore[reportReturnType]
         validation=lambda: [(records[:1], "validation prompts")],  # pyright: ignore[reportReturnType]

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Trains on nodes with GPUs under SLURM: one process a node, which has all of the node's GPUs.
+#
+#   sbatch --nodes=2 launch/slurm_gpu.sh configs/7b.py --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]
+#
+# Submit from the root of this repository with the environment active. A job that is preempted is queued again and
+# resumes.
+#SBATCH --job-name=r1vl_jax
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+if [[ $# -lt 1 || $1 == -* ]]; then
+  echo "usage: sbatch --nodes=N $0 CONFIG --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]" >&2
+  exit 2
+fi
+# JAX gives each process under SLURM one GPU unless told otherwise.
+JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${SLURM_GPUS_ON_NODE:-8} - 1)))
+export JAX_LOCAL_DEVICE_IDS
+exec srun --kill-on-bad-exit=1 python -m r1vl_jax.train --config="$1" "${@:2}"

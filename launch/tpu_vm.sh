@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Trains on one TPU VM, on which this is called, with all of its chips.
+#
+#   launch/tpu_vm.sh configs/7b.py --config.workdir=gs://BUCKET/RUN [--config.SECTION.KEY=VALUE ...]
+#
+# Installs into .venv of this repository if there is none. Start it in tmux, or from the VM's startup script: a VM that
+# was preempted and came back then goes on by itself, for what was run again resumes.
+set -euo pipefail
+
+if [[ $# -lt 1 || $1 == -* ]]; then
+  echo "usage: $0 CONFIG --config.workdir=gs://BUCKET/RUN [--config.SECTION.KEY=VALUE ...]" >&2
+  exit 2
+fi
+cd "$(dirname "$0")/.."
+if [[ ! -x .venv/bin/python ]]; then
+  python3 -m venv .venv
+  .venv/bin/pip install --quiet --editable ".[tpu]"
+fi
+exec .venv/bin/python -m r1vl_jax.train --config="$1" "${@:2}"

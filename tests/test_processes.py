@@ -1,0 +1,71 @@
+"""What several processes agree on, with the others made up: no process is started here."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from r1vl_jax import peers, processes, rows, sharding
+
+
+def test_alone_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: pytest.fail("touched the devices"))
+    assert (processes.count(), processes.index(), processes.is_writer()) == (1, 0, True)
+    value = object()
+    assert processes.gather(value) == [value]
+    assert processes.largest((3, 1)) == (3, 1)
+    assert processes.first(value) is value
+    with processes.writer_first():
+        pass
+
+
+def joining(**announced: str) -> subprocess.CompletedProcess:
+    """A program that joins what the environment announces, nothing but this."""
+    script = "import jax\nfrom r1vl_jax.processes import joined\nwith joined(): print(jax.distributed.is_initialized())"
+    clusters = ("JAX_", "SLURM_", "OMPI_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(clusters)}
+    return subprocess.run([sys.executable, "-c", script], env=environment | announced, capture_output=True, text=True)
+
+
+def test_without_a_cluster_no_service_is_started():
+    assert joining().stdout == "False\n"
+
+
+def test_half_an_announcement_is_refused():
+    refusal = "JAX_NUM_PROCESSES=2: .* Set all of JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID, or none"
+    assert re.search(refusal, joining(JAX_NUM_PROCESSES="2").stderr)
+
+
+def test_a_process_without_new_signs_is_lost(monkeypatch):
+    now = itertools.count(100.0, 15.0)
+    monkeypatch.setattr(peers.time, "monotonic", lambda: next(now))
+    signs = peers._Signs(2)  # at 100 and 115
+    assert signs.lost([("signs/0", "a"), ("signs/1", "a")]) == []  # at 130
+    assert signs.lost([("signs/0", "b"), ("signs/1", "a")]) == []
+    assert signs.lost([("signs/0", "c"), ("signs/1", "a")]) == ["1"]  # 30 seconds after its last new one
+
+
+def test_parts_of_a_batch_belong_to_processes(monkeypatch):
+    """Two processes of four devices each, which need not be neighbours."""
+    devices = [SimpleNamespace(process_index=process) for process in (0, 0, 1, 1, 0, 0, 1, 1)]
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "index", lambda: 1)
+
+    def own(*shape: int) -> list[int]:
+        mesh = SimpleNamespace(
+            devices=np.array(devices, object).reshape(shape),
+            axis_names=sharding.AXES,
+            shape=dict(zip(sharding.AXES, shape, strict=True)),
+        )
+        return rows.own_parts(mesh, sharding.BATCH_AXES)  # pyright: ignore[reportArgumentType]
+
+    assert own(8, 1, 1) == own(2, 4, 1) == [2, 3, 6, 7]
+    assert own(2, 2, 2) == [1, 3]
+    with pytest.raises(ValueError, match=r"mesh.tensor=4: .* spans some of the 2 processes; set one of \[1, 2\]"):
+        own(2, 1, 4)
