@@ -258,9 +258,13 @@ def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
     """What a run divides over its devices: its batches, and the heads of its model."""
     supervised = [stage for stage in ("alignment", "warmup") if stage in config.train.stages]
     batches = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in supervised}
+    rows = dict(batches)
     batches["eval.batch_size"] = config.eval.batch_size
     if "step_grpo" in config.train.stages:
         batches["train.prompts_per_update"] = config.train.prompts_per_update
+        rows["rows of an update"] = config.train.prompts_per_update * config.sampling.num_generations
+    if config.train.micro_batches > 1:
+        batches |= {f"{name} / train.micro_batches": size // config.train.micro_batches for name, size in rows.items()}
     heads = {
         "num_attention_heads": sizes.num_attention_heads,
         "num_key_value_heads": sizes.num_key_value_heads,

@@ -78,7 +78,10 @@ class Stage:
     """
 
     def __init__(self, run: Run, plan: Plan, state: TrainState, frozen: Params, stream: SharedStream):
-        """Starts from `state`, or from the newest checkpoint of the stage if there is one; `frozen` is in neither."""
+        """Starts from `state`, or from the newest checkpoint of the stage if there is one; `frozen` is in neither.
+
+        Either way the memory of `state` is taken.
+        """
         self.state, self._frozen = state, frozen
         self._run, self._plan, self._stream = run, plan, stream
         self._learning_rate = schedule(plan.optim, plan.max_steps)
@@ -87,6 +90,8 @@ class Stage:
         self._pending: _Pending | None = None
         if self._checkpoints.latest_step() is not None:
             step, self.state, position = self._checkpoints.restore(state)
+            for leaf in jax.tree.leaves(state):
+                leaf.delete()  # or two states would be in memory
             stream.set_state(position["stream"])
             self._first_step, self._num_tokens = step + 1, position["num_tokens"]
         self._num_skipped = int(self.state.num_skipped)

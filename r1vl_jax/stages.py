@@ -15,7 +15,7 @@ from r1vl_jax.generation import Draw, Figures, Generator
 from r1vl_jax.learner import Metrics, Program, fused_step, step_grpo_step, warmup_step
 from r1vl_jax.metrics import REWARD_PARTS
 from r1vl_jax.run import Plan, Run, Stage
-from r1vl_jax.trainable import partition
+from r1vl_jax.trainable import combine, partition
 
 
 def supervised(run: Run, name: str, params: Params) -> Params:
@@ -47,16 +47,16 @@ def supervised(run: Run, name: str, params: Params) -> Params:
 
 
 def step_grpo(run: Run, name: str, params: Params) -> Params:
-    """StepGRPO from `params`, which are the frozen reference too; returns the parameters after the last update."""
+    """StepGRPO from `params`, whose memory it takes; returns the parameters after the last update."""
     config, loss = run.config, run.config.loss
     trained, frozen = partition(params, config.model)
     learner = make_learner(
         config, run.parts.definition, optim=config.optim, max_steps=config.train.max_steps, trained=trained
     )
-    # Updates donate their state; the reference stays. What is frozen is the policy's and the reference's in one.
-    initial = run.parts.place(learner.init(jax.tree.map(jnp.copy, trained)))
+    reference = _reference(trained, frozen, config.model.dtype) if loss.needs_reference else None
+    initial = run.parts.place(learner.init(trained))
     stream = run.parts.prompt_stream()
-    generator = Generator(run, learner, run.parts.sampler(), params if loss.needs_reference else None, stream)
+    generator = Generator(run, learner, run.parts.sampler(), reference, stream)
     update = _fused(generator, frozen) if config.train.fused else _staged(generator, frozen)
     plan = Plan(
         name,
@@ -72,6 +72,11 @@ def step_grpo(run: Run, name: str, params: Params) -> Params:
             if stage.is_due(step, config.observe.log_completions):
                 _keep_completions(run, step, draw, np.asarray(run.parts.own_rows(advantage_BT)))
     return stage.params
+
+
+def _reference(trained: Params, frozen: Params, dtype: str) -> Params:
+    """A copy, for updates take the memory of `trained`, in the dtype it is computed in; frozen parts are shared."""
+    return combine(jax.tree.map(lambda leaf: jnp.array(leaf, dtype), trained), frozen)
 
 
 # (stage, step) -> figures of the update, what was drawn for it, the draw's figures, advantages of all processes' rows;

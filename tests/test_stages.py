@@ -35,7 +35,7 @@ W = {"w": jnp.float32(10)}
 
 
 def step_grpo(run: Run, params: dict) -> dict:
-    return stages.step_grpo(run, "step_grpo", params)
+    return stages.step_grpo(run, "step_grpo", jax.tree.map(jnp.copy, params))
 
 
 class FakeStream:
@@ -115,6 +115,12 @@ def test_the_policy_moves_and_the_reference_stays(make_run, spies):
     assert params["w"] == 13
 
 
+def test_the_reference_is_kept_in_the_dtype_of_the_computation(make_run, spies):
+    step_grpo(make_run(model__dtype="bfloat16"), {"w": jnp.float32(10.01)})
+    assert spies.sample[0][0] == pytest.approx(10.01)
+    assert spies.score == [10, 10, 10]
+
+
 def test_every_step_draws_with_a_key_of_its_own_that_the_seed_decides(make_run, spies):
     step_grpo(make_run(), W)
     keys = [key for _, key in spies.sample]
@@ -185,3 +191,10 @@ def test_a_stage_goes_on_from_its_checkpoint(make_run, spies):
     assert [w for w, _ in spies.sample] == [10, 11, 12]
     assert spies.score == [10, 10, 10]
     assert spies.prompts == [1, 2, 3]
+
+
+def test_what_a_checkpoint_replaces_is_no_longer_in_memory(make_run, spies):
+    step_grpo(make_run(train__max_steps=2), W)
+    initial = jax.tree.map(jnp.copy, W)
+    stages.step_grpo(make_run(train__max_steps=3), "step_grpo", initial)
+    assert initial["w"].is_deleted()
