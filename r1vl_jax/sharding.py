@@ -159,7 +159,7 @@ def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
     What has none of these axes is on every device. A number of rows that does not divide so is an error of JAX's.
 
     Args:
-        bundle: arrays of the host hold the rows of this process, in the order of `own_shards`; those that are on
+        bundle: arrays of the host hold the rows of this process, in the order of `rows.own_parts`; those that are on
             devices of all processes hold every row, and are moved where they are not yet placed so.
     """
 
