@@ -129,9 +129,7 @@ def test_batches_that_the_devices_cannot_share_are_refused(make_config):
         assemble(make_config(warmup__batch_size=4, eval__batch_size=12, mesh__tensor=1))
     with pytest.raises(ValueError, match=r"devices: train.prompts_per_update=6: expected multiples of 4"):
         assemble(make_config(train__prompts_per_update=6))
-    with pytest.raises(
-        ValueError, match=r"warmup.batch_size / train.micro_batches=4: expected multiples of 8"
-    ):
+    with pytest.raises(ValueError, match=r"warmup.batch_size / train.micro_batches=4: expected multiples of 8"):
         assemble(make_config(warmup__batch_size=16, train__micro_batches=4, mesh__tensor=1))
 
 
