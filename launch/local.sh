@@ -12,7 +12,7 @@ if [[ ${1:-} == --processes=* ]]; then
   processes=${1#*=}
   shift
 fi
-if [[ $# -lt 1 || $1 == -* ]]; then
+if [[ $# -lt 1 || $1 == -* || ! $processes =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: $0 [--processes=N] CONFIG [--config.SECTION.KEY=VALUE ...]" >&2
   exit 2
 fi

@@ -3,7 +3,7 @@
 #
 #   launch/tpu_vm.sh configs/7b.py --config.workdir=gs://BUCKET/RUN [--config.SECTION.KEY=VALUE ...]
 #
-# Installs into .venv of this repository if there is none. Start it in tmux, or from the VM's startup script: a VM that
+# Installs into .venv of this repository what is not there; PYTHON names an interpreter of 3.11 or newer. Start it in tmux, or from the VM's startup script: a VM that
 # was preempted and came back then goes on by itself, for what was run again resumes.
 set -euo pipefail
 
@@ -12,8 +12,8 @@ if [[ $# -lt 1 || $1 == -* ]]; then
   exit 2
 fi
 cd "$(dirname "$0")/.."
-if [[ ! -x .venv/bin/python ]]; then
-  python3 -m venv .venv
+if ! .venv/bin/python -c "import r1vl_jax, libtpu" 2>/dev/null; then
+  "${PYTHON:-python3}" -m venv .venv
   .venv/bin/pip install --quiet --editable ".[tpu]"
 fi
 exec .venv/bin/python -m r1vl_jax.train --config="$1" "${@:2}"

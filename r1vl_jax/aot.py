@@ -38,15 +38,21 @@ def run(config: Config, options: flags.FlagValues) -> Report:
     """Compiles, prints and writes what the options ask for."""
     topology = parse(options.topology, options.slices)
     save_to = Path(options.save) if options.save else None
+    if options.json and not Path(options.json).parent.is_dir():
+        raise ValueError(f"--json={options.json}: expected a file in a directory that is there; make it first")
     report = survey(config, topology, options.programs, save_to=save_to)
     show(report, Console(width=max(Console().width, _WIDTH)))
-    would_fit = None
+    _write(report, None, options.json)  # now, for a search may be ended
     if not report.fits and options.search:
         would_fit = first_that_fits(report, config, functools.partial(survey, until_one_fails=True))
         print(f"the first that fits: {would_fit}" if would_fit else "nothing that was tried fits")
-    if options.json:
-        Path(options.json).write_text(json.dumps(to_json(report, would_fit), indent=2), encoding="utf-8")
+        _write(report, would_fit, options.json)
     return report
+
+
+def _write(report: Report, would_fit: str | None, path: str | None) -> None:
+    if path:
+        Path(path).write_text(json.dumps(to_json(report, would_fit), indent=2), encoding="utf-8")
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ def joined() -> Iterator[None]:
         yield
         return
     with peers.watched():
+        gather(None)  # all meet while all are awake: later one may wait for another longer than a first meeting may
         yield
         gather(None)  # or those that are done would be taken for lost by those that are not
     jax.distributed.shutdown()

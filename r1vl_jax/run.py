@@ -89,9 +89,7 @@ class Stage:
         self._first_step, self._num_tokens = 1, 0
         self._pending: _Pending | None = None
         if self._checkpoints.latest_step() is not None:
-            step, self.state, position = self._checkpoints.restore(state)
-            for leaf in jax.tree.leaves(state):
-                leaf.delete()  # or two states would be in memory
+            step, self.state, position = self._checkpoints.restore(_form_of_deleted(state))
             stream.set_state(position["stream"])
             self._first_step, self._num_tokens = step + 1, position["num_tokens"]
         self._num_skipped = int(self.state.num_skipped)
@@ -184,6 +182,14 @@ class Stage:
         timings = self._run.timers.take()
         self._last_time += sum(timings.values())
         self._run.writer.write(self._plan.name, step, metrics, timings)
+
+
+def _form_of_deleted(state: TrainState) -> TrainState:
+    """Shapes and places of a state, whose memory is given back: there is no room for two."""
+    form = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    return form
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,23 @@ def _slice_of(device: Any) -> int:
 
 
 def _laid_out(devices: list[Any], shape: config.Shape) -> np.ndarray:
-    """Axes along the links of a TPU's network; on other platforms, and over several slices, in the order given."""
+    """Axes along the links of a TPU's network, unless tensor then spans processes; elsewhere in the order given."""
     if len(set(map(_slice_of, devices))) > 1:
         return np.array(devices).reshape(shape)
-    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    along_links = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if not _spans_processes(along_links):
+        return along_links
+    return np.array(sorted(devices, key=_process_of)).reshape(shape)
+
+
+def _spans_processes(devices: np.ndarray) -> bool:
+    """Whether devices of several processes stand along tensor, so that processes would share rows."""
+    groups = devices.reshape(-1, devices.shape[-1])
+    return any(len(set(map(_process_of, group))) > 1 for group in groups)
+
+
+def _process_of(device: Any) -> int:
+    return getattr(device, "process_index", 0)
 
 
 def shardings(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> Any:

@@ -23,3 +23,11 @@ def test_scripts_called_without_a_configuration_tell_their_usage(script):
     assert called.returncode == 2
     assert called.stderr.startswith("usage: ")
     assert "CONFIG" in called.stderr
+
+
+@pytest.mark.parametrize("processes", ["0", "two", ""])
+def test_processes_are_counted_from_one(processes):
+    local = next(script for script in SCRIPTS if script.name == "local.sh")
+    called = subprocess.run([local, f"--processes={processes}", "c.py"], capture_output=True, text=True, check=False)
+    assert called.returncode == 2
+    assert called.stderr.startswith("usage: ")

@@ -24,16 +24,21 @@ def first_that_fits(report: Report, config: Config, survey: Survey) -> str | Non
     faults = [entry.result.program for entry in report.entries if entry.is_fault]
     if all(program.is_tunable for program in faults):
         names = [program.name for program in faults]
+        same_mesh = changed(config, {f"mesh.{axis}": size for axis, size in report.mesh.items()})
         for changes in settings_to_try(config):
-            if survey(changed(config, changes), report.topology, names).fits:
+            if _fits(survey, changed(same_mesh, changes), report.topology, names):
                 return in_words(changes)
     for topology in larger(report.topology):
-        try:
-            if survey(config, topology, ()).fits:
-                return f"--topology={topology.chip.name}:{topology.shape}"
-        except ValueError:  # its mesh does not suit the batches, or the heads
-            continue
+        if _fits(survey, config, topology, ()):
+            return f"--topology={topology.chip.name}:{topology.shape}"
     return None
+
+
+def _fits(survey: Survey, config: Config, topology: Topology, names: Collection[str]) -> bool:
+    try:
+        return survey(config, topology, names).fits
+    except ValueError:  # the mesh does not suit the batches, or the heads
+        return False
 
 
 def settings_to_try(config: Config) -> Iterator[dict[str, Any]]:

@@ -94,8 +94,10 @@ def _training_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
     params = jax.eval_shape(lambda params: stored(params, config.model), definition.abstract_params())
     trained, _ = partition(params, config.model)
     has_reference = "step_grpo" in config.train.stages and config.loss.needs_reference
-    copies = 3 if has_reference else 2
-    return _bytes(params, shardings(params, mesh)) + copies * _bytes(trained, shardings(trained, mesh))
+    reference = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), trained)
+    of_trained = shardings(trained, mesh)
+    moments_and_reference = 2 * _bytes(trained, of_trained) + has_reference * _bytes(reference, of_trained)
+    return _bytes(params, shardings(params, mesh)) + moments_and_reference
 
 
 def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:

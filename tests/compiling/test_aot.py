@@ -44,6 +44,12 @@ def test_a_program_that_does_not_fit():
     assert re.search(r"\nupdate: does not fit: a device has 11\.\d\d GiB too few \(what it reads and", done.stdout)
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_compiled():
+    done = aot(SMALL, "--topology=v5e-4", "--json=no/such/directory/report.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("--json=no/such/directory/report.json: expected a file in a directory that is there")
+
+
 def test_a_topology_that_there_is_not():
     done = aot(SMALL, "--topology=v5e-12")
     assert done.returncode == 2

@@ -16,7 +16,7 @@ def report(*, is_tunable: bool):
     """That one program does not fit."""
     program = SimpleNamespace(name="update", is_tunable=is_tunable)
     entry = SimpleNamespace(is_fault=True, result=SimpleNamespace(program=program))
-    return SimpleNamespace(entries=[entry], topology=parse("v5e-4"))
+    return SimpleNamespace(entries=[entry], topology=parse("v5e-4"), mesh={"data": 1, "fsdp": 4, "tensor": 1})
 
 
 def test_settings_that_cost_time_and_no_result():
@@ -27,6 +27,19 @@ def test_settings_that_cost_time_and_no_result():
         {"model.remat": "offload", "train.micro_batches": 4},
     ]
     assert tried[-1]["loss.logp_chunk_size"] == 128
+
+
+def test_settings_that_do_not_suit_the_mesh_are_passed_over():
+    """And the mesh stays: with other sizes for it a setting would say nothing about this one."""
+
+    def survey(config, topology, names):
+        assert (config.mesh.data, config.mesh.fsdp, config.mesh.tensor) == (1, 4, 1)
+        if config.train.micro_batches == 2:
+            raise ValueError("rows of an update / train.micro_batches=4: expected multiples of 8")
+        return SimpleNamespace(fits=config.train.micro_batches == 4)
+
+    found = first_that_fits(report(is_tunable=True), CONFIG, survey)
+    assert found == "--config.model.remat=offload --config.train.micro_batches=4"
 
 
 def test_the_first_that_fits_is_named():

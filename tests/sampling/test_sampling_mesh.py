@@ -45,9 +45,9 @@ def make_config(tensor: int = -1, prompts: int = 8, batch_size: int = 64) -> Con
 ON_EIGHT = dataclasses.replace(DEFINITION, mesh=sharding.make_mesh(Mesh(1, 8, 1)))
 
 
-@pytest.mark.parametrize(("memory_gib", "size"), [(None, 1), (95, 1), (31.25, 2), (26, 4), (15.75, 4)])
+@pytest.mark.parametrize(("memory_gib", "size"), [(None, 1), (95, 1), (31.25, 2), (22, 4), (15.75, 4)])
 def test_7b_on_eight_devices(memory_gib, size):
-    """float32 weights, moments and reference are 15.5 GiB of a device; the copy is 14.2 GiB, caches are under 2."""
+    """float32 weights, moments and reference are 13.5 GiB of a device; the copy is 14.2 GiB, caches are under 2."""
     definition = Definition(PRESETS["7b"], dtype="bfloat16", mesh=ON_EIGHT.mesh)
     config = dataclasses.replace(make_config(), model=Model(preset="7b", dtype="bfloat16"))
     memory = None if memory_gib is None else int(memory_gib * GIB)

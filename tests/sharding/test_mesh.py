@@ -9,7 +9,9 @@ import pytest
 from jax.sharding import AxisType
 
 from r1vl_jax import sharding
+from r1vl_jax.aot import without_hardware
 from r1vl_jax.assembly import mesh_limits
+from r1vl_jax.compiling.topologies import parse
 from r1vl_jax.config import Config, Eval, Limits, Mesh, Train, mesh_shape
 from r1vl_jax.models.presets import preset
 
@@ -140,6 +142,17 @@ def test_neighbours_on_an_axis_are_neighbours_in_the_network():
     for group in mesh.devices.reshape(-1, 4):
         rows, columns = (np.ptp([chip.coords[axis] for chip in group]) for axis in (0, 1))
         assert (rows, columns) in {(0, 3), (3, 0), (1, 1)}  # a ring of the torus, or a square
+
+
+@pytest.mark.parametrize("topology", ["v5e-16", "v5e-64", "v6e-64", "v5p-128"])
+def test_devices_along_tensor_are_of_one_process(topology):
+    """Rows are read by processes, and devices along tensor share rows; on real pods a process has four devices."""
+    pytest.importorskip("libtpu")
+    without_hardware()
+    mesh = sharding.make_mesh(Mesh(data=1, fsdp=-1, tensor=4), parse(topology).devices())
+    groups = mesh.devices.reshape(-1, 4)
+    assert all(len({device.process_index for device in group}) == 1 for group in groups)
+    assert len({device.id for device in groups.flat}) == groups.size
 
 
 def test_slices_may_be_set_where_devices_report_none():
