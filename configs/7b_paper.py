@@ -33,6 +33,7 @@ def get_config():
     config.sampling.max_completion_length = 1024
     config.reward.alpha = 0.1
     config.loss.beta = 0.04
+    config.loss.logp_chunk_size = 512
     config.optim.learning_rate = 1e-6
     config.optim.lr_scheduler_type = "linear"
     config.optim.weight_decay = 0.0

@@ -2,14 +2,14 @@
 # Trains on several TPU slices of a GKE cluster, through xpk.
 #
 #   CLUSTER=my-cluster NAME=r1vl-7b TPU_TYPE=v6e-64 SLICES=2 IMAGE=REGISTRY/r1vl_jax:latest \
-#     launch/gke_slices.sh configs/7b.py --config.workdir=gs://BUCKET/RUN [--config.SECTION.KEY=VALUE ...]
+#     launch/gke_slices.sh configs/7b.py --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]
 #
 # The image holds this package with the extra [tpu], and configs/ where it starts. When a VM fails or is preempted, xpk
 # starts all again, at most MAX_RESTARTS times (20), and the run resumes; what ends with status 1 is not started again.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* || -z ${CLUSTER:-} || -z ${NAME:-} || -z ${TPU_TYPE:-} || -z ${IMAGE:-} ]]; then
-  echo "usage: CLUSTER= NAME= TPU_TYPE= SLICES= IMAGE= $0 CONFIG --config.workdir=gs://BUCKET/RUN [...]" >&2
+  echo "usage: CLUSTER= NAME= TPU_TYPE= SLICES= IMAGE= $0 CONFIG --config.workdir=/shared/RUN [...]" >&2
   exit 2
 fi
 exec xpk workload create \

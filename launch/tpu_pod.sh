@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Trains on all VMs of a TPU pod slice, from your own machine; gcloud is logged in there.
 #
-#   TPU=my-v5e-16 ZONE=us-west4-a launch/tpu_pod.sh configs/7b.py --config.workdir=gs://BUCKET/RUN [--config.KEY=VALUE ...]
+#   TPU=my-v5e-16 ZONE=us-west4-a launch/tpu_pod.sh configs/7b.py --config.workdir=/shared/RUN [--config.KEY=VALUE ...]
 #
 # Every VM has this repository in ~/r1vl_jax. Started again, at most MAX_RESTARTS times (20), when a VM fails or is
 # preempted; the run then resumes.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* || -z ${TPU:-} || -z ${ZONE:-} ]]; then
-  echo "usage: TPU=NAME ZONE=ZONE $0 CONFIG --config.workdir=gs://BUCKET/RUN [--config.SECTION.KEY=VALUE ...]" >&2
+  echo "usage: TPU=NAME ZONE=ZONE $0 CONFIG --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]" >&2
   exit 2
 fi
 command="r1vl_jax/launch/tpu_vm.sh $(printf '%q ' "$@")"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Trains on one TPU VM, on which this is called, with all of its chips.
 #
-#   launch/tpu_vm.sh configs/7b.py --config.workdir=gs://BUCKET/RUN [--config.SECTION.KEY=VALUE ...]
+#   launch/tpu_vm.sh configs/7b.py --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]
 #
 # Installs into .venv of this repository what is not there; PYTHON names an interpreter of 3.11 or newer. Start it in tmux, or from the VM's startup script: a VM that
 # was preempted and came back then goes on by itself, for what was run again resumes.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* ]]; then
-  echo "usage: $0 CONFIG --config.workdir=gs://BUCKET/RUN [--config.SECTION.KEY=VALUE ...]" >&2
+  echo "usage: $0 CONFIG --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]" >&2
   exit 2
 fi
 cd "$(dirname "$0")/.."

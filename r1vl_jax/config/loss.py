@@ -41,7 +41,7 @@ class Loss:
         num_iterations: how often the completions of a generation are learned from.
         steps_per_generation: updates' worth of prompts that one generation draws.
         temperature_in_loss: whether log-probabilities are of the tempered distribution, in sampler, reference and loss.
-        logp_chunk_size: tokens whose logits exist at one time.
+        logp_chunk_size: a device holds as many logits at one time as this many tokens have.
     """
 
     loss_type: str = "grpo"
