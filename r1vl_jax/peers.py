@@ -34,8 +34,7 @@ def watched() -> Iterator[None]:
         yield
     except BaseException as error:
         traceback.print_exc()
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # Devices that talk to those of a process that is gone fail too; then its end is what all should hear of.
+        if _may_be_of_a_loss(error, state.num_processes):
             print("Was another process lost? It is waited for ...", file=sys.stderr, flush=True)
             time.sleep(_SECONDS_UNTIL_LOST + _SECONDS_TO_LISTEN)
         is_done.set()
@@ -44,6 +43,12 @@ def watched() -> Iterator[None]:
         time.sleep(_SECONDS_TO_LISTEN)  # for the service ends with the first process
         os._exit(_FAILED)  # the usual way out would wait for the others
     is_done.set()
+
+
+def _may_be_of_a_loss(error: BaseException, num_processes: int) -> bool:
+    """Whether the end of another process may be behind this: devices that talk to those that are gone fail too."""
+    is_of_devices = isinstance(error, jax.errors.JaxRuntimeError)
+    return is_of_devices and num_processes > 1 and "RESOURCE_EXHAUSTED" not in str(error)
 
 
 def _watch(state: Any, is_done: threading.Event) -> None:
@@ -73,7 +78,8 @@ def _tell(state: Any, status: int, end: str) -> None:
 def _follow(state: Any, end: str) -> NoReturn:
     """Ends this process because another has ended."""
     status, text = end.split(" ", 1)
-    advice = "so this one ends too. Start all of them again: the run resumes from its newest checkpoint."
+    advice = "Start all of them again" if int(status) == _LOST_ANOTHER else "Mend that, then start all of them again"
+    advice = f"so this one ends too. {advice}: the run resumes from its newest checkpoint."
     print(f"{text}; {advice}", file=sys.stderr, flush=True)
     time.sleep(_SECONDS_TO_LISTEN if state.process_id == 0 else 0.0)
     os._exit(int(status))

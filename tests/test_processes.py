@@ -51,6 +51,15 @@ def test_a_process_without_new_signs_is_lost(monkeypatch):
     assert signs.lost([("signs/0", "c"), ("signs/1", "a")]) == ["1"]  # 30 seconds after its last new one
 
 
+def test_a_loss_of_others_is_suspected_only_where_there_can_be_one():
+    """Memory that runs out is this process's own."""
+    lost, full = (jax.errors.JaxRuntimeError(text) for text in ("UNAVAILABLE: peer is gone", "RESOURCE_EXHAUSTED: ..."))
+    assert peers._may_be_of_a_loss(lost, 2)
+    assert not peers._may_be_of_a_loss(lost, 1)
+    assert not peers._may_be_of_a_loss(full, 2)
+    assert not peers._may_be_of_a_loss(ValueError("UNAVAILABLE"), 2)
+
+
 def test_parts_of_a_batch_belong_to_processes(monkeypatch):
     """Two processes of four devices each, which need not be neighbours."""
     devices = [SimpleNamespace(process_index=process) for process in (0, 0, 1, 1, 0, 0, 1, 1)]
