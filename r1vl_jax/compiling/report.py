@@ -20,13 +20,15 @@ class Entry:
     """One program.
 
     Attributes:
-        roofline: None for a program that was not compiled.
+        roofline: None for a program that was not compiled, or cannot be read.
         gathered: paths of stacked parameters that some device gathers whole.
+        unread: why a compiled program cannot be read.
     """
 
     result: Compiled | TooLarge
     roofline: Roofline | None = None
     gathered: tuple[str, ...] = ()
+    unread: str = ""
 
     @property
     def name(self) -> str:
@@ -120,6 +122,7 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
     if isinstance(result, TooLarge):
         return told | {"reason": result.reason}
     memory = result.memory
+    told["unread"] = entry.unread
     told["memory"] = {
         "arguments": memory.arguments,
         "outputs": memory.outputs,
@@ -192,6 +195,8 @@ def _remarks(entry: Entry) -> Iterable[str]:
     if not result.fits:
         reason = f" ({result.reason})" if isinstance(result, TooLarge) else ""
         yield f"does not fit: a device has {_gib(result.excess)} GiB too few{reason}"
+    if entry.unread:
+        yield f"the compiler cannot print this program, so its exchanges and time are not known ({entry.unread})"
     if not result.program.is_used:
         yield "not run by this configuration"
     if entry.roofline and entry.roofline.exchanges:

@@ -63,7 +63,10 @@ def _entry(program: Program, topology: Topology, mesh: jax.sharding.Mesh, params
     if not isinstance(result, Compiled):
         return Entry(result)
     slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
-    found = roofline(result, topology.chip, slices)
+    try:
+        found = roofline(result, topology.chip, slices)
+    except jax.errors.JaxRuntimeError as error:  # some programs for v6e are compiled but cannot be printed
+        return Entry(result, unread=str(error).splitlines()[0])
     return Entry(result, found, tuple(whole_stacks(found.exchanges, params, mesh.shape["tensor"])))
 
 
