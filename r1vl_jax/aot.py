@@ -14,15 +14,16 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
+from ml_collections import ConfigDict
 from rich.console import Console
 
+from r1vl_jax.command_line import start_with_recipe
 from r1vl_jax.compiling.report import Report, show, to_json
 from r1vl_jax.compiling.search import first_that_fits
 from r1vl_jax.compiling.survey import survey
 from r1vl_jax.compiling.topologies import parse
-from r1vl_jax.config import Config, resolve, unknown_settings
+from r1vl_jax.config import Config, resolve
 
 _WIDTH = 100  # that the tables need, in columns
 
@@ -56,7 +57,6 @@ def _write(report: Report, would_fit: str | None, path: str | None) -> None:
 
 
 def main() -> None:
-    config = config_flags.DEFINE_config_file("config", None, "A recipe, such as configs/7b.py.", lock_config=True)
     flags.DEFINE_string("topology", None, "A slice, as v5e:4x4, v5e-16 or v5p-128.", required=True)
     flags.DEFINE_integer("slices", 1, "How many such slices.")
     flags.DEFINE_list("programs", [], "Only these programs, by their names in the table.")
@@ -64,19 +64,16 @@ def main() -> None:
     flags.DEFINE_string("json", None, "A file that receives all figures.")
     flags.DEFINE_string("save", None, "A directory that receives the compiled programs.")
 
-    def start(_: list[str]) -> None:
+    def start(recipe: ConfigDict) -> None:
         without_hardware()
         try:
-            report = run(resolve(config.value), flags.FLAGS)
+            report = run(resolve(recipe), flags.FLAGS)
         except (ValueError, RuntimeError) as error:
             print(error, file=sys.stderr)
             sys.exit(2)
         sys.exit(0 if report.fits else 1)
 
-    flags.mark_flag_as_required("config")
-    if unknown := list(unknown_settings(sys.argv[1:])):
-        sys.exit("\n".join(unknown))
-    app.run(start)
+    start_with_recipe(start)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ Array = Any  # NumPy where the host makes a bundle, JAX in compiled code
 Params = dict[str, Any]  # nested, keyed as the modules are: params["text"]["norm"]["scale"]
 Bundle = TypeVar("Bundle")
 
+BATCH_AXES = ("data", "fsdp")  # of a mesh: rows are divided over these
+
 
 @typing.dataclass_transform(frozen_default=True)
 def bundle(cls: type[Bundle]) -> type[Bundle]:

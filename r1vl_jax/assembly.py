@@ -11,7 +11,7 @@ import jax
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax import processes
-from r1vl_jax.arrays import Bundle, Completions, Params, PromptBatch
+from r1vl_jax.arrays import BATCH_AXES, Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_directory import local_directory
 from r1vl_jax.checkpoint.hf_import import load_params
 from r1vl_jax.checkpoint.model_config import model_config
@@ -37,7 +37,7 @@ from r1vl_jax.rows import Tree, own_parts, own_rows
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.mesh import choose_tensor, device_memory
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sharding import BATCH_AXES, divide, divided_over, make_mesh, shardings
+from r1vl_jax.sharding import divide, divided_over, make_mesh, shardings
 from r1vl_jax.trainable import adapted, combine, partition, stored
 
 
@@ -191,10 +191,20 @@ def assemble(config: Config) -> Parts:
         patch_bucket=config.data.patch_bucket,
         vision_shards=config.data.vision_shards * len(own_parts(mesh, BATCH_AXES)),
     )
-    definition = _definition(config, sizes, mesh)
+    definition = make_definition(config, sizes, mesh, platform=mesh.devices.flat[0].platform)
     weights = local_directory(config.model.path) if config.model.path else None
     eos_token_ids = tuple(vocabulary.eos_token_ids(tokenizer, weights))
     return Parts(config, directory, tokenizer, encoder, definition, eos_token_ids, scheme)
+
+
+def make_definition(config: Config, sizes: model_sizes.Config, mesh: jax.sharding.Mesh, *, platform: str) -> Definition:
+    """The model as the configuration says, adapters included.
+
+    Args:
+        platform: "cpu", "gpu" or "tpu", where the program will run.
+    """
+    base = Definition(sizes, config.model.dtype, config.model.remat, platform, mesh)
+    return dataclasses.replace(base, lora=adapted(base, config.model))
 
 
 def make_sampler(
@@ -327,8 +337,3 @@ def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
         vocabulary.train_tokenizer(texts).save_pretrained(unfinished)
         unfinished.rename(directory)
     return vocabulary.load_tokenizer(directory)
-
-
-def _definition(config: Config, sizes: model_sizes.Config, mesh: jax.sharding.Mesh) -> Definition:
-    base = Definition(sizes, config.model.dtype, config.model.remat, mesh.devices.flat[0].platform, mesh)
-    return dataclasses.replace(base, lora=adapted(base, config.model))

@@ -72,7 +72,7 @@ class Learner:
 
     Attributes:
         optimizer: gradients -> updates, its schedule included.
-        chunk_size: tokens whose logits exist at one time.
+        chunk_size: a device holds as many logits at one time as this many tokens have.
         temperature: divides the logits of every log-probability in the loss.
         micro_batches: parts of the rows that are differentiated one after another; each has rows of every device.
         loss: settings of the objective (StepGRPO only).

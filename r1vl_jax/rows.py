@@ -21,8 +21,6 @@ def own_parts(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> list[int]:
         ValueError: devices of several processes share a part.
     """
     num_parts = math.prod(mesh.shape[axis] for axis in axes)
-    if processes.count() == 1:
-        return list(range(num_parts))
     others = [axis for axis in mesh.axis_names if axis not in axes]
     devices = mesh.devices.transpose([mesh.axis_names.index(axis) for axis in (*axes, *others)])
     holder = np.vectorize(lambda device: device.process_index)(devices).reshape(num_parts, -1)
@@ -31,7 +29,7 @@ def own_parts(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> list[int]:
         fitting = [size for size in divisors if (np.ptp(holder.reshape(-1, size), axis=1) == 0).all()]
         raise ValueError(
             f"mesh.tensor={mesh.shape['tensor']}: expected devices of one process along tensor, but it spans some of"
-            f" the {processes.count()} processes; set one of {fitting}"
+            f" the {len(np.unique(holder))} processes; set one of {fitting}"
         )
     return np.flatnonzero(holder[:, 0] == processes.index()).tolist()
 

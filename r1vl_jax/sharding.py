@@ -16,11 +16,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from r1vl_jax import config
-from r1vl_jax.arrays import Bundle, map_axes
+from r1vl_jax.arrays import BATCH_AXES, Bundle, map_axes
 from r1vl_jax.rows import placed
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # rows are divided over these
 
 # Regular expression on the end of a dotted path -> mesh axes of its last dimensions; the first match wins. Dimensions
 # in front of them (the layers of a stack) are not divided. A kernel that makes heads or MLP columns [D, F] is divided
@@ -107,6 +106,12 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) ->
     leaves, structure = _ruled(tree)
     specs = [_spec(shape, rule, mesh) for _, shape, rule in leaves]
     return jax.tree.unflatten(structure, [NamedSharding(mesh, spec) for spec in specs])
+
+
+def bytes_of_device(tree: Any, placements: Any) -> int:
+    """What one device holds of a tree whose leaves lie as a tree of shardings says."""
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(placements), strict=True)
+    return sum(math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, placed in leaves)
 
 
 def departures(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> list[str]:

@@ -7,16 +7,17 @@ import sys
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from r1vl_jax import observe, processes, report, stages
 from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import Parts, assemble, evaluator
 from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
-from r1vl_jax.config import Config, resolve, unknown_settings
+from r1vl_jax.command_line import start_with_recipe
+from r1vl_jax.config import Config, resolve
 from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewarding import Rewarder
@@ -135,21 +136,16 @@ def _conclude(config: Config, summary: dict[str, Any], machine: dict[str, Any]) 
 
 
 def main() -> None:
-    flag = config_flags.DEFINE_config_file("config", None, "A recipe, such as configs/7b.py.", lock_config=True)
-
-    def start(_: list[str]) -> None:
+    def start(recipe: ConfigDict) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets tell every step of theirs
         try:
-            config = resolve(flag.value)
+            config = resolve(recipe)
         except ValueError as error:
             sys.exit(str(error))
         with processes.joined():
             run(config)
 
-    flags.mark_flag_as_required("config")
-    if unknown := list(unknown_settings(sys.argv[1:])):
-        sys.exit("\n".join(unknown))
-    app.run(start)
+    start_with_recipe(start)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from r1vl_jax import peers, processes, rows, sharding
+from r1vl_jax.arrays import BATCH_AXES
 
 
 def test_alone_nothing_is_done(monkeypatch):
@@ -72,7 +73,7 @@ def test_parts_of_a_batch_belong_to_processes(monkeypatch):
             axis_names=sharding.AXES,
             shape=dict(zip(sharding.AXES, shape, strict=True)),
         )
-        return rows.own_parts(mesh, sharding.BATCH_AXES)  # pyright: ignore[reportArgumentType]
+        return rows.own_parts(mesh, BATCH_AXES)  # pyright: ignore[reportArgumentType]
 
     assert own(8, 1, 1) == own(2, 4, 1) == [2, 3, 6, 7]
     assert own(2, 2, 2) == [1, 3]

@@ -1,6 +1,5 @@
 """The programs of a run, each with the shapes and places of what it takes and of what is on the devices beside it."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from flax.traverse_util import flatten_dict
 
 from r1vl_jax.arrays import Params, TrainBatch, WarmupBatch
 from r1vl_jax.assembly import make_learner, make_sampler, reward_scheme
-from r1vl_jax.checkpoint.model_config import expected_config
 from r1vl_jax.compiling import shapes
 from r1vl_jax.compiling.operations import Counter, Operations
 from r1vl_jax.config import Config, Optim
@@ -22,7 +20,7 @@ from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.loop import Prefilled, decode, prefill
 from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, placement
 from r1vl_jax.sampling.sync import copy_ends, copy_layers, copy_placements, ends, layers_at_once
-from r1vl_jax.trainable import adapted, combine, partition, stored
+from r1vl_jax.trainable import combine, partition, stored
 
 _NONE = Operations(0.0)
 _END_OF_TURN, _END_OF_TEXT = 151_645, 151_643  # of Qwen's tokenizer; which ids they are changes no shape
@@ -60,16 +58,6 @@ class Program:
     def lower(self) -> jax.stages.Lowered:
         """Traced, for the devices that the places name."""
         return self.function.lower(*self.static, *self.arguments)
-
-
-def definition(config: Config, platform: str, mesh: jax.sharding.Mesh) -> Definition:
-    """The model of a configuration, whose weights need not be there, as it is computed on "tpu", "gpu" or "cpu".
-
-    Raises:
-        ValueError: its sizes are not known; says what to set.
-    """
-    base = Definition(expected_config(config.model), config.model.dtype, config.model.remat, platform, mesh)
-    return dataclasses.replace(base, lora=adapted(base, config.model))
 
 
 def programs(config: Config, model: Definition, memory_bytes: float | None = None) -> Iterator[Program]:
@@ -182,8 +170,7 @@ class _World:
     def fused(self) -> Program:
         """All of a step as one program."""
         learner, num_prompts = self._step_grpo_learner, self.num_prompts
-        # As in a run: one program has one mesh.
-        loss, sampler = self.config.loss, dataclasses.replace(self.sampler, tensor=self.mesh.shape["tensor"])
+        loss = self.config.loss
         num_scores = loss.needs_reference + loss.needs_policy_scores
         work = self.count.prefill(num_prompts) + self.count.decode(self.num_rows)
         for _ in range(num_scores):
@@ -192,7 +179,7 @@ class _World:
             name="fused step",
             stage="step_grpo",
             function=fused_step,
-            static=(Fused(learner, sampler, reward_scheme(self.config)),),
+            static=(Fused(learner, self.sampler, reward_scheme(self.config)),),
             arguments=(
                 self._state(learner),
                 self.frozen,

@@ -1,6 +1,5 @@
 """Shapes and places of all that the programs of a run take, without an array: the largest batches that can occur."""
 
-import math
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from r1vl_jax.config import Config
 from r1vl_jax.models.qwen2_vl.config import TowerConfig
 from r1vl_jax.rewarding import Questions
 from r1vl_jax.rewards.text import Vocabulary
-from r1vl_jax.sharding import divided_over, num_batch_shards, replicated, shardings
+from r1vl_jax.sharding import bytes_of_device, divided_over, num_batch_shards, replicated, shardings
 
 # What the key steps of questions are taken to be at most; real ones are known only from the data.
 _NUM_GROUPS, _NUM_ALTERNATIVES, _SPELLING_BYTES = 16, 4, 64
@@ -44,11 +43,8 @@ def copied(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def bytes_per_device(tree: Any) -> int:
     """Of all leaves, as the numbers themselves take; the compiler may add padding."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-        if leaf.sharding is not None
-    )
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.sharding is not None]
+    return bytes_of_device(leaves, [leaf.sharding for leaf in leaves])
 
 
 def prompts(config: Config, tower: TowerConfig, num_prompts: int, mesh: jax.sharding.Mesh) -> PromptBatch:

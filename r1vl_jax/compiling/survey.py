@@ -5,16 +5,17 @@ from pathlib import Path
 
 import jax
 
-from r1vl_jax.arrays import Params
-from r1vl_jax.assembly import mesh_limits
+from r1vl_jax.arrays import BATCH_AXES, Params
+from r1vl_jax.assembly import make_definition, mesh_limits
 from r1vl_jax.checkpoint.model_config import expected_config
 from r1vl_jax.compiling import saving
 from r1vl_jax.compiling.compiler import Compiled, compile_for
-from r1vl_jax.compiling.programs import Program, definition, programs
+from r1vl_jax.compiling.programs import Program, programs
 from r1vl_jax.compiling.report import Entry, Report
 from r1vl_jax.compiling.roofline import roofline, whole_stacks
 from r1vl_jax.compiling.topologies import Topology
 from r1vl_jax.config import Config
+from r1vl_jax.rows import own_parts
 from r1vl_jax.sharding import make_mesh
 
 
@@ -37,9 +38,10 @@ def survey(
         ValueError: the mesh does not fit the topology, the batches do not fit the mesh, or a program is unknown.
         RuntimeError: there is no TPU compiler.
     """
-    limits = mesh_limits(config, expected_config(config.model))
-    mesh = make_mesh(config.mesh, topology.devices(), limits)
-    model = definition(config, "tpu", mesh)
+    sizes = expected_config(config.model)
+    mesh = make_mesh(config.mesh, topology.devices(), mesh_limits(config, sizes))
+    own_parts(mesh, BATCH_AXES)  # refuses what a run would refuse
+    model = make_definition(config, sizes, mesh, platform="tpu")
     params, entries = model.abstract_params(), []
     for program in _chosen(list(programs(config, model, topology.chip.memory_bytes)), names):
         entry = _entry(program, topology, mesh, params)

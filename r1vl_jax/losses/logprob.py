@@ -5,8 +5,7 @@ Inside this module tokens stand in columns of B, [T, B], so that an axis B that 
 K is the number of columns of a chunk.
 
 On a mesh, every device has the logits of all tokens of a chunk for its own part of the vocabulary. So hidden states
-travel, a chunk at a time, and neither the head nor its gradient does: for 64 rows of 1,024 tokens on 16 devices that is
-a hundredth of the bytes.
+travel, a chunk at a time, and the head and its gradient do not.
 """
 
 import math
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from r1vl_jax.sharding import BATCH_AXES
+from r1vl_jax.arrays import BATCH_AXES
 
 
 def token_logp(

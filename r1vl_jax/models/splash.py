@@ -15,7 +15,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from r1vl_jax.sharding import BATCH_AXES, num_batch_shards
+from r1vl_jax.arrays import BATCH_AXES
+from r1vl_jax.sharding import num_batch_shards
 
 _LANES = 128  # columns are padded to a multiple of this
 _BLOCKS = (512, 384, 256, 128)  # queries and keys whose scores exist at one time, on the chip

@@ -7,7 +7,6 @@ while tokens are drawn. Where a device has no room for it, its heads, MLP column
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from r1vl_jax.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.sampler import decoding_mesh
 from r1vl_jax.sampling.sync import copy_placements
-from r1vl_jax.sharding import shardings
+from r1vl_jax.sharding import bytes_of_device, shardings
 from r1vl_jax.trainable import partition, stored
 
 # Of a device's memory, what training state, copy and caches may take; what the programs compute with needs the rest.
@@ -96,8 +95,9 @@ def _training_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
     has_reference = "step_grpo" in config.train.stages and config.loss.needs_reference
     reference = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), trained)
     of_trained = shardings(trained, mesh)
-    moments_and_reference = 2 * _bytes(trained, of_trained) + has_reference * _bytes(reference, of_trained)
-    return _bytes(params, shardings(params, mesh)) + moments_and_reference
+    moments = 2 * bytes_of_device(trained, of_trained)
+    kept = has_reference * bytes_of_device(reference, of_trained)
+    return bytes_of_device(params, shardings(params, mesh)) + moments + kept
 
 
 def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:
@@ -111,10 +111,5 @@ def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
     values_of_token = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim
     decoder = {name: part for name, part in definition.abstract_params().items() if name != "visual"}
     copy = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), decoder)
-    return num_tokens * values_of_token * itemsize // mesh.devices.size + _bytes(copy, copy_placements(copy, mesh))
-
-
-def _bytes(tree: Any, placements: Any) -> int:
-    """Bytes on one device of a tree that is placed so."""
-    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(placements), strict=True)
-    return sum(math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, placed in leaves)
+    caches = num_tokens * values_of_token * itemsize // mesh.devices.size
+    return caches + bytes_of_device(copy, copy_placements(copy, mesh))

@@ -8,9 +8,9 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from r1vl_jax.arrays import BATCH_AXES
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.methods import Method
-from r1vl_jax.sharding import BATCH_AXES
 
 
 @dataclasses.dataclass(frozen=True)

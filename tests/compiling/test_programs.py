@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from small_pod import get_config
 
+from r1vl_jax.assembly import make_definition
+from r1vl_jax.checkpoint.model_config import expected_config
 from r1vl_jax.compiling import saving, shapes
 from r1vl_jax.compiling.compiler import Compiled, TooLarge, compile_for
 from r1vl_jax.compiling.gpu import lower_for_gpu
-from r1vl_jax.compiling.programs import definition, programs
+from r1vl_jax.compiling.programs import programs
 from r1vl_jax.config import resolve
 from r1vl_jax.sharding import make_mesh
 
@@ -24,7 +26,8 @@ def programs_of(platform: str, num_devices: int = 4, **settings) -> dict:
         config[section][setting] = value
     resolved = resolve(config)
     mesh = make_mesh(resolved.mesh, jax.devices()[:num_devices])
-    return {program.name: program for program in programs(resolved, definition(resolved, platform, mesh))}
+    model = make_definition(resolved, expected_config(resolved.model), mesh, platform=platform)
+    return {program.name: program for program in programs(resolved, model)}
 
 
 def test_which_programs_there_are():

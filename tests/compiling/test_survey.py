@@ -1,20 +1,35 @@
-"""What is said of a program that the compiler takes but cannot print."""
+"""What is refused before anything is compiled, and what is said of a program that cannot be printed."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pytest
+from small_pod import get_config
 
+from r1vl_jax.aot import without_hardware
 from r1vl_jax.compiling import report, survey
 from r1vl_jax.compiling.compiler import Compiled, Memory
 from r1vl_jax.compiling.operations import Operations
 from r1vl_jax.compiling.programs import Program
 from r1vl_jax.compiling.topologies import parse
+from r1vl_jax.config import Eval, Mesh, Model, resolve
 
 
 class Unprintable:
     def as_text(self):
         raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nand more")
+
+
+def test_a_mesh_that_a_run_would_refuse_is_refused():
+    """72B's heads would be divided over eight devices; a process of a pod has four."""
+    pytest.importorskip("libtpu")
+    without_hardware()
+    config = replace(resolve(get_config()), model=Model(preset="72b", dtype="bfloat16"), mesh=Mesh(tensor=8))
+    config = replace(config, train=replace(config.train, prompts_per_update=16), eval=Eval(batch_size=16))
+    with pytest.raises(ValueError, match="mesh.tensor=8: expected devices of one process along tensor"):
+        survey.survey(config, parse("v5p-256"))
 
 
 def test_a_program_that_cannot_be_printed_is_reported_without_its_time(monkeypatch):
