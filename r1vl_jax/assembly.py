@@ -229,6 +229,7 @@ def make_sampler(
         eos_token_ids=eos_token_ids,
         forbidden_token_ids=forbidden_token_ids,
         temperature_in_report=s.temperature if config.loss.temperature_in_loss else 1.0,
+        slots=s.slots,
         tensor=choose_tensor(config, definition, memory_bytes=memory_bytes),
     )
 
@@ -273,6 +274,8 @@ def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
     if "step_grpo" in config.train.stages:
         batches["train.prompts_per_update"] = config.train.prompts_per_update
         rows["rows of an update"] = config.train.prompts_per_update * config.sampling.num_generations
+    if config.sampling.slots:
+        batches["sampling.slots"] = config.sampling.slots
     if config.train.micro_batches > 1:
         batches |= {f"{name} / train.micro_batches": size // config.train.micro_batches for name, size in rows.items()}
     heads = {

@@ -34,13 +34,14 @@ from r1vl_jax.arrays import (
 )
 from r1vl_jax.comparison import compare, penalised
 from r1vl_jax.config import Loss
+from r1vl_jax.config.mesh import divisors
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.rewarding import Earned, Questions, Scheme, earned_on_device, place_rewards
 from r1vl_jax.rewards.text import Vocabulary, token_sizes
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.scoring import Sequences, completion_logp, join
-from r1vl_jax.sharding import shardings
+from r1vl_jax.sharding import num_batch_shards, shardings
 from r1vl_jax.trainable import combine
 
 Metrics = dict[str, Float[Array, ""]]
@@ -74,7 +75,8 @@ class Learner:
         optimizer: gradients -> updates, its schedule included.
         chunk_size: a device holds as many logits at one time as this many tokens have.
         temperature: divides the logits of every log-probability in the loss.
-        micro_batches: parts of the rows that are differentiated one after another; each has rows of every device.
+        micro_batches: parts of the rows that are differentiated one after another; each has rows of every device. The
+            rows of a part that belong to one prompt are read behind it together.
         loss: settings of the objective (StepGRPO only).
     """
 
@@ -90,6 +92,13 @@ class Learner:
         mesh = self.definition.mesh
         return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
 
+    def num_sequences(self, num_prompts: int, num_rows: int, *, num_parts: int = 1) -> int:
+        """How many sequences are read: one a prompt, or as many more as give every device some of every part."""
+        mesh = self.definition.mesh
+        needed = num_parts * (1 if mesh is None else num_batch_shards(mesh))
+        counts = [num_prompts * size for size in divisors(num_rows // num_prompts)]
+        return next((count for count in counts if count % needed == 0), num_rows)
+
     def init(self, params: Params) -> TrainState:
         """The state before the first update of these trained parameters."""
         return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
@@ -102,7 +111,9 @@ def score(
     """Log-probability and entropy of every completion token, in nats; 0 outside the mask."""
     check_shapes(completions)
     feature_MD = learner.definition.bind(params).image_features(prompts.vision)
-    return _logp(learner, params, feature_MD, join(prompts, completions), completions)
+    num_sequences = learner.num_sequences(len(prompts.token_PS), len(completions.token_BT))
+    sequences = join(prompts, completions, num_sequences=num_sequences)
+    return _logp(learner, params, feature_MD, sequences, completions)
 
 
 def refer(
@@ -294,23 +305,32 @@ def _gradient(
         return jax.tree.map(jnp.add, total, gradient), report
 
     feature_MD, features_vjp = jax.vjp(features, trained)
-    divided = partial(_divided, num_parts=learner.micro_batches)
-    parts = jax.tree.map(divided, (join(prompts, completions), completions, rows))
+    num_parts = learner.micro_batches
+    num_sequences = learner.num_sequences(len(prompts.token_PS), len(completions.token_BT), num_parts=num_parts)
+    sequences = join(prompts, completions, num_sequences=num_sequences)
+    divided = partial(_divided, num_sequences=num_sequences, num_parts=num_parts)
+    parts = jax.tree.map(divided, (sequences, completions, rows))
     zeros = jax.tree.map(jnp.zeros_like, (trained, feature_MD))
     (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, parts)
     (vision_gradient,) = features_vjp(feature_gradient_MD)
-    logp_BT, entropy_BT = map(_joined, (logp, entropy))
+    logp_BT, entropy_BT = (_joined(part, num_sequences=num_sequences) for part in (logp, entropy))
     return jax.tree.map(jnp.add, text_gradient, vision_gradient), logp_BT, entropy_BT
 
 
-def _divided(array_B: Array, *, num_parts: int) -> Array:
-    """[parts, rows of a part, ...]; the rows of a part lie so far apart that every device has some of them."""
-    return jnp.swapaxes(array_B.reshape(-1, num_parts, *array_B.shape[1:]), 0, 1)
+def _divided(array_B: Array, *, num_sequences: int, num_parts: int) -> Array:
+    """[parts, rows of a part, ...], rows of a sequence together.
+
+    The sequences of a part lie so far apart that every device has some of them.
+    """
+    by_sequence = array_B.reshape(num_sequences // num_parts, num_parts, -1, *array_B.shape[1:])
+    return jnp.swapaxes(by_sequence, 0, 1).reshape(num_parts, -1, *array_B.shape[1:])
 
 
-def _joined(parts: Array) -> Array:
+def _joined(parts: Array, *, num_sequences: int) -> Array:
     """The opposite of `_divided`."""
-    return jnp.swapaxes(parts, 0, 1).reshape(-1, *parts.shape[2:])
+    num_parts = len(parts)
+    by_sequence = parts.reshape(num_parts, num_sequences // num_parts, -1, *parts.shape[2:])
+    return jnp.swapaxes(by_sequence, 0, 1).reshape(-1, *parts.shape[2:])
 
 
 def _logp(

@@ -1,21 +1,25 @@
-"""Log-probabilities of given completions: one pass over prompt and completion, end to end."""
+"""Log-probabilities of given completions: one pass over a prompt and, side by side behind it, its completions."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, PromptBatch, bundle
+from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.qwen2_vl.model import Qwen2VL
 
 
 @bundle
 class Sequences:
-    """Prompt and completion of every row, end to end: what the decoder reads when completions are scored."""
+    """What the decoder reads when completions are scored: R prompts, each with some of its completions behind it.
 
-    token_BS: Int[Array, "B S"]
-    mask_BS: Bool[Array, "B S"]
-    position_BS3: Int[Array, "B S 3"]
-    feature_index_BS: Int[Array, "B S"]
+    | prompt, padded on the left | completion 0, padded on the right | completion 1 | ... |
+    """
+
+    token_RS: Int[Array, "R S"]
+    mask_RS: Bool[Array, "R S"]
+    position_RS3: Int[Array, "R S 3"]
+    feature_index_RS: Int[Array, "R S"]
 
 
 def completion_logp(
@@ -31,16 +35,22 @@ def completion_logp(
 
     Only the positions that predict completion tokens meet the head.
     """
-    hidden_BSD = model.hidden_states(
-        sequences.token_BS,
-        mask_BT=sequences.mask_BS,
-        position_3BT=jnp.moveaxis(sequences.position_BS3, -1, 0),
-        feature_index_BT=sequences.feature_index_BS,
+    num_sequences, num_columns = sequences.token_RS.shape
+    num_rows, length = completions.token_BT.shape
+    branches = Branches(num_rows // num_sequences, length)
+    hidden_RSD = model.hidden_states(
+        sequences.token_RS,
+        mask_BT=sequences.mask_RS,
+        position_3BT=jnp.moveaxis(sequences.position_RS3, -1, 0),
+        feature_index_BT=sequences.feature_index_RS,
         feature_MD=feature_MD,
+        branches=branches,
     )
-    first = sequences.token_BS.shape[1] - completions.token_BT.shape[1]
+    stem = branches.stem(num_columns)
+    last_of_prompt_B1D = jnp.repeat(hidden_RSD[:, stem - 1 : stem], branches.number, axis=0)
+    hidden_BTD = hidden_RSD[:, stem:].reshape(num_rows, length, -1)
     logp_BT, entropy_BT = losses.token_logp(
-        hidden_BSD[:, first - 1 : -1],
+        jnp.concatenate([last_of_prompt_B1D, hidden_BTD[:, :-1]], axis=1),
         model.head(),
         completions.token_BT,
         chunk_size=chunk_size,
@@ -50,20 +60,29 @@ def completion_logp(
     return jnp.where(completions.mask_BT, logp_BT, 0.0), jnp.where(completions.mask_BT, entropy_BT, 0.0)
 
 
-def join(prompts: PromptBatch, completions: Completions) -> Sequences:
-    """Puts every completion behind its prompt; positions of the completion count on from the prompt's."""
+def join(prompts: PromptBatch, completions: Completions, *, num_sequences: int) -> Sequences:
+    """Puts completions behind their prompts; positions of each completion count on from its prompt's.
+
+    Args:
+        num_sequences: a multiple of the prompts and a divisor of the completions. With as many as there are prompts,
+            each prompt is read once; with more, completions of one prompt are spread over several readings of it.
+    """
     num_rows, length = completions.token_BT.shape
-    num_generations = num_rows // prompts.token_PS.shape[0]
+    num_columns = num_rows // num_sequences * length
 
-    def rows(array_P: Array) -> Array:
-        return jnp.repeat(array_P, num_generations, axis=0)
+    def sequences(array_P: Array) -> Array:
+        return jnp.repeat(array_P, num_sequences // len(array_P), axis=0)
 
-    position_BT = rows(prompts.next_position_P)[:, None] + jnp.arange(length)[None]
-    position_BT3 = jnp.broadcast_to(position_BT[:, :, None], (num_rows, length, 3))
-    text_BT = jnp.full((num_rows, length), -1, prompts.feature_index_PS.dtype)
+    def behind(of_prompts: Array, of_completions: Array) -> Array:
+        side_by_side = of_completions.reshape(num_sequences, num_columns, *of_completions.shape[2:])
+        return jnp.concatenate([sequences(of_prompts), side_by_side], axis=1)
+
+    next_position_R = sequences(prompts.next_position_P)
+    position_RS = next_position_R[:, None] + jnp.arange(num_columns)[None] % length
+    position_RS3 = jnp.broadcast_to(position_RS[:, :, None], (num_sequences, num_columns, 3))
     return Sequences(
-        token_BS=jnp.concatenate([rows(prompts.token_PS), completions.token_BT], axis=1),
-        mask_BS=jnp.concatenate([rows(prompts.mask_PS), completions.mask_BT], axis=1),
-        position_BS3=jnp.concatenate([rows(jnp.moveaxis(prompts.position_3PS, 0, -1)), position_BT3], axis=1),
-        feature_index_BS=jnp.concatenate([rows(prompts.feature_index_PS), text_BT], axis=1),
+        token_RS=behind(prompts.token_PS, completions.token_BT),
+        mask_RS=behind(prompts.mask_PS, completions.mask_BT),
+        position_RS3=behind(jnp.moveaxis(prompts.position_3PS, 0, -1), position_RS3),
+        feature_index_RS=behind(prompts.feature_index_PS, jnp.full_like(completions.token_BT, -1)),
     )

@@ -6,6 +6,7 @@
 import sys
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -27,6 +28,7 @@ from r1vl_jax.sharding import departures
 
 _STAGES = {"alignment": stages.supervised, "warmup": stages.supervised, "step_grpo": stages.step_grpo}
 _STEPS_OF_FINAL_KL = 10
+_COMPILED_AT_ONCE = 0.1  # seconds; what takes less is not kept
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def run(config: Config) -> dict[str, Any]:
         ValueError: the workdir holds a run of another configuration.
         FloatingPointError: too many updates were not finite.
     """
+    _keep_compiled(config.train.compile_cache)
     cost = observe.Cost(config.workdir)
     observe.check_workdir(config.workdir, config)
     parts = assemble(config)
@@ -64,6 +67,13 @@ def run(config: Config) -> dict[str, Any]:
     if processes.is_writer():
         _conclude(config, summary, machine)
     return summary
+
+
+def _keep_compiled(directory: str) -> None:
+    """Programs are compiled once and found again by the next start, unless something else was said to JAX."""
+    if directory and not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(epath.Path(directory).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_AT_ONCE)
 
 
 def _print_layout(parts: Parts) -> None:

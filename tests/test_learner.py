@@ -63,6 +63,25 @@ def test_sampling_difference_is_the_distance_to_the_reported_logp(params):
     assert metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(0.25, rel=1e-4)
 
 
+def test_reading_a_prompt_once_for_its_completions_changes_nothing(params):
+    """Against rows that all have a prompt of their own, which is then read as often."""
+    batch = make_batch(num_prompts=3, num_generations=4)
+    apart = dataclasses.replace(batch, prompts=take(batch.prompts, [row // 4 for row in range(12)]))
+    assert [LEARNER.num_sequences(number, 12) for number in (3, 12)] == [3, 12]
+    shared, metrics = updated(LEARNER, params, batch)
+    unshared, metrics_apart = updated(LEARNER, params, apart)
+    assert distance(shared.params, unshared.params, params) < 1e-5
+    assert metrics == pytest.approx(metrics_apart, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "num_prompts", "num_sequences"), [(1, 4, 4), (2, 4, 4), (2, 3, 6), (4, 3, 12)]
+)
+def test_prompts_are_shared_as_far_as_every_part_has_its_rows(micro_batches, num_prompts, num_sequences):
+    learner = dataclasses.replace(LEARNER, micro_batches=micro_batches)
+    assert learner.num_sequences(num_prompts, 4 * num_prompts, num_parts=micro_batches) == num_sequences
+
+
 @pytest.mark.parametrize("micro_batches", [2, 4])
 def test_micro_batches_change_nothing(params, micro_batches):
     batch = make_batch()

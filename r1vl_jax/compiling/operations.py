@@ -76,17 +76,26 @@ class Counter:
         pairs = num_rows * (length * self.prompt_length + _causal_pairs(length))
         return Operations(sum(self._text(num_rows * length, pairs)) + self._head(num_rows * length))
 
-    def score(self, num_prompts: int, num_rows: int) -> Operations:
-        """Prompts and completions are read end to end, and completions scored."""
-        return Operations(
-            sum(self._rows(num_rows)) + self._head(num_rows * self.completion_length) + sum(self._vision(num_prompts))
-        )
+    def score(self, num_prompts: int, num_rows: int, *, num_sequences: int) -> Operations:
+        """Completions are read behind their prompts, and scored.
 
-    def update(self, num_prompts: int, num_rows: int) -> Operations:
+        Args:
+            num_sequences: how often a prompt is read; what goes beyond once each counts as computed again.
+        """
+        return _with_readings(self._score, num_prompts, num_rows, num_sequences)
+
+    def update(self, num_prompts: int, num_rows: int, *, num_sequences: int) -> Operations:
         """Scoring, and the way back as far down as something is trained."""
+        return _with_readings(self._update, num_prompts, num_rows, num_sequences)
+
+    def _score(self, num_prompts: int, num_rows: int, num_sequences: int) -> Operations:
+        head = self._head(num_rows * self.completion_length)
+        return Operations(sum(self._sequences(num_sequences, num_rows)) + head + sum(self._vision(num_prompts)))
+
+    def _update(self, num_prompts: int, num_rows: int, num_sequences: int) -> Operations:
         is_trained, remat = self._is_trained(), self.definition.remat
         vision_linear, vision_attention, merger = self._vision(num_prompts)
-        text_linear, text_attention = self._rows(num_rows)
+        text_linear, text_attention = self._sequences(num_sequences, num_rows)
         head = self._head(num_rows * self.completion_length)
         in_vision = is_trained("visual.blocks") or is_trained("visual.patch_embed")
         in_merger = in_vision or is_trained("visual.merger")
@@ -109,7 +118,7 @@ class Counter:
             + in_text * (again * self._without_last("text.layers") * text_linear + again_attention * text_attention)
             + head  # logits are never kept
         )
-        forward = self.score(num_prompts, num_rows).model
+        forward = self._score(num_prompts, num_rows, num_sequences).model
         return Operations(forward + backward, recompute)
 
     def _without_last(self, stack: str) -> float:
@@ -117,9 +126,11 @@ class Counter:
         last = _num_in_matrices(self.definition, f"{stack}.mlp.down_proj", f"{stack}.mlp.fc2")
         return 1 - last / _num_in_matrices(self.definition, stack)
 
-    def _rows(self, num_rows: int) -> tuple[float, float]:
-        length = self.prompt_length + self.completion_length
-        return self._text(num_rows * length, num_rows * _causal_pairs(length))
+    def _sequences(self, num_sequences: int, num_rows: int) -> tuple[float, float]:
+        """Prompts, and completions that see their prompt and themselves."""
+        prompt, completion = self.prompt_length, self.completion_length
+        pairs = num_sequences * _causal_pairs(prompt) + num_rows * (completion * prompt + _causal_pairs(completion))
+        return self._text(num_sequences * prompt + num_rows * completion, pairs)
 
     def _text(self, num_tokens: float, num_pairs: float) -> tuple[float, float]:
         """Linear maps and attention of the decoder's layers."""
@@ -144,6 +155,13 @@ class Counter:
         trained, _ = partition(self.definition.abstract_params(), self.model)
         paths = list(flatten_dict(trained, sep="."))
         return lambda start, end="": any(path.startswith(start) and path.endswith(end) for path in paths)
+
+
+def _with_readings(
+    count: Callable[[int, int, int], Operations], num_prompts: int, num_rows: int, num_sequences: int
+) -> Operations:
+    needed, done = count(num_prompts, num_rows, num_prompts), count(num_prompts, num_rows, num_sequences)
+    return Operations(needed.model, done.total - needed.model)
 
 
 def _causal_pairs(length: int) -> float:

@@ -104,7 +104,7 @@ class _World:
             static=(learner,),
             arguments=(self._state(learner), self.frozen, batch),
             held={},
-            operations=self.count.update(size, size),
+            operations=self.count.update(size, size, num_sequences=size),
         )
 
     def sampling(self) -> Iterator[Program]:
@@ -163,7 +163,7 @@ class _World:
             static=(learner,),
             arguments=(self._state(learner), self.frozen, batch),
             held=self._held_reference,
-            operations=self.count.update(self.num_prompts, self.num_rows),
+            operations=self._operations_of_update(learner),
             is_used=not self.config.train.fused,
         )
 
@@ -174,7 +174,7 @@ class _World:
         num_scores = loss.needs_reference + loss.needs_policy_scores
         work = self.count.prefill(num_prompts) + self.count.decode(self.num_rows)
         for _ in range(num_scores):
-            work += self.count.score(num_prompts, self.num_rows)
+            work += self._operations_of_score(learner)
         return Program(
             name="fused step",
             stage="step_grpo",
@@ -190,7 +190,7 @@ class _World:
                 shapes.key(self.mesh),
             ),
             held={},
-            operations=work + self.count.update(num_prompts, self.num_rows),
+            operations=work + self._operations_of_update(learner),
             max_trips=self.sampler.max_length,
             is_used=self.config.train.fused,
         )
@@ -292,6 +292,14 @@ class _World:
             is_used=not self.config.train.fused,
         )
 
+    def _operations_of_score(self, learner: Learner) -> Operations:
+        num_sequences = learner.num_sequences(self.num_prompts, self.num_rows)
+        return self.count.score(self.num_prompts, self.num_rows, num_sequences=num_sequences)
+
+    def _operations_of_update(self, learner: Learner) -> Operations:
+        num_sequences = learner.num_sequences(self.num_prompts, self.num_rows, num_parts=learner.micro_batches)
+        return self.count.update(self.num_prompts, self.num_rows, num_sequences=num_sequences)
+
     def _score(self, name: str, trained: Params, held: dict[str, Any]) -> Program:
         return Program(
             name=name,
@@ -304,7 +312,7 @@ class _World:
                 shapes.completions(self.config, self.num_rows, self.mesh),
             ),
             held=held,
-            operations=self.count.score(self.num_prompts, self.num_rows),
+            operations=self._operations_of_score(self._step_grpo_learner),
             runs_per_step=self._runs_of_generation,
             is_used=not self.config.train.fused,
         )

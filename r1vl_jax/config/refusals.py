@@ -119,7 +119,15 @@ _OPTIM_RANGES: tuple[_Range, ...] = (
 )
 _FILLED_IN = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices")
 _AT_LEAST_0 = (
-    *("seed", "sampling.top_k", "reward.alpha", "eval.steps", "eval.supervised_steps", "train.max_skipped_updates"),
+    *(
+        "seed",
+        "sampling.top_k",
+        "sampling.slots",
+        "reward.alpha",
+        "eval.steps",
+        "eval.supervised_steps",
+        "train.max_skipped_updates",
+    ),
     "data.alignment_records",
     *("observe.log_completions", "observe.num_completions_to_print"),
 )

@@ -99,6 +99,9 @@ class Sampling:
         top_p: draw among the fewest tokens whose probability reaches p only; 1 is off.
         min_p: draw among tokens at least this fraction as likely as the likeliest only; 0 is off.
         max_completion_length: tokens, the end-of-sequence token included.
+        slots: completions that are drawn at one time, by all devices; where one ends, the next takes its place. Fewer
+            slots than completions need less memory for keys and values, and less time where lengths differ much and
+            a step takes longer with more rows. 0 draws all completions at one time.
     """
 
     num_generations: int = 4
@@ -107,6 +110,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     max_completion_length: int = 1024
+    slots: int = 0
     mesh: SamplingMesh = field(default_factory=SamplingMesh)
 
 
@@ -192,6 +196,8 @@ class Train:
         save_steps: updates between checkpoints; one is written at the end of a stage anyway.
         save_total_limit: checkpoints of a stage that are kept.
         max_skipped_updates: non-finite updates that are skipped before the run stops.
+        compile_cache: directory that keeps compiled programs for the next start, of this run or another; "" is none.
+            JAX_COMPILATION_CACHE_DIR, where it is set, goes before.
     """
 
     stages: tuple[str, ...] = ("warmup", "step_grpo")
@@ -202,6 +208,7 @@ class Train:
     save_steps: int = 100
     save_total_limit: int = 1
     max_skipped_updates: int = 10
+    compile_cache: str = "~/.cache/r1vl_jax"
 
 
 @dataclass(frozen=True)

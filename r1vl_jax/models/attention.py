@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.splash import splash_attention
 
 # A score that no visible key can reach. It is finite, so that rows without any visible key stay finite too.
@@ -29,6 +30,7 @@ def attention(
     segment_BT: Int[Array, "B T"],
     is_causal: bool,
     platform: str,
+    branches: Branches | None = None,
     mesh: Mesh | None = None,
     chunk_size: int = 512,
 ) -> Float[Array, "B T N H"]:
@@ -37,6 +39,7 @@ def attention(
     Args:
         segment_BT: segment numbers; 0 is padding, which sees nothing, is not seen and gets zeros.
         is_causal: whether a query sees only keys of its own column and before.
+        branches: columns at the end that do not see each other, see `Branches`; causal attention only.
         platform: "cpu", "gpu" or "tpu", where the program will run; never asked of the machine that compiles.
         mesh: where rows and heads are divided: the TPU's kernel has to know (see `splash`), the compiler does.
         chunk_size: queries whose scores exist at one time, when there are more than that; the TPU's kernel has its own.
@@ -44,18 +47,57 @@ def attention(
     if platform not in ("cpu", "gpu", "tpu"):
         raise ValueError(f"platform: expected 'cpu', 'gpu' or 'tpu', got {platform!r}")
     if platform == "tpu":
-        return splash_attention(query_BTNH, key_BTKH, value_BTKH, segment_BT, is_causal=is_causal, mesh=mesh)
-    num_kv_heads = key_BTKH.shape[2]
-    attend = partial(_attend, key_BSKH=key_BTKH, value_BSKH=value_BTKH, segment_BS=segment_BT, is_causal=is_causal)
+        return splash_attention(
+            query_BTNH, key_BTKH, value_BTKH, segment_BT, is_causal=is_causal, branches=branches, mesh=mesh
+        )
+    attend = partial(_attention, is_causal=is_causal, chunk_size=chunk_size)
+    if branches is None:
+        return attend(query_BTNH, key_BTKH, value_BTKH, segment_BT)
+    return _branched(attend, branches, query_BTNH, key_BTKH, value_BTKH, segment_BT)
+
+
+def _branched(
+    attend: Callable[..., Array], branches: Branches, query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT
+) -> Float[Array, "B T N H"]:
+    """The stem by itself; then every branch as a row of its own, behind the stem's keys and values."""
+    stem = branches.stem(query_BTNH.shape[1])
+
+    def own(array_BT: Array) -> Array:
+        return array_BT[:, stem:].reshape(-1, branches.length, *array_BT.shape[2:])
+
+    def with_stem(array_BT: Array) -> Array:
+        return jnp.concatenate([jnp.repeat(array_BT[:, :stem], branches.number, axis=0), own(array_BT)], axis=1)
+
+    of_stem = attend(query_BTNH[:, :stem], key_BTKH[:, :stem], value_BTKH[:, :stem], segment_BT[:, :stem])
+    of_branches = attend(own(query_BTNH), with_stem(key_BTKH), with_stem(value_BTKH), with_stem(segment_BT))
+    return jnp.concatenate([of_stem, of_branches.reshape(query_BTNH[:, stem:].shape)], axis=1)
+
+
+def _attention(
+    query_BTNH: Float[Array, "B T N H"],
+    key_BSKH: Float[Array, "B S K H"],
+    value_BSKH: Float[Array, "B S K H"],
+    segment_BS: Int[Array, "B S"],
+    *,
+    is_causal: bool,
+    chunk_size: int,
+) -> Float[Array, "B T N H"]:
+    """Queries are those of the last T of S columns."""
+    length, num_kv_heads = query_BTNH.shape[1], key_BSKH.shape[2]
+    first = key_BSKH.shape[1] - length
+    attend = partial(_attend, key_BSKH=key_BSKH, value_BSKH=value_BSKH, segment_BS=segment_BS, is_causal=is_causal)
     query_BTKQH = query_BTNH.reshape(*query_BTNH.shape[:2], num_kv_heads, -1, query_BTNH.shape[-1])
-    if query_BTNH.shape[1] <= chunk_size:
-        output_BTKQH = attend(query_BTKQH, segment_BT, jnp.arange(query_BTNH.shape[1]))
+    segment_BT = segment_BS[:, first:]
+    if length <= chunk_size:
+        output_BTKQH = attend(query_BTKQH, segment_BT, first + jnp.arange(length))
     else:
-        output_BTKQH = _in_chunks(attend, query_BTKQH, segment_BT, chunk_size)
+        output_BTKQH = _in_chunks(attend, query_BTKQH, segment_BT, first, chunk_size)
     return output_BTKQH.reshape(query_BTNH.shape)
 
 
-def _in_chunks(attend, query_BTKQH: Float[Array, "B T K Q H"], segment_BT: Int[Array, "B T"], chunk_size: int):
+def _in_chunks(
+    attend, query_BTKQH: Float[Array, "B T K Q H"], segment_BT: Int[Array, "B T"], first: int, chunk_size: int
+):
     """Attends for one chunk of queries after another; the backward pass computes each chunk's scores again."""
     length = query_BTKQH.shape[1]
     num_chunks = -(-length // chunk_size)
@@ -65,7 +107,7 @@ def _in_chunks(attend, query_BTKQH: Float[Array, "B T K Q H"], segment_BT: Int[A
         padded = jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
         return jnp.moveaxis(padded.reshape(padded.shape[0], num_chunks, chunk_size, *padded.shape[2:]), 1, 0)
 
-    column = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, chunk_size)
+    column = first + jnp.arange(num_chunks * chunk_size).reshape(num_chunks, chunk_size)
     inputs = chunks(query_BTKQH), chunks(segment_BT), column
     output = jax.lax.map(jax.checkpoint(lambda chunk: attend(*chunk)), inputs)
     output = jnp.moveaxis(output, 0, 1)
@@ -102,9 +144,9 @@ def decode_attention(
     prefix_mask_PS: Bool[Array, "P S"],
     suffix_key_BTKH: Float[Array, "B T K H"],
     suffix_value_BTKH: Float[Array, "B T K H"],
-    step: Int[Array, ""],
+    step: Int[Array, ""] | Int[Array, " B"],
 ) -> Float[Array, "B N H"]:
-    """Attention of one new token per row to its prompt and to the row's own tokens up to column `step`.
+    """Attention of one new token per row to its prompt and to the row's own tokens up to column `step`, its or all's.
 
     The two parts are attended to apart and merged by their log-sum-exp, so the keys of a prompt are read once for all
     the rows that share it: row p*G + g belongs to prompt p.
@@ -112,7 +154,7 @@ def decode_attention(
     num_prompts, _, num_kv_heads, head_dim = prefix_key_PSKH.shape
     num_rows, length = suffix_key_BTKH.shape[:2]
     query_BNH = query_BNH * head_dim**-0.5
-    is_past_T = jnp.arange(length) <= step
+    is_past_BT = jnp.arange(length)[None] <= jnp.reshape(step, (-1, 1))
 
     query_PGKQH = query_BNH.reshape(num_prompts, num_rows // num_prompts, num_kv_heads, -1, head_dim)
     score_PKGQS = jnp.einsum("pgkqh,pskh->pkgqs", query_PGKQH, prefix_key_PSKH, preferred_element_type=jnp.float32)
@@ -121,7 +163,7 @@ def decode_attention(
 
     query_BKQH = query_BNH.reshape(num_rows, num_kv_heads, -1, head_dim)
     score_BKQT = jnp.einsum("bkqh,btkh->bkqt", query_BKQH, suffix_key_BTKH, preferred_element_type=jnp.float32)
-    weight_BKQT, top_BKQ, total_BKQ = _exponentials(score_BKQT, is_past_T[None, None, None])
+    weight_BKQT, top_BKQ, total_BKQ = _exponentials(score_BKQT, is_past_BT[:, None, None])
     suffix_BKQH = jnp.einsum("bkqt,btkh->bkqh", weight_BKQT.astype(query_BNH.dtype), suffix_value_BTKH)
 
     def rows(array_PKGQ: Float[Array, "P K G Q"]) -> Float[Array, "B K Q"]:

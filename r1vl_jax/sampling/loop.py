@@ -19,7 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, bundle, check_shapes
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.decoder import Decoder
-from r1vl_jax.sampling.sampler import CACHE, LOGITS, ROWS, Sampler, constrain, placement
+from r1vl_jax.sampling.drawing import draw, is_end, row_keys
+from r1vl_jax.sampling.queue import decode_from_queue
+from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, constrain, placement
 from r1vl_jax.sampling.sync import sync
 
 
@@ -99,33 +101,30 @@ def decode(sampler: Sampler) -> jax.stages.Wrapped:
 
 def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
     decoder = Decoder(sampler.definition, copy)
-    is_forbidden_1V = _one_hot(sampler.forbidden_token_ids, decoder.head_DV.shape[1])[None]
-    row_key_B = _row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
+    row_key_B = row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
+    if 0 < sampler.slots < len(row_key_B):
+        return decode_from_queue(
+            sampler, decoder, prefilled.prefix, prefilled.hidden_PD, prefilled.next_position_P, row_key_B
+        )
     next_position_B = jnp.repeat(prefilled.next_position_P, sampler.num_generations)
 
-    def draw(state: _State) -> tuple[_State, Int[Array, " B"]]:
-        logits_BV = jnp.matmul(state.hidden_BD, decoder.head_DV, preferred_element_type=jnp.float32)
-        logits_BV = constrain(sampler.mesh, logits_BV, LOGITS)
-        drawable_BV = jnp.where(is_forbidden_1V, -jnp.inf, logits_BV)
-        token_B = sampler.method(drawable_BV, jax.vmap(jax.random.fold_in, (0, None))(row_key_B, state.step))
-        token_B = constrain(sampler.mesh, token_B, ROWS)
-        logp_B, entropy_B = _report(logits_BV / sampler.temperature_in_report, token_B)
-        state = dataclasses.replace(
-            state,
-            is_running_B=state.is_running_B & ~_is_any_of(token_B, sampler.eos_token_ids),
+    def advance(state: _State) -> _State:
+        step_B = jnp.full_like(next_position_B, state.step)
+        token_B, logp_B, entropy_B = draw(sampler, decoder.head_DV, state.hidden_BD, row_key_B, step_B)
+        hidden_BD, suffix = decoder(
+            token_B, next_position_B + state.step, prefix=prefilled.prefix, suffix=state.suffix, step=state.step
+        )
+        state = _State(
+            step=state.step + 1,
+            hidden_BD=hidden_BD,
+            is_running_B=state.is_running_B & ~is_end(sampler, token_B),
+            suffix=suffix,
             token_BT=state.token_BT.at[:, state.step].set(token_B),
             mask_BT=state.mask_BT.at[:, state.step].set(state.is_running_B),
             logp_BT=state.logp_BT.at[:, state.step].set(jnp.where(state.is_running_B, logp_B, 0.0)),
             entropy_BT=state.entropy_BT.at[:, state.step].set(jnp.where(state.is_running_B, entropy_B, 0.0)),
         )
-        return state, token_B
-
-    def advance(state: _State) -> _State:
-        state, token_B = draw(state)
-        hidden_BD, suffix = decoder(
-            token_B, next_position_B + state.step, prefix=prefilled.prefix, suffix=state.suffix, step=state.step
-        )
-        return _placed(sampler, dataclasses.replace(state, step=state.step + 1, hidden_BD=hidden_BD, suffix=suffix))
+        return _placed(sampler, state)
 
     def is_unfinished(state: _State) -> Bool[Array, ""]:
         return (state.step < sampler.max_length) & jnp.any(state.is_running_B)
@@ -161,25 +160,3 @@ def _placed(sampler: Sampler, state: _State) -> _State:
     suffix = jax.tree.map(lambda cache: constrain(sampler.mesh, cache, CACHE), state.suffix)
     rest = jax.tree.map(lambda leaf: constrain(sampler.mesh, leaf, ROWS), dataclasses.replace(state, suffix=None))
     return dataclasses.replace(rest, suffix=suffix)
-
-
-def _row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations: int) -> Key[Array, " B"]:
-    prompt_key_P = jax.vmap(jax.random.fold_in, (None, 0))(key, prompt_id_P)
-    each_sample = jax.vmap(jax.random.fold_in, (None, 0))
-    key_PG = jax.vmap(each_sample, (0, None))(prompt_key_P, jnp.arange(num_generations))
-    return key_PG.reshape(-1)
-
-
-def _report(logits_BV: Float[Array, "B V"], token_B: Int[Array, " B"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """Log-probability of the drawn token, and the entropy, both of the whole distribution and in nats."""
-    logp_BV = jax.nn.log_softmax(logits_BV)
-    logp_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
-    return logp_B, -jnp.sum(jnp.exp(logp_BV) * logp_BV, axis=-1)
-
-
-def _one_hot(ids: tuple[int, ...], size: int) -> Bool[Array, " V"]:
-    return jnp.zeros(size, bool).at[jnp.asarray(ids, jnp.int32)].set(True, mode="drop")
-
-
-def _is_any_of(token_B: Int[Array, " B"], ids: tuple[int, ...]) -> Bool[Array, " B"]:
-    return jnp.any(token_B[:, None] == jnp.asarray(ids, jnp.int32)[None], axis=-1)

@@ -78,11 +78,11 @@ def device_memory(mesh: jax.sharding.Mesh) -> int | None:
 
 
 def _prompts(config: Config) -> dict[str, int]:
-    """How many prompts are sampled together, by setting."""
+    """How many prompts are sampled together, and by how many slots, by setting."""
     prompts = {"eval.batch_size": config.eval.batch_size}
     if "step_grpo" in config.train.stages:
         prompts["train.prompts_per_update"] = config.train.prompts_per_update
-    return prompts
+    return prompts | ({"sampling.slots": config.sampling.slots} if config.sampling.slots else {})
 
 
 def _training_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:
@@ -104,10 +104,15 @@ def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
     """What sampling keeps on a device: the copy of the decoder, and keys and values of prompts and completions."""
     sizes, itemsize = definition.config, jnp.dtype(definition.dtype).itemsize
     prompt, completion = config.data.max_prompt_length, config.sampling.max_completion_length
-    num_tokens = max(
-        config.eval.batch_size * (prompt + completion),
-        config.train.prompts_per_update * (prompt + config.sampling.num_generations * completion),
-    )
+
+    def tokens(num_prompts: int, num_rows: int) -> int:
+        slots = config.sampling.slots
+        if not 0 < slots < num_rows:
+            return num_prompts * prompt + num_rows * completion
+        return num_prompts * prompt + slots * (prompt + completion)
+
+    num_prompts, batch_size = config.train.prompts_per_update, config.eval.batch_size
+    num_tokens = max(tokens(batch_size, batch_size), tokens(num_prompts, num_prompts * config.sampling.num_generations))
     values_of_token = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim
     decoder = {name: part for name, part in definition.abstract_params().items() if name != "visual"}
     copy = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), decoder)

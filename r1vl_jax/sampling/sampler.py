@@ -23,6 +23,8 @@ class Sampler:
         eos_token_ids: any of them ends a completion.
         forbidden_token_ids: never drawn: vision tokens, which would need an image, and ids without a token.
         temperature_in_report: divides the logits before log-probability and entropy are taken.
+        slots: rows that are decoded at one time, a multiple of the parts that a batch is divided into; where one ends,
+            the next takes its place. 0 decodes all rows at one time.
         tensor: devices that hold one copy of the decoder together while tokens are drawn; of no use without a mesh.
     """
 
@@ -33,6 +35,7 @@ class Sampler:
     eos_token_ids: tuple[int, ...]
     forbidden_token_ids: tuple[int, ...]
     temperature_in_report: float = 1.0
+    slots: int = 0
     tensor: int = 1
 
     @property

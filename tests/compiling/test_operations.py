@@ -55,8 +55,8 @@ def batch(num_generations: int = 2):
 
 def unneeded_pairs(num_generations: int = 2) -> float:
     """Operations of the plain attention on pairs that causality hides, in one forward pass."""
-    length = PROMPT + COMPLETION
-    return 4 * num_generations * length * (length - 1) / 2 * WIDE.hidden_size
+    pairs = PROMPT * (PROMPT - 1) / 2 + num_generations * COMPLETION * (COMPLETION - 1) / 2
+    return 4 * pairs * WIDE.hidden_size
 
 
 def learner(definition: Definition) -> Learner:
@@ -72,7 +72,7 @@ def test_scoring():
     count, (prompts, completions, _) = counter(), batch()
     params = count.definition.abstract_params()
     counted = xla_count(score.lower(learner(count.definition), params, prompts, completions))
-    assert count.score(1, 2).model + unneeded_pairs() == pytest.approx(counted, rel=0.05)
+    assert count.score(1, 2, num_sequences=1).model + unneeded_pairs() == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize("remat", ["none", "block"])
@@ -83,7 +83,7 @@ def test_an_update(remat, model):
     state = jax.eval_shape(learner(count.definition).init, trained)
     counted = xla_count(step_grpo_step.lower(learner(count.definition), state, frozen, TrainBatch(prompts, rows)))
     attention = {"none": 3.0, "block": 4.0}[remat]  # forward, twice backward, and once again for a layer computed again
-    assert count.update(1, 2).total + attention * unneeded_pairs() == pytest.approx(counted, rel=0.08)
+    assert count.update(1, 2, num_sequences=1).total + attention * unneeded_pairs() == pytest.approx(counted, rel=0.08)
 
 
 def test_reading_prompts_and_drawing():
@@ -101,6 +101,19 @@ def test_reading_prompts_and_drawing():
     assert one_step.decode(2).model == pytest.approx(counted, rel=0.08)
 
 
+def test_reading_a_prompt_again_is_no_work_of_the_model():
+    count = counter()
+    once, twice = (count.update(1, 2, num_sequences=number) for number in (1, 2))
+    one_reading = sum(count._text(PROMPT, PROMPT * (PROMPT + 1) / 2))
+    assert twice.model == once.model
+    assert twice.recompute - once.recompute == pytest.approx(3 * one_reading + one_attention(count), rel=1e-6)
+
+
+def one_attention(count: Counter) -> float:
+    """Scores and sums of one prompt that the backward pass of attention computes again, without remat."""
+    return 0.5 * count._text(0, PROMPT * (PROMPT + 1) / 2)[1]
+
+
 def test_windows_of_a_tower_see_less():
     """All of 2.5-7b's blocks but 4 see windows of 8 x 8 patches."""
     windowed = Definition(preset("2.5-7b"))
@@ -111,5 +124,5 @@ def test_windows_of_a_tower_see_less():
 
 def test_a_7b_update_is_near_six_operations_a_parameter_and_token():
     count = Counter(Definition(preset("7b")), FULL, prompt_length=1024, completion_length=1024, patches=2040)
-    per_token = count.update(1, 1).model / 2048 / 6
+    per_token = count.update(1, 1, num_sequences=1).model / 2048 / 6
     assert 6.5e9 < per_token < 8.5e9

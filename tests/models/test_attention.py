@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from r1vl_jax.models.attention import attention, decode_attention
+from r1vl_jax.models.branches import Branches
 
 B, T, N, K, H = 2, 7, 4, 2, 3
 # Two packed sequences and padding in the middle; then padding on the left.
@@ -74,6 +75,35 @@ def test_chunks_never_hold_all_scores():
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(shape, shape, shape, segment).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 400 * 2**20
+
+
+@pytest.mark.parametrize("chunk_size", [512, 2])
+def test_branches_are_rows_of_their_own_behind_the_same_stem(chunk_size: int):
+    """Values and gradients; the stem is padded on the left, branches on the right."""
+    number, length = 3, 5
+    branches = Branches(number, length)
+    columns = 4 + number * length
+    segment_BT = np.ones((B, columns), int)
+    segment_BT[0, :2] = segment_BT[1, -2:] = segment_BT[1, 8] = 0
+    inputs = [_random(B, columns, heads, H, seed=heads + 7 * n) for n, heads in enumerate((N, K, K))]
+    weight = _random(B, columns, N, H, seed=4)
+
+    def together(*inputs):
+        return _attention(*inputs, segment=segment_BT, branches=branches, chunk_size=chunk_size)
+
+    def apart(*inputs):
+        rows = [[*range(4), *range(4 + n * length, 4 + (n + 1) * length)] for n in range(number)]
+        outputs = [_attention(*(part[:, row] for part in inputs), segment=segment_BT[:, row]) for row in rows]
+        return jnp.concatenate([outputs[0][:, :4], *(output[:, 4:] for output in outputs)], axis=1)
+
+    def of(attend):
+        def loss(*inputs):
+            output = attend(*inputs)
+            return jnp.sum(weight * output), output
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), of(together), of(apart))
 
 
 def test_large_scores_do_not_overflow():

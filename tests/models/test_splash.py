@@ -7,6 +7,7 @@ import pytest
 
 from r1vl_jax import config
 from r1vl_jax.models.attention import attention
+from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.splash import splash_attention
 from r1vl_jax.sharding import make_mesh
 
@@ -32,6 +33,20 @@ def value_and_gradients(attend, is_causal):
 
 def plain(query, key, value, segment, is_causal):
     return attention(query, key, value, segment_BT=segment, is_causal=is_causal, platform="cpu")
+
+
+@pytest.mark.parametrize("branches", [Branches(2, 60), Branches(1, 72), Branches(5, 33)])
+def test_branches_are_those_of_the_plain_attention(branches):
+    def splash(query, key, value, segment, is_causal):
+        return splash_attention(
+            query, key, value, segment, is_causal=is_causal, branches=branches, mesh=None, interpret=True
+        )
+
+    def plain(query, key, value, segment, is_causal):
+        return attention(query, key, value, segment_BT=segment, is_causal=is_causal, branches=branches, platform="cpu")
+
+    actual, expected = (value_and_gradients(attend, True) for attend in (splash, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), actual, expected)
 
 
 @pytest.mark.parametrize("is_causal", [True, False])

@@ -10,6 +10,7 @@ import pytest
 from small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
 
 from r1vl_jax.learner import Learner, score
+from r1vl_jax.sampling import loop, queue
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
@@ -32,12 +33,12 @@ def params():
 def logits_of(params, prompts, completions):
     """Logits of every completion position, by one full forward pass without a cache."""
     model = DEFINITION.bind(params)
-    sequences = join(prompts, completions)
+    sequences = join(prompts, completions, num_sequences=len(completions.token_BT))
     hidden = model.hidden_states(
-        sequences.token_BS,
-        mask_BT=sequences.mask_BS,
-        position_3BT=jnp.moveaxis(sequences.position_BS3, -1, 0),
-        feature_index_BT=sequences.feature_index_BS,
+        sequences.token_RS,
+        mask_BT=sequences.mask_RS,
+        position_3BT=jnp.moveaxis(sequences.position_RS3, -1, 0),
+        feature_index_BT=sequences.feature_index_RS,
         feature_MD=model.image_features(prompts.vision),
     )
     first = prompts.token_PS.shape[1]
@@ -151,3 +152,40 @@ def test_nothing_ends_without_an_end_token(params):
     assert rollout.completions.mask_BT.all()
     assert not rollout.has_ended_B.any()
     assert CONFIG.vocab_size == VOCAB_SIZE
+
+
+@pytest.mark.parametrize("slots", [1, 4, 5])
+def test_slots_draw_what_rows_of_their_own_would(params, slots):
+    """Also where a prompt's samples meet different neighbours, and slots do not divide the rows."""
+    prompts = make_prompts(4)
+    sampler = dataclasses.replace(make_sampler(num_generations=3, max_length=20), eos_token_ids=(EOS, 8, 9, 10))
+    together = sample(sampler, params, prompts, KEY)
+    queued = sample(dataclasses.replace(sampler, slots=slots), params, prompts, KEY)
+    lengths = np.asarray(together.completions.mask_BT).sum(1)
+    assert len(set(lengths)) > 3
+    np.testing.assert_array_equal(together.completions.mask_BT, queued.completions.mask_BT)
+    np.testing.assert_array_equal(together.has_ended_B, queued.has_ended_B)
+    tokens = (np.where(np.asarray(r.completions.mask_BT), r.completions.token_BT, 0) for r in (together, queued))
+    np.testing.assert_array_equal(*tokens)
+    np.testing.assert_allclose(together.logp_BT, queued.logp_BT, atol=2e-5)
+    np.testing.assert_allclose(together.entropy_BT, queued.entropy_BT, atol=2e-5)
+    assert queued.num_steps >= -(-lengths.sum() // slots)
+    assert slots > 1 or queued.num_steps == lengths.sum()
+
+
+def test_slots_are_hardly_ever_idle(params, monkeypatch):
+    """128 rows of 16 to 512 tokens by 16 slots; each row's length is in its key."""
+
+    def draw(sampler, head_DV, hidden_BD, row_key_B, step_B):
+        length_B = jax.vmap(lambda key: jax.random.randint(key, (), 16, 513))(row_key_B)
+        return jnp.where(step_B + 1 == length_B, EOS, 9), hidden_BD[:, 0], hidden_BD[:, 1]
+
+    for module in (loop, queue):
+        monkeypatch.setattr(module, "draw", draw)
+    sampler = make_sampler(num_generations=8, max_length=512, slots=16, temperature_in_report=1.125)
+    rollout = sample(sampler, params, make_prompts(16), KEY)
+    lengths = np.asarray(rollout.completions.mask_BT).sum(1)
+    assert len(lengths) == 128
+    assert lengths.min() < 40
+    assert lengths.max() > 480
+    assert rollout.num_steps <= 1.25 * lengths.sum() / 16

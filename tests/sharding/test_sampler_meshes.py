@@ -8,6 +8,7 @@ import pytest
 from small import DEFINITION, EOS, in_rows, make_adapter, make_params, make_prompts
 
 from r1vl_jax import sharding
+from r1vl_jax.arrays import Rollout
 from r1vl_jax.config import Mesh
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.sampling.loop import sample
@@ -18,9 +19,9 @@ from r1vl_jax.trainable import combine
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(4, 8.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
 
 
-def sampled(definition, mesh: jax.sharding.Mesh, tensor: int):
+def sampled(definition, mesh: jax.sharding.Mesh, tensor: int, slots: int = 0):
     definition = dataclasses.replace(definition, mesh=mesh)
-    sampler = Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), tensor=tensor)
+    sampler = Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), slots=slots, tensor=tensor)
     params = make_params(scale=0.5)
     if definition.lora:
         params = combine(make_adapter(definition), params)
@@ -52,9 +53,20 @@ def alone():
 )
 def test_the_completions_of_one_device(alone, definition, sizes, tensor):
     mesh, expected = sharding.make_mesh(Mesh(*sizes)), alone[definition]
-    rollout = sampled(definition, mesh, tensor)
-    np.testing.assert_array_equal(rollout.completions.token_BT, expected.completions.token_BT)
-    np.testing.assert_array_equal(rollout.completions.mask_BT, expected.completions.mask_BT)
+    assert_equal(sampled(definition, mesh, tensor), expected, mesh)
+
+
+@pytest.mark.parametrize(("tensor", "slots"), [(2, 8), pytest.param(1, 8, marks=pytest.mark.slow)])
+def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
+    mesh = sharding.make_mesh(Mesh(2, 4, 1))
+    assert_equal(sampled(DEFINITION, mesh, tensor, slots), alone[DEFINITION], mesh)
+
+
+def assert_equal(rollout: Rollout, expected: Rollout, mesh: jax.sharding.Mesh):
+    mask = np.asarray(expected.completions.mask_BT)
+    np.testing.assert_array_equal(rollout.completions.mask_BT, mask)
+    tokens = (np.where(mask, each.completions.token_BT, 0) for each in (rollout, expected))
+    np.testing.assert_array_equal(*tokens)
     np.testing.assert_allclose(rollout.logp_BT, expected.logp_BT, atol=1e-5)
     np.testing.assert_allclose(rollout.entropy_BT, expected.entropy_BT, atol=1e-5)
     assert rollout.logp_BT.sharding.mesh == mesh  # they return to the trainer, each row to its device

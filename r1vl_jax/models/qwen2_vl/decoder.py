@@ -32,13 +32,13 @@ class Decoder:
         *,
         prefix: PrefixCache,
         suffix: SuffixCache,
-        step: Int[Array, ""],
+        step: Int[Array, ""] | Int[Array, " B"],
     ) -> tuple[Float[Array, "B D"], SuffixCache]:
         """Reads one drawn token per row; row p*G + g continues prompt p.
 
         Args:
             position_B: rope position of the token, the same in time, height and width.
-            step: the column of the suffix it is written to; columns up to it are attended to.
+            step: the column of the suffix it is written to, of all rows or of each; columns up to it are attended to.
 
         Returns:
             Hidden states behind the final norm, for drawing the next token, and the suffix with this one in it.

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r1vl_jax.arrays import PackedVision, Params, PromptBatch
 from r1vl_jax.models.attention import attention
+from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.lora import LoRA, add_adapters
 from r1vl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision
@@ -120,18 +121,20 @@ class Qwen2VL(nnx.Module):
         position_3BT: Int[Array, "3 B T"],
         feature_index_BT: Int[Array, "B T"],
         feature_MD: Float[Array, "M D"],
+        branches: Branches | None = None,
     ) -> Float[Array, "B T D"]:
         """Hidden states behind the final norm, for whole sequences with padding anywhere.
 
         Args:
             mask_BT: True where a token is real; elsewhere hidden states are finite and without meaning.
             feature_index_BT: which feature replaces a token's embedding; -1 for text.
+            branches: columns at the end that do not see each other.
         """
         x_BTD = self.embed(token_BT, feature_index_BT, feature_MD)
         rotation = text_rotation(position_3BT, self.definition.config)
 
         def apply(layer: DecoderLayer, x_BTD: Float[Array, "B T D"]):
-            return layer(x_BTD, rotation, mask_BT)[0], None
+            return layer(x_BTD, rotation, mask_BT, branches)[0], None
 
         x_BTD, _ = scan(self.text.layers, apply, x_BTD, remat=self.definition.remat)
         return self.text.norm(x_BTD)

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from r1vl_jax.models.attention import Attend, decode_attention
+from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
@@ -55,12 +56,18 @@ class DecoderLayer(nnx.Module):
         self.mlp = MLP(config.hidden_size, config.intermediate_size, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_BTD: Float[Array, "B T D"], rotation: Rotation, mask_BT: Bool[Array, "B T"]
+        self,
+        x_BTD: Float[Array, "B T D"],
+        rotation: Rotation,
+        mask_BT: Bool[Array, "B T"],
+        branches: Branches | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValue]:
         """Whole sequences at once. Also returns the keys and values, for a cache."""
         query_BTNH, (key_BTKH, value_BTKH) = self.self_attn.project(self.input_layernorm(x_BTD), rotation)
         segment_BT = mask_BT.astype(jnp.int32)
-        mixed_BTNH = self.attend(query_BTNH, key_BTKH, value_BTKH, segment_BT=segment_BT, is_causal=True)
+        mixed_BTNH = self.attend(
+            query_BTNH, key_BTKH, value_BTKH, segment_BT=segment_BT, is_causal=True, branches=branches
+        )
         return self._add(x_BTD, mixed_BTNH), (key_BTKH, value_BTKH)
 
     def decode(
@@ -71,14 +78,11 @@ class DecoderLayer(nnx.Module):
         prefix: KeyValue,
         prefix_mask_PS: Bool[Array, "P S"],
         suffix: KeyValue,
-        step: Int[Array, ""],
+        step: Int[Array, ""] | Int[Array, " B"],
     ) -> tuple[Float[Array, "B 1 D"], KeyValue]:
         """One new token per row, written into column `step` of the suffix, which is returned."""
         query_B1NH, new = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
-        key_BTKH, value_BTKH = (
-            jax.lax.dynamic_update_slice_in_dim(cache, part, step, axis=1)
-            for cache, part in zip(suffix, new, strict=True)
-        )
+        key_BTKH, value_BTKH = (_written(cache, part, step) for cache, part in zip(suffix, new, strict=True))
         mixed_BNH = decode_attention(
             query_B1NH[:, 0],
             prefix_key_PSKH=prefix[0],
@@ -111,6 +115,15 @@ class Text(nnx.Module):
     def embed(self, token: Int[Array, "*tokens"]) -> Float[Array, "*tokens D"]:
         # Rows first, cast after: nnx.Embed would cast the whole table.
         return self.embed_tokens.embedding[token].astype(self.embed_tokens.dtype)
+
+
+def _written(
+    cache_BTKH: Float[Array, "B T K H"], new_B1KH: Float[Array, "B 1 K H"], step: Int[Array, ""] | Int[Array, " B"]
+) -> Float[Array, "B T K H"]:
+    """The cache with a column replaced, the same one of all rows or one of each."""
+    if jnp.ndim(step) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache_BTKH, new_B1KH, step, axis=1)
+    return cache_BTKH.at[jnp.arange(len(cache_BTKH)), step].set(new_B1KH[:, 0])
 
 
 def _norm(config: Config, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
