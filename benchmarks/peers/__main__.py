@@ -18,14 +18,14 @@ pictures and prompts costs with one completion a prompt and with eight.
 
 import argparse
 import json
-import subprocess
+import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from benchmarks.peers.ceilings import ceilings
 from benchmarks.peers.making import SIZES, make
 from benchmarks.peers.results import results, show
 from benchmarks.peers.rounds import measure
@@ -37,6 +37,7 @@ _WIDTH = 120  # columns, where nobody looks at a terminal
 
 def main() -> None:
     arguments = _parser().parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share an accelerator
     with tempfile.TemporaryDirectory() as temporary:
         work = Work(
             Path(arguments.directory or temporary),
@@ -49,7 +50,7 @@ def main() -> None:
         )
         make(work)
         measured = measure(work, arguments.sides, repeats=arguments.repeats, max_discarded=arguments.max_discarded)
-        result = results(work, measured, _ceilings(work), command=["python", "-m", "benchmarks.peers", *sys.argv[1:]])
+        result = results(work, measured, ceilings(work), command=["python", "-m", "benchmarks.peers", *sys.argv[1:]])
     console = Console()
     show(result, console if console.is_terminal else Console(width=_WIDTH))
     if arguments.json:
@@ -79,12 +80,6 @@ def _sides(text: str) -> list[str]:
     if unknown := [name for name in names if name not in SIDES]:
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(SIDES)}, got {', '.join(unknown)}")
     return names
-
-
-def _ceilings(work: Work) -> dict[str, Any]:
-    """In a process of its own, when the sides are gone."""
-    command = [sys.executable, "-m", "benchmarks.peers.ceilings", str(work.directory)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
 """The least time that this machine allows for the work: what must be computed and read, over what it can do at best.
 
-    python -m benchmarks.peers.ceilings DIRECTORY
-
-prints, for the work of a directory, the rates that were measured and the seconds below which nobody gets. Operations
-are those of `r1vl_jax.compiling.operations`, without what is computed twice. For every token that the rows of a batch
-draw at the same time, all weights of the decoder have to be read once, and the keys and values drawn so far (those of a
-prompt once for all its completions). How fast memory is read depends on how much is read: less than fits into the
-processor's caches is read faster. So the rate is measured on just as much as a token needs.
+Nobody gets below these seconds. Operations are those of `r1vl_jax.compiling.operations`, without what is computed
+twice. For every token that the rows of a batch draw at the same time, all weights of the decoder have to be read once,
+and the keys and values so far (those of a prompt once for all its completions). How fast memory is read depends on how
+much is read: less than fits into the processor's caches is read faster. So the rate is measured on just as much as a
+token needs.
 """
 
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -170,21 +166,15 @@ def _seconds(program: Callable[[], object]) -> float:
     return min(trials)
 
 
-def main() -> None:
-    work = Work.read(Path(sys.argv[1]))
+def ceilings(work: Work) -> dict[str, Any]:
+    """Rates of this machine, what the work needs, and the seconds that follow, as JSON has them."""
     inputs = np.load(work.inputs)
     patches = int(inputs["image_grid_thw"][0].prod())
     sizes = from_hf(read_json(work.model, "config.json"))
     needed = needs(work, sizes, prompt_length=inputs["input_ids"].shape[1], patches=patches)
     machine = measure_machine(work.dtype, int(needed.token_bytes))
-    told = {"machine": machine, "needs": needed}
-    print(
-        json.dumps(
-            {name: dataclasses.asdict(value) for name, value in told.items()}
-            | {"seconds": needed.least_seconds(machine)}
-        )
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "machine": dataclasses.asdict(machine),
+        "needs": dataclasses.asdict(needed),
+        "seconds": needed.least_seconds(machine),
+    }
