@@ -1,0 +1,86 @@
+"""A step of StepGRPO beside its peers, on the same checkpoint, prompts, lengths and precision.
+
+    python -m benchmarks.peers --size=small --repeats=5 [--sides=ours,transformers,plain,trl] [--json=FILE]
+
+ours            what a training run does in a step: `Generator.generate` samples, scores by the reference, rewards and
+                compares, `step_grpo_step` updates; then its parts are timed once more, one by one
+transformers    `Qwen2VLForConditionalGeneration.generate`, with its cache; generation alone
+plain           a step written by hand in torch: generate, reference, loss of GRPO with k3, AdamW
+trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--recompute`, unlike its default, it keeps
+                what the backward pass needs, as the others do
+
+Every completion has exactly `--new_tokens` tokens; beta is 0.04 with a frozen reference; all parameters are trained;
+weights are random. Sides take turns, each in a process of its own. A repeat during which others used more than 5 % of
+the processors is made again, up to `--max_discarded` times a side. Prints medians, what the machine allows at best, and
+how far each peer's log-probabilities of the same tokens are from ours. `--generations=1` and `=8` show what reading
+pictures and prompts costs with one completion a prompt and with eight.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.peers.ceilings import ceilings
+from benchmarks.peers.making import SIZES, make
+from benchmarks.peers.results import results, show
+from benchmarks.peers.rounds import measure
+from benchmarks.peers.side import SIDES
+from benchmarks.peers.work import Work
+
+_WIDTH = 120  # columns, where nobody looks at a terminal
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share an accelerator
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Work(
+            Path(arguments.directory or temporary),
+            size=arguments.size,
+            dtype=arguments.dtype,
+            num_prompts=arguments.prompts,
+            num_generations=arguments.generations,
+            new_tokens=arguments.new_tokens,
+            recompute=arguments.recompute,
+        )
+        make(work)
+        measured = measure(work, arguments.sides, repeats=arguments.repeats, max_discarded=arguments.max_discarded)
+        result = results(work, measured, ceilings(work), command=["python", "-m", "benchmarks.peers", *sys.argv[1:]])
+    console = Console()
+    show(result, console if console.is_terminal else Console(width=_WIDTH))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", default="small", choices=SIZES)
+    parser.add_argument("--sides", type=_sides, default=["ours", "transformers", "plain"], help="separated by commas")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--max_discarded", type=int, default=10, help="repeats that a side may make again")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--generations", type=int, default=4, help="completions of each prompt")
+    parser.add_argument("--new_tokens", type=int, default=128)
+    parser.add_argument("--recompute", action="store_true", help="compute layers again in the backward pass")
+    parser.add_argument("--directory", help="keeps the checkpoint and logs, and finds them again")
+    parser.add_argument("--json", type=Path, help="receives all figures")
+    return parser
+
+
+def _sides(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SIDES]:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(SIDES)}, got {', '.join(unknown)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The process of one side: `python -m benchmarks.peers.side NAME DIRECTORY`, started by the benchmark."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.peers.channel import Channel, process_gib
+from benchmarks.peers.work import Work
+
+# name -> module and function (Work, Channel); only the side's own module is imported
+SIDES = {
+    "ours": ("benchmarks.peers.ours", "serve"),
+    "transformers": ("benchmarks.peers.with_torch", "serve_generation"),
+    "plain": ("benchmarks.peers.with_torch", "serve_steps"),
+    "trl": ("benchmarks.peers.with_trl", "serve"),
+}
+
+
+def main() -> None:
+    name, directory = sys.argv[1:]
+    channel = Channel()
+    module, function = SIDES[name]
+    serve = getattr(importlib.import_module(module), function)
+    channel.libraries_gib = process_gib()
+    serve(Work.read(Path(directory)), channel)
+
+
+if __name__ == "__main__":
+    main()
