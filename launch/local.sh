@@ -19,19 +19,21 @@ fi
 train=(python -m r1vl_jax.train --config="$1" "${@:2}")
 
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
-  environment="$(dirname "$0")/../.venv/bin"
-  PATH="$environment:$PATH"
+  PATH="$(dirname "$0")/../.venv/bin:$PATH"
 fi
 if [[ $processes -eq 1 ]]; then
   exec "${train[@]}"
 fi
 export JAX_COORDINATOR_ADDRESS=localhost:${PORT:-$((20000 + RANDOM % 10000))} JAX_NUM_PROCESSES=$processes
-trap 'jobs -p | xargs -r kill' INT TERM
+children=()
+trap 'kill "${children[@]}" 2>/dev/null || true; is_cut_short=1' INT TERM
 for ((process = 0; process < processes; process++)); do
   JAX_PROCESS_ID=$process JAX_LOCAL_DEVICE_IDS=$process "${train[@]}" &
+  children+=($!)
 done
-failed=0
-for ((process = 0; process < processes; process++)); do
-  wait -n || failed=1
+status=0 # of the first process that failed
+for child in "${children[@]}"; do
+  while ended=0 is_cut_short=0; wait "$child" || ended=$?; ((is_cut_short)); do :; done
+  status=$((status ? status : ended))
 done
-exit $failed
+exit "$status"

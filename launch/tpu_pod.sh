@@ -3,8 +3,8 @@
 #
 #   TPU=my-v5e-16 ZONE=us-west4-a launch/tpu_pod.sh configs/7b.py --config.workdir=/shared/RUN [--config.KEY=VALUE ...]
 #
-# Every VM has this repository in ~/r1vl_jax. Started again, at most MAX_RESTARTS times (20), when a VM fails or is
-# preempted; the run then resumes.
+# Every VM has this repository in ~/r1vl_jax. Started again, at most MAX_RESTARTS times (20), when a process or a VM may
+# have been lost: then the run resumes. What refuses its configuration, or fails while the TPU is ready, ends this too.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* || -z ${TPU:-} || -z ${ZONE:-} ]]; then
@@ -13,7 +13,16 @@ if [[ $# -lt 1 || $1 == -* || -z ${TPU:-} || -z ${ZONE:-} ]]; then
 fi
 command="r1vl_jax/launch/tpu_vm.sh $(printf '%q ' "$@")"
 for ((restart = 0; restart <= ${MAX_RESTARTS:-20}; restart++)); do
-  gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command" && exit 0
+  status=0
+  gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command" || status=$?
+  case $status in
+    0) exit 0 ;;
+    42 | 134 | 137 | 143 | 255) ;; # another process was lost; the first one was; killed; stopped; no connection
+    *)
+      state=$(gcloud compute tpus tpu-vm describe "$TPU" --zone="$ZONE" --format="value(state)") || state=unknown
+      [[ $state != READY ]] || exit "$status"
+      ;;
+  esac
   sleep "${SECONDS_BEFORE_RESTART:-60}"
 done
-exit 1
+exit "$status"

@@ -6,7 +6,7 @@ writes. A program that joined no others is the first of one: nothing here then d
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -118,6 +118,31 @@ def largest(sizes: Sequence[int]) -> tuple[int, ...]:
 def first(value: Value) -> Value:
     """What the first process gave."""
     return gather(value)[0]
+
+
+def check_agreement(seen: Mapping[str, Any]) -> None:
+    """Refuses to go on unless every process sees the same; all of them must call this.
+
+    Args:
+        seen: by name, what must not differ: anything that can be pickled and compared.
+
+    Raises:
+        ValueError: lists what differs, and what each process sees of it.
+    """
+    everywhere = gather(dict(seen))
+    names = dict.fromkeys(name for of_process in everywhere for name in of_process)
+    views = {name: [repr(own[name]) if name in own else "nothing" for own in everywhere] for name in names}
+    if differing := [f"{name}: {_by_process(each)}" for name, each in views.items() if len(set(each)) > 1]:
+        raise ValueError(
+            f"the {len(everywhere)} processes differ; start all with one command, on the same code, data and weights:"
+            "\n  " + "\n  ".join(differing)
+        )
+
+
+def _by_process(values: Sequence[str]) -> str:
+    """Which processes have which value: "3 in process 0, 2; 4 in process 1"."""
+    owners = {value: [str(process) for process, own in enumerate(values) if own == value] for value in values}
+    return "; ".join(f"{value} in process {', '.join(having)}" for value, having in owners.items())
 
 
 def _gathered(array: Any) -> np.ndarray:

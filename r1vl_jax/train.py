@@ -41,11 +41,12 @@ def run(config: Config) -> dict[str, Any]:
         What `summary.json` holds.
 
     Raises:
-        ValueError: the workdir holds a run of another configuration.
+        ValueError: the workdir holds a run of another configuration, or processes differ in what they were given.
         FloatingPointError: too many updates were not finite.
     """
     _keep_compiled(config.train.compile_cache)
     cost = observe.Cost(config.workdir)
+    processes.check_agreement(observe.settings_by_name(config))
     observe.check_workdir(config.workdir, config)
     parts = assemble(config)
     _print_layout(parts)
@@ -87,15 +88,15 @@ def _print_layout(parts: Parts) -> None:
 
 
 def _write_manifest(config: Config, parts: Parts) -> None:
-    """Of several processes the first writes; the others see whether they find it."""
+    """Of several processes the first writes; the others see whether they find it, and all have read the same."""
+    fingerprints = {
+        "data_fingerprint": parts.data_fingerprint,
+        "weights_fingerprint": weights_fingerprint(config.model.path),
+    }
+    processes.check_agreement(fingerprints)
     with processes.writer_first():
         if processes.is_writer():
-            observe.write_manifest(
-                config.workdir,
-                config,
-                data_fingerprint=parts.data_fingerprint,
-                weights_fingerprint=weights_fingerprint(config.model.path),
-            )
+            observe.write_manifest(config.workdir, config, **fingerprints)
         elif not (path := epath.Path(config.workdir) / MANIFEST).exists():
             raise FileNotFoundError(
                 f"{path}: process {processes.index()} does not see what the first process wrote; set workdir to a"

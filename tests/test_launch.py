@@ -1,12 +1,16 @@
 """The scripts of launch/: short, without faults, and telling how they are called."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "launch").iterdir())
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(LAUNCH.iterdir())
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -27,7 +31,61 @@ def test_scripts_called_without_a_configuration_tell_their_usage(script):
 
 @pytest.mark.parametrize("processes", ["0", "two", ""])
 def test_processes_are_counted_from_one(processes):
-    local = next(script for script in SCRIPTS if script.name == "local.sh")
-    called = subprocess.run([local, f"--processes={processes}", "c.py"], capture_output=True, text=True, check=False)
+    command = [LAUNCH / "local.sh", f"--processes={processes}", "c.py"]
+    called = subprocess.run(command, capture_output=True, text=True, check=False)
     assert called.returncode == 2
     assert called.stderr.startswith("usage: ")
+
+
+def with_program(directory: Path, name: str, text: str) -> dict[str, str]:
+    """An environment in which a program of this name is this script of bash."""
+    program = directory / name
+    program.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    program.chmod(0o755)
+    return os.environ | {"PATH": f"{directory}:{os.environ['PATH']}", "VIRTUAL_ENV": str(directory)}
+
+
+@pytest.mark.parametrize(("statuses", "expected"), [("0 0", 0), ("42 137", 42), ("0 1", 1)])
+def test_the_status_is_that_of_the_first_process_that_failed(tmp_path, statuses, expected):
+    environment = with_program(tmp_path, "python", f'of_process=({statuses}); exit "${{of_process[JAX_PROCESS_ID]}}"')
+    called = subprocess.run([LAUNCH / "local.sh", "--processes=2", "c.py"], env=environment, check=False)
+    assert called.returncode == expected
+
+
+def test_a_script_that_is_stopped_waits_for_its_processes(tmp_path):
+    """They need a second to end, and say then with what status."""
+    script = f"""trap 'sleep 1; touch {tmp_path}/ended-$JAX_PROCESS_ID; exit 42' TERM
+touch {tmp_path}/started-$JAX_PROCESS_ID
+while true; do sleep 0.1; done"""
+    started = subprocess.Popen(
+        [LAUNCH / "local.sh", "--processes=2", "c.py"], env=with_program(tmp_path, "python", script)
+    )
+    while len(list(tmp_path.glob("started-*"))) < 2:
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(timeout=60) == 42
+    assert sorted(path.name for path in tmp_path.glob("ended-*")) == ["ended-0", "ended-1"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "state", "expected", "num_starts"),
+    [
+        ("0", "READY", 0, 1),
+        ("1", "READY", 1, 1),  # a configuration that is refused, or a run that failed
+        ("42 255 137 0", "READY", 0, 4),
+        ("1 0", "PREEMPTED", 0, 2),  # gcloud cannot reach it
+        ("42 42 42 42", "READY", 42, 3),
+    ],
+)
+def test_a_pod_is_started_again_only_when_something_may_have_been_lost(tmp_path, statuses, state, expected, num_starts):
+    gcloud = f"""statuses=({statuses})
+if [[ $4 == describe ]]; then echo {state}; exit; fi
+echo >> {tmp_path}/starts
+exit "${{statuses[$(($(wc -l < {tmp_path}/starts) - 1))]}}"
+"""
+    settings = {"TPU": "a", "ZONE": "b", "MAX_RESTARTS": "2" if expected else "9", "SECONDS_BEFORE_RESTART": "0"}
+    environment = with_program(tmp_path, "gcloud", gcloud) | settings
+    called = subprocess.run([LAUNCH / "tpu_pod.sh", "c.py"], env=environment, check=False)
+    assert called.returncode == expected
+    assert len((tmp_path / "starts").read_text().splitlines()) == num_starts

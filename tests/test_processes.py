@@ -13,6 +13,7 @@ import pytest
 
 from r1vl_jax import peers, processes, rows, sharding
 from r1vl_jax.arrays import BATCH_AXES
+from r1vl_jax.sampling.mesh import device_memory
 
 
 def test_alone_nothing_is_done(monkeypatch):
@@ -24,6 +25,38 @@ def test_alone_nothing_is_done(monkeypatch):
     assert processes.first(value) is value
     with processes.writer_first():
         pass
+
+
+def gathering(monkeypatch, *others):
+    """Makes up what the other processes give, behind what this one, the first, gives."""
+    monkeypatch.setattr(processes, "gather", lambda own: [own, *others])
+
+
+def test_processes_that_see_the_same_go_on(monkeypatch):
+    seen = {"seed": 3, "data_fingerprint": "ab", "weights_fingerprint": ""}
+    gathering(monkeypatch, dict(seen), dict(seen))
+    processes.check_agreement(seen)
+
+
+def test_processes_that_see_another_thing_are_named_with_it(monkeypatch):
+    of_second = {"data.source": "/b", "seed": 3, "data_fingerprint": "ef"}
+    gathering(monkeypatch, of_second, {"data.source": "/a", "seed": 3, "data_fingerprint": "ab", "newer": 1})
+    with pytest.raises(ValueError, match="the 3 processes differ; start all with one command") as refusal:
+        processes.check_agreement({"data.source": "/a", "seed": 3, "data_fingerprint": "ab"})
+    assert str(refusal.value).splitlines()[1:] == [
+        "  data.source: '/a' in process 0, 2; '/b' in process 1",
+        "  data_fingerprint: 'ab' in process 0, 2; 'ef' in process 1",
+        "  newer: nothing in process 0, 1; 1 in process 2",
+    ]
+
+
+def test_the_device_with_least_memory_decides(monkeypatch):
+    devices = [SimpleNamespace(memory_stats=lambda: {"bytes_limit": 32}), SimpleNamespace(memory_stats=lambda: None)]
+    mesh = SimpleNamespace(local_devices=devices)
+    gathering(monkeypatch, [31, 30], [None])
+    assert device_memory(mesh) == 30  # pyright: ignore[reportArgumentType]
+    gathering(monkeypatch)
+    assert device_memory(mesh) == 32  # pyright: ignore[reportArgumentType]
 
 
 def joining(**announced: str) -> subprocess.CompletedProcess:

@@ -4,7 +4,7 @@ Only what is needed to count is read. Lines look like
 
     %name = bf16[16,128]{1,0:T(8,128)S(1)} fusion(%first, %second), kind=kLoop, calls=%computation, ...
 
-where S(1) and above are small memories beside the device's main one.
+where S(1) and above are small memories beside the device's main one. What is told of a kernel goes on over several.
 """
 
 import functools
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[^ ]+) \(.*-> .*\{$")
+_END = re.compile(r"^\}(, execution_thread=.*)?$")
 _LINE = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[^ ]+) = ")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 
@@ -123,7 +124,7 @@ def parse(text: str) -> Module:
         if header := _HEADER.match(line):
             name, lines = header["name"], {}
             entry = name if header["entry"] else entry
-        elif line.startswith("}") and name:
+        elif _END.match(line):
             computations[name], name = Computation(lines), ""
         elif name and (start := _LINE.match(line)):
             instruction = _instruction(start, line[start.end() :])

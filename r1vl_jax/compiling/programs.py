@@ -1,5 +1,6 @@
 """The programs of a run, each with the shapes and places of what it takes and of what is on the devices beside it."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from r1vl_jax.arrays import Params, TrainBatch, WarmupBatch
+from r1vl_jax.arrays import Params, PromptBatch, TrainBatch, WarmupBatch
 from r1vl_jax.assembly import make_learner, make_sampler, reward_scheme
 from r1vl_jax.compiling import shapes
 from r1vl_jax.compiling.operations import Counter, Operations
@@ -18,10 +19,12 @@ from r1vl_jax.learner import Learner, TrainState, fused_step, score, step_grpo_s
 from r1vl_jax.learner import Program as Fused
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.loop import Prefilled, decode, prefill
+from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, placement
 from r1vl_jax.sampling.sync import copy_ends, copy_layers, copy_placements, ends, layers_at_once
 from r1vl_jax.trainable import combine, partition, stored
 
+EVALUATION = "evaluation"
 _NONE = Operations(0.0)
 _END_OF_TURN, _END_OF_TEXT = 151_645, 151_643  # of Qwen's tokenizer; which ids they are changes no shape
 
@@ -31,13 +34,13 @@ class Program:
     """A jitted function of a run and what it is called with.
 
     Attributes:
-        stage: of the run, as in `train.stages`.
+        stage: of the run, as in `train.stages`, or `EVALUATION`.
         function: jitted.
         static: its static arguments, which come first.
         arguments: shapes with places.
         held: what is on the devices meanwhile and no argument: name -> shapes with places.
         operations: of one run of it.
-        runs_per_step: how often it runs for an update of its stage.
+        runs_per_step: how often it runs for an update of its stage; 0 in evaluation.
         max_trips: how often a loop runs whose end depends on what is computed.
         is_used: whether the configuration runs it at all.
         is_tunable: whether it needs less memory with other settings of remat, micro-batches and chunks.
@@ -61,7 +64,7 @@ class Program:
 
 
 def programs(config: Config, model: Definition, memory_bytes: float | None = None) -> Iterator[Program]:
-    """Every program of the stages of a configuration, in the order in which a run meets them.
+    """Every program of the stages of a configuration, in the order in which a run meets them, then of evaluation.
 
     Args:
         memory_bytes: of a device, after which the sampler's mesh is chosen; None where it is not known.
@@ -72,6 +75,7 @@ def programs(config: Config, model: Definition, memory_bytes: float | None = Non
             yield world.supervised(stage)
     if "step_grpo" in config.train.stages:
         yield from (*world.sampling(), *world.scores(), world.update(), world.fused())
+    yield from world.evaluation()
 
 
 class _World:
@@ -109,10 +113,26 @@ class _World:
 
     def sampling(self) -> Iterator[Program]:
         """The decoder's copy in two programs, then prompts are read, then completions drawn."""
+        yield from self._sync("step_grpo")
+        yield from self._draw("step_grpo", self.sampler, self.num_prompts)
+
+    def evaluation(self) -> Iterator[Program]:
+        """The same for greedy decoding of held-out problems, but what StepGRPO runs in the same shapes."""
+        greedy = dataclasses.replace(self.sampler, method=Greedy(), num_generations=1)
+        is_sampled = "step_grpo" in self.config.train.stages and not self.config.train.fused
+        reading, drawing = self._draw(EVALUATION, greedy, self.config.eval.batch_size)
+        if not is_sampled:
+            yield from self._sync(EVALUATION)
+        if not is_sampled or self.config.eval.batch_size != self.num_prompts:
+            yield reading
+        yield drawing
+
+    def _sync(self, stage: str) -> Iterator[Program]:
         layers, group = self.copy["layers"], layers_at_once(self.model.config.num_hidden_layers)
         per_generation = 1 / self.config.loss.steps_per_generation
         yield self._sampling(
             "sync of layers",
+            stage,
             copy_layers(self.model, self.decoding_mesh),
             (self.policy["text"]["layers"], shapes.scalar(self.mesh, jnp.int32)),
             held={"rest of the policy": _without(self.policy, ("text.layers",)), "copy": layers[:-group]},
@@ -120,25 +140,33 @@ class _World:
         )
         yield self._sampling(
             "sync of the rest",
+            stage,
             copy_ends(self.model, self.decoding_mesh),
             (ends(self.policy),),
             held={"rest of the policy": _without(self.policy, ("text.embed", "text.norm", "lm_head")), "copy": layers},
             runs=per_generation,
         )
-        yield self._sampling(
+
+    def _draw(self, stage: str, sampler: Sampler, num_prompts: int) -> tuple[Program, Program]:
+        """Prompts are read, and completions drawn."""
+        prompts = self._prompts(num_prompts)
+        reading = self._sampling(
             "prefill",
-            prefill(self.sampler),
-            (self.policy, self._prompts(self.num_prompts)),
+            stage,
+            prefill(sampler),
+            (self.policy, prompts),
             held={"copy": self.copy},
-            operations=self.count.prefill(self.num_prompts),
+            operations=self.count.prefill(num_prompts),
         )
-        yield self._sampling(
+        drawing = self._sampling(
             "decode",
-            decode(self.sampler),
-            (self.copy, self.prefilled, shapes.key(self.decoding_mesh)),
-            held={"policy": self.policy, "prompts": self._prompts(self.num_prompts)},
-            operations=self.count.decode(self.num_rows),
+            stage,
+            decode(sampler),
+            (self.copy, self._prefilled(sampler, prompts), shapes.key(self.decoding_mesh)),
+            held={"policy": self.policy, "prompts": prompts},
+            operations=self.count.decode(num_prompts * sampler.num_generations),
         )
+        return reading, drawing
 
     def scores(self) -> Iterator[Program]:
         """Log-probabilities under the reference and under the policy that sampled, as far as the loss needs them."""
@@ -222,11 +250,9 @@ class _World:
         copy = rest | {"layers": group[:1] * self.model.config.num_hidden_layers}
         return shapes.at(copy, copy_placements(copy, mesh))
 
-    @functools.cached_property
-    def prefilled(self) -> Prefilled:
+    def _prefilled(self, sampler: Sampler, prompts: PromptBatch) -> Prefilled:
         """What decoding goes on from, on the sampler's mesh."""
-        prompts = self._prompts(self.num_prompts)
-        prefilled = jax.eval_shape(prefill(self.sampler), self.policy, prompts)
+        prefilled = jax.eval_shape(prefill(sampler), self.policy, prompts)
         is_cache = {4: CACHE}  # a cache has rows, positions, heads and their width
         return shapes.at(
             prefilled,
@@ -263,12 +289,13 @@ class _World:
     def _state(self, learner: Learner) -> TrainState:
         return shapes.placed(jax.eval_shape(learner.init, self.trained), self.mesh)
 
-    def _prompts(self, num_prompts: int):
+    def _prompts(self, num_prompts: int) -> PromptBatch:
         return shapes.prompts(self.config, self.model.config.vision, num_prompts, self.mesh)
 
     def _sampling(
         self,
         name: str,
+        stage: str,
         function: Any,
         arguments: tuple[Any, ...],
         *,
@@ -276,20 +303,20 @@ class _World:
         operations: Operations = _NONE,
         runs: float = 1.0,
     ) -> Program:
-        """A program of sampling, beside which optimizer and reference are held, too."""
-        held = held | {"optimizer": self._state(self._step_grpo_learner).opt_state} | self._held_reference
+        """A program of sampling, and what is held beside it."""
+        is_training = stage != EVALUATION
         return Program(
-            name=name,
-            stage="step_grpo",
+            name=name if is_training else f"{stage} {name}",
+            stage=stage,
             function=function,
             static=(),
             arguments=arguments,
-            held=held,
+            held=held | (self._held_in_training if is_training else self._held_in_evaluation),
             operations=operations,
-            runs_per_step=runs * self._runs_of_generation,
+            runs_per_step=runs * self._runs_of_generation if is_training else 0.0,
             max_trips=self.sampler.max_length,
             is_tunable=False,
-            is_used=not self.config.train.fused,
+            is_used=not (is_training and self.config.train.fused),
         )
 
     def _operations_of_score(self, learner: Learner) -> Operations:
@@ -299,6 +326,21 @@ class _World:
     def _operations_of_update(self, learner: Learner) -> Operations:
         num_sequences = learner.num_sequences(self.num_prompts, self.num_rows, num_parts=learner.micro_batches)
         return self.count.update(self.num_prompts, self.num_rows, num_sequences=num_sequences)
+
+    @property
+    def _held_in_training(self) -> dict[str, Any]:
+        """What StepGRPO holds beside the policy."""
+        return {"optimizer": self._state(self._step_grpo_learner).opt_state} | self._held_reference
+
+    @property
+    def _held_in_evaluation(self) -> dict[str, Any]:
+        """The same, if it validates; between stages there is nothing but the policy."""
+        stages, settings = self.config.train.stages, self.config.eval
+        if settings.steps > 0 and "step_grpo" in stages:
+            return self._held_in_training
+        if settings.supervised_steps > 0 and set(stages) - {"step_grpo"}:
+            return {"optimizer": self._state(self._step_grpo_learner).opt_state}  # of any stage: two moments a number
+        return {}
 
     def _score(self, name: str, trained: Params, held: dict[str, Any]) -> Program:
         return Program(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r1vl_jax.compiling.compiler import Compiled, TooLarge
+from r1vl_jax.compiling.programs import EVALUATION
 from r1vl_jax.compiling.roofline import Roofline, by_kind
 from r1vl_jax.compiling.topologies import Topology
 
@@ -79,7 +80,9 @@ class Report:
 
     @property
     def stages(self) -> list[str]:
-        return list(dict.fromkeys(entry.result.program.stage for entry in self.entries))
+        """Those that update; evaluation does not."""
+        stages = (entry.result.program.stage for entry in self.entries)
+        return [stage for stage in dict.fromkeys(stages) if stage != EVALUATION]
 
     def _used(self, stage: str) -> Sequence[Entry]:
         programs = [(entry, entry.result.program) for entry in self.entries]

@@ -76,12 +76,17 @@ def check_workdir(workdir: epath.PathLike, config: Any) -> None:
     """
     path = epath.Path(workdir) / MANIFEST
     before = read_json(path)
-    changed = _differences(_flat(before["configuration"]), _flat(_configuration(config))) if before else ()
+    changed = _differences(_flat(before["configuration"]), settings_by_name(config)) if before else ()
     if refused := [line for line in changed if not line.startswith(_FREE_TO_CHANGE)]:
         raise ValueError(
             f"{workdir} holds a run of another configuration; set config.workdir to another directory, or undo:\n  "
             + "\n  ".join(refused)
         )
+
+
+def settings_by_name(config: Any) -> dict[str, Any]:
+    """Every setting of a resolved configuration by its dotted name, as on the command line; tuples as lists."""
+    return _flat(_configuration(config))
 
 
 def _manifest(config: Any, fingerprints: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, Any]:

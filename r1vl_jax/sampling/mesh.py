@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
+from r1vl_jax import processes
 from r1vl_jax.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.sampler import decoding_mesh
@@ -73,8 +74,13 @@ def smallest_that_fits(needed_bytes: Mapping[int, int], memory_bytes: float | No
 
 
 def device_memory(mesh: jax.sharding.Mesh) -> int | None:
-    """Bytes that programs may use on one device of a mesh; None where the platform does not tell."""
-    return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+    """Bytes that programs may use on every device of a mesh; None where the platform does not tell.
+
+    All processes must call this: the one whose devices have least decides, so that all choose alike.
+    """
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
+    told = [limit for of_process in processes.gather(limits) for limit in of_process if limit is not None]
+    return min(told, default=None)
 
 
 def _prompts(config: Config) -> dict[str, int]:

@@ -1,6 +1,10 @@
 """What the compiler says is understood."""
 
 import os
+import signal
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
@@ -33,3 +37,28 @@ def test_messages_are_kept_off_the_screen(capfd):
     os.write(2, b"third\n")
     assert kept == ["first", "second"]
     assert capfd.readouterr().err == "third\n"
+
+
+def test_nothing_is_left_of_what_was_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ZeroDivisionError), messages_kept([]):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("death", ["os.abort()", "os.kill(os.getpid(), 9)"])
+def test_a_compiler_that_ends_the_process_is_heard(death, tmp_path):
+    script = f"""import os
+from r1vl_jax.compiling.messages import messages_kept
+with messages_kept([]):
+    os.write(2, b"RET_CHECK failure: something\\n" * 100)
+    {death}"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert ended.returncode in (-signal.SIGABRT, -signal.SIGKILL)
+    (kept,) = tmp_path.glob("messages-*")
+    heard = ended.stderr.splitlines()
+    assert heard[0] == f"the compiler ended the program; {kept} has all that it said, at last this:"
+    assert heard[1:] == ["RET_CHECK failure: something"] * 20
+    assert len(kept.read_text().splitlines()) == 100

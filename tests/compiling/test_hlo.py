@@ -125,6 +125,22 @@ ENTRY %main (p: (bf16[64,128], u32[])) -> (bf16[64,128], u32[]) {
 """
 
 
+KERNEL_LINES = """
+ENTRY %main (p: bf16[2,64]) -> bf16[8,64] {
+  %p = bf16[2,64]{1,0} parameter(0)
+  %kernel = bf16[2,64] custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+ "xprof_metadata":"{\\"block_q\\": 128}"
+}}, metadata={op_name="pallas_call"}, backend_config={"custom_call_config":{"body":"TUzv"}}
+  ROOT %g = bf16[8,64]{1,0} all-gather(%kernel), replica_groups=[1,4]<=[4], dimensions={0}
+}
+"""
+
+
+def test_what_comes_behind_a_kernel_is_read():
+    """The compiler writes a kernel's settings on lines of their own, one of which starts with brackets."""
+    assert by_kind(collectives(parse(KERNEL_LINES), [0] * 4))["all-gather"]["count"] == 1
+
+
 def test_what_is_fetched_ahead_in_a_loop_is_counted_once_a_round():
     """A part of a matrix, brought to a small memory while something else is computed; rounds are unsigned here."""
     assert memory_traffic(parse(LOOP_LINES), unknown_trips=1000) == 8 * 16 * 128 * 2

@@ -16,6 +16,8 @@ from r1vl_jax.sharding import make_mesh
 
 GIB = 2**30
 SAMPLING = ["sync of layers", "sync of the rest", "prefill", "decode"]
+EVALUATION = [f"evaluation {name}" for name in SAMPLING]
+DECODE = ["decode", "evaluation decode"]
 
 
 def programs_of(platform: str, num_devices: int = 4, **settings) -> dict:
@@ -31,12 +33,28 @@ def programs_of(platform: str, num_devices: int = 4, **settings) -> dict:
 
 
 def test_which_programs_there_are():
-    assert list(programs_of("tpu")) == [*SAMPLING, "reference scores", "update", "fused step"]
+    trained = [*SAMPLING, "reference scores", "update", "fused step"]
+    assert list(programs_of("tpu")) == [*trained, "evaluation decode"]
     supervised = programs_of("tpu", train__stages=("warmup", "step_grpo"), warmup__max_steps=1, warmup__batch_size=8)
     assert list(supervised)[0] == "warmup update"
     assert list(programs_of("tpu", loss__beta=0.0, loss__num_iterations=2))[4] == "policy scores"
     fused = programs_of("tpu", train__fused=True, reward__backend="kernels", reward__undecided="wrong", model__lora_r=4)
-    assert [name for name, program in fused.items() if program.is_used] == ["fused step"]
+    assert [name for name, program in fused.items() if program.is_used] == ["fused step", *EVALUATION]
+
+
+def test_evaluation_has_programs_of_its_own_where_training_has_none_of_their_shapes():
+    """One greedy completion a prompt; what is held beside them depends on whether there is validation."""
+    apart = programs_of("tpu", eval__batch_size=8)
+    assert list(apart)[-2:] == ["evaluation prefill", "evaluation decode"]
+    num_rows = {name: jax.eval_shape(apart[name].function, *apart[name].arguments).has_ended_B.shape for name in DECODE}
+    assert num_rows == {"decode": (8,), "evaluation decode": (8,)}  # 4 prompts twice, and 8 once
+    prefix = {name: apart[name].arguments[1].hidden_PD.shape[0] for name in DECODE}
+    assert prefix == {"decode": 4, "evaluation decode": 8}
+    assert set(apart["evaluation decode"].held) == {"policy", "prompts"}
+    validated = programs_of("tpu", eval__steps=1)["evaluation decode"]
+    assert set(validated.held) == {"policy", "prompts", "optimizer", "reference"}
+    supervised = programs_of("tpu", train__stages=("warmup",), warmup__max_steps=1, warmup__batch_size=8)
+    assert list(supervised) == ["warmup update", *EVALUATION]
 
 
 def test_what_is_on_the_devices_beside_a_program():
@@ -62,7 +80,7 @@ def test_what_is_on_the_devices_beside_a_program():
     assert held["fused step"] == {}
 
 
-@pytest.mark.parametrize("name", [*SAMPLING, "reference scores", "update", "fused step"])
+@pytest.mark.parametrize("name", [*SAMPLING, "reference scores", "update", "fused step", "evaluation decode"])
 def test_lowered_for_gpus_without_one(name):
     exported = lower_for_gpu(programs_of("gpu", num_devices=2)[name])
     assert (exported.platforms, exported.nr_devices) == (("cuda",), 2)

@@ -13,6 +13,7 @@ from r1vl_jax.compiling import report, survey
 from r1vl_jax.compiling.compiler import Compiled, Memory
 from r1vl_jax.compiling.operations import Operations
 from r1vl_jax.compiling.programs import Program
+from r1vl_jax.compiling.roofline import by_kind
 from r1vl_jax.compiling.topologies import parse
 from r1vl_jax.config import Eval, Mesh, Model, resolve
 
@@ -30,6 +31,19 @@ def test_a_mesh_that_a_run_would_refuse_is_refused():
     config = replace(config, train=replace(config.train, prompts_per_update=16), eval=Eval(batch_size=16))
     with pytest.raises(ValueError, match="mesh.tensor=8: expected devices of one process along tensor"):
         survey.survey(config, parse("v5p-256"))
+
+
+def test_an_update_gathers_a_layer_at_a_time():
+    """No device ever holds a whole stack of matrices, and the compiler warns of no array that it copies everywhere."""
+    pytest.importorskip("libtpu")
+    without_hardware()
+    (entry,) = survey.survey(resolve(get_config()), parse("v5e-4"), ["update"]).entries
+    assert isinstance(entry.result, Compiled)
+    assert entry.result.warnings == ()
+    assert entry.roofline is not None
+    kinds = by_kind(entry.roofline.exchanges)
+    assert kinds["all-gather"]["count"] > 20  # the matrices of layers are among what is gathered
+    assert entry.gathered == ()
 
 
 def test_a_program_that_cannot_be_printed_is_reported_without_its_time(monkeypatch):

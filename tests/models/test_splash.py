@@ -1,11 +1,14 @@
-"""The TPU's kernel, interpreted, against the plain attention."""
+"""The TPU's kernel: interpreted, against the plain attention; and compiled for TPUs that are not there."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from r1vl_jax import config
+from r1vl_jax.aot import without_hardware
+from r1vl_jax.compiling.topologies import parse
 from r1vl_jax.models.attention import attention
 from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.splash import splash_attention
@@ -60,3 +63,27 @@ def test_equals_the_plain_attention(is_causal, sizes):
 
     actual, expected = (value_and_gradients(attend, is_causal) for attend in (splash, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), actual, expected)
+
+
+@pytest.mark.parametrize("slice_name", ["v5e:1x1", "v5p:2x2x1", "v6e:1x1"])
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "width", "is_causal"), [(28, 4, 128, True), (16, 16, 80, False)], ids=["7b", "tower"]
+)
+def test_is_compiled_for_a_tpu(slice_name, num_heads, num_kv_heads, width, is_causal):
+    """Forward and gradient, for one chip, by the compiler that a TPU has."""
+    pytest.importorskip("libtpu")
+    without_hardware()
+    on_chip = SingleDeviceSharding(parse(slice_name).devices()[0])
+
+    def loss(query, key, value, segment):
+        return jnp.sum(splash_attention(query, key, value, segment, is_causal=is_causal, mesh=None))
+
+    columns = 600  # padded to 640, which the largest block does not divide
+    query, key, value = (
+        jax.ShapeDtypeStruct((1, columns, heads, width), jnp.bfloat16, sharding=on_chip)
+        for heads in (num_heads, num_kv_heads, num_kv_heads)
+    )
+    segment = jax.ShapeDtypeStruct((1, columns), jnp.int32, sharding=on_chip)
+    lowered = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(query, key, value, segment)
+    kernels = lowered.compile().as_text().count('custom_call_target="tpu_custom_call"')
+    assert kernels == 3  # forward, gradient of queries, gradient of keys and values
