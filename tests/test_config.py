@@ -55,6 +55,10 @@ def test_recipes_resolve(recipe):
         ({"mesh__slices": -2}, "mesh.slices=-2: expected at least 1, or -1, which is filled in"),
         ({"sampling__num_generations": 1}, "sampling.num_generations=1: a group needs at least 2 samples"),
         (
+            {"train__prompts_per_update": 6, "sampling__slots": 24},
+            "sampling.slots=24 does nothing: 24 completions are drawn for an update; set fewer, or 0",
+        ),
+        (
             {"train__prompts_per_update": 6, "train__micro_batches": 16},
             "train.micro_batches=16 does not divide the 24 rows of an update (train.prompts_per_update x"
             " sampling.num_generations); set one of [1, 2, 3, 4, 6, 8, 12, 24]",

@@ -25,6 +25,11 @@ def contradictions(config: Config) -> Iterator[str]:
             f"train.micro_batches={config.train.micro_batches} does not divide the {rows} rows of an update"
             f" (train.prompts_per_update x sampling.num_generations); set one of {divisors(rows)}"
         )
+    if config.sampling.slots >= rows:
+        yield (
+            f"sampling.slots={config.sampling.slots} does nothing: {rows} completions are drawn for an update; set"
+            " fewer, or 0, which draws them all at one time"
+        )
     if config.data.min_pixels > config.data.max_pixels:
         yield f"data.min_pixels={config.data.min_pixels} is more than data.max_pixels={config.data.max_pixels}"
     if config.data.max_prompt_length % config.data.prompt_bucket:

@@ -139,11 +139,11 @@ def _attend(
 def decode_attention(
     query_BNH: Float[Array, "B N H"],
     *,
-    prefix_key_PSKH: Float[Array, "P S K H"],
-    prefix_value_PSKH: Float[Array, "P S K H"],
+    prefix_key_PKSH: Float[Array, "P K S H"],
+    prefix_value_PKSH: Float[Array, "P K S H"],
     prefix_mask_PS: Bool[Array, "P S"],
-    suffix_key_BTKH: Float[Array, "B T K H"],
-    suffix_value_BTKH: Float[Array, "B T K H"],
+    suffix_key_BKTH: Float[Array, "B K T H"],
+    suffix_value_BKTH: Float[Array, "B K T H"],
     step: Int[Array, ""] | Int[Array, " B"],
 ) -> Float[Array, "B N H"]:
     """Attention of one new token per row to its prompt and to the row's own tokens up to column `step`, its or all's.
@@ -151,20 +151,20 @@ def decode_attention(
     The two parts are attended to apart and merged by their log-sum-exp, so the keys of a prompt are read once for all
     the rows that share it: row p*G + g belongs to prompt p.
     """
-    num_prompts, _, num_kv_heads, head_dim = prefix_key_PSKH.shape
-    num_rows, length = suffix_key_BTKH.shape[:2]
+    num_prompts, num_kv_heads, _, head_dim = prefix_key_PKSH.shape
+    num_rows, _, length, _ = suffix_key_BKTH.shape
     query_BNH = query_BNH * head_dim**-0.5
     is_past_BT = jnp.arange(length)[None] <= jnp.reshape(step, (-1, 1))
 
     query_PGKQH = query_BNH.reshape(num_prompts, num_rows // num_prompts, num_kv_heads, -1, head_dim)
-    score_PKGQS = jnp.einsum("pgkqh,pskh->pkgqs", query_PGKQH, prefix_key_PSKH, preferred_element_type=jnp.float32)
+    score_PKGQS = jnp.einsum("pgkqh,pksh->pkgqs", query_PGKQH, prefix_key_PKSH, preferred_element_type=jnp.float32)
     weight_PKGQS, top_PKGQ, total_PKGQ = _exponentials(score_PKGQS, prefix_mask_PS[:, None, None, None])
-    prefix_PGKQH = jnp.einsum("pkgqs,pskh->pgkqh", weight_PKGQS.astype(query_BNH.dtype), prefix_value_PSKH)
+    prefix_PGKQH = jnp.einsum("pkgqs,pksh->pgkqh", weight_PKGQS.astype(query_BNH.dtype), prefix_value_PKSH)
 
     query_BKQH = query_BNH.reshape(num_rows, num_kv_heads, -1, head_dim)
-    score_BKQT = jnp.einsum("bkqh,btkh->bkqt", query_BKQH, suffix_key_BTKH, preferred_element_type=jnp.float32)
+    score_BKQT = jnp.einsum("bkqh,bkth->bkqt", query_BKQH, suffix_key_BKTH, preferred_element_type=jnp.float32)
     weight_BKQT, top_BKQ, total_BKQ = _exponentials(score_BKQT, is_past_BT[:, None, None])
-    suffix_BKQH = jnp.einsum("bkqt,btkh->bkqh", weight_BKQT.astype(query_BNH.dtype), suffix_value_BTKH)
+    suffix_BKQH = jnp.einsum("bkqt,bkth->bkqh", weight_BKQT.astype(query_BNH.dtype), suffix_value_BKTH)
 
     def rows(array_PKGQ: Float[Array, "P K G Q"]) -> Float[Array, "B K Q"]:
         return jnp.moveaxis(array_PKGQ, 1, 2).reshape(total_BKQ.shape)

@@ -126,11 +126,11 @@ def test_decoding_equals_the_last_query_of_whole_sequences(step: int):
 
     actual_BNH = decode_attention(
         query_BNH,
-        prefix_key_PSKH=prefix_key,
-        prefix_value_PSKH=prefix_value,
+        prefix_key_PKSH=prefix_key.swapaxes(1, 2),
+        prefix_value_PKSH=prefix_value.swapaxes(1, 2),
         prefix_mask_PS=prefix_mask_PS,
-        suffix_key_BTKH=suffix_key,
-        suffix_value_BTKH=suffix_value,
+        suffix_key_BKTH=suffix_key.swapaxes(1, 2),
+        suffix_value_BKTH=suffix_value.swapaxes(1, 2),
         step=jnp.int32(step),
     )
     prompt_of_row = np.arange(num_rows) // num_generations

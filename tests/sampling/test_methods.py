@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1vl_jax.sampling.methods import Greedy, MinP, Temperature, TopK, TopP, from_settings
+from r1vl_jax.sampling.methods import Greedy, MinP, Temperature, TopK, TopP, _first_beyond, from_settings
 
 LOGITS_BV = jnp.asarray(np.random.default_rng(0).normal(size=(64, 20)) * 2, jnp.float32)
 KEY_B = jax.random.split(jax.random.key(0), 64)
@@ -52,6 +52,31 @@ def test_temperature_draws_follow_the_tempered_softmax():
     token_B = Temperature(2.0)(jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (20_000, 3)), key_B)
     wanted_V = np.sqrt([0.1, 0.6, 0.3]) / np.sum(np.sqrt([0.1, 0.6, 0.3]))
     np.testing.assert_allclose(np.bincount(np.asarray(token_B)) / 20_000, wanted_V, atol=0.012)
+
+
+def test_draws_from_a_large_vocabulary_follow_its_softmax():
+    """Five blocks, the last one cut short; a third of the tokens cannot be drawn, a whole block among them."""
+    num_draws, size = 200_000, 600
+    rng = np.random.default_rng(3)
+    logits_V = np.where(np.arange(size) % 3 == 0, -np.inf, rng.normal(size=size))
+    logits_V[128:256] = -np.inf
+    key_B = jax.random.split(jax.random.key(4), num_draws)
+    token_B = np.asarray(
+        Temperature(1.0)(jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (num_draws, size)), key_B)
+    )
+    wanted_V = np.exp(logits_V) / np.exp(logits_V).sum()
+    counts_V = np.bincount(token_B, minlength=size)
+    assert not counts_V[wanted_V == 0].any()
+    possible = wanted_V > 0
+    expected = num_draws * wanted_V[possible]
+    chi_squared = ((counts_V[possible] - expected) ** 2 / expected).sum()
+    degrees = possible.sum() - 1
+    assert abs(chi_squared - degrees) < 4 * np.sqrt(2 * degrees)
+
+
+def test_a_draw_next_to_the_ends_of_the_scale_is_a_token_that_can_be_drawn():
+    weight_BN = jnp.asarray([[0.0, 0.3, 0.0, 0.7, 0.0]] * 2, jnp.float32)
+    np.testing.assert_array_equal(_first_beyond(weight_BN, jnp.asarray([0.0, 1.0])), [1, 3])
 
 
 def test_settings_that_filter_nothing_leave_no_filter():

@@ -123,8 +123,8 @@ def test_no_weight_is_gathered_while_tokens_are_drawn():
     gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
     smallest = min(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(copy["layers"]) if leaf.ndim == 2)
     assert all(np.prod([int(size) for size in shape.split(",")]) < smallest for shape in gathered)
-    caches = jax.tree.leaves((prefilled.prefix.key_PSKH, prefilled.prefix.value_PSKH))
-    assert {shard.data.shape for cache in caches for shard in cache.addressable_shards} == {(1, 10, 1, 8)}
+    caches = jax.tree.leaves((prefilled.prefix.key_PKSH, prefilled.prefix.value_PKSH))
+    assert {shard.data.shape for cache in caches for shard in cache.addressable_shards} == {(1, 1, 10, 8)}
 
 
 def test_an_adapter_stays_beside_its_matrix():

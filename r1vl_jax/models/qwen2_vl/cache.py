@@ -1,6 +1,7 @@
 """What decoding remembers: keys and values of the prompts, shared and read only, and of each row's own tokens.
 
-One array per layer, so that a loop carries and updates each in place; stacked, XLA copies them at every step.
+One array per layer, so that a loop carries and updates each in place; stacked, XLA copies them at every step. Heads
+stand before columns, as the products want them; otherwise XLA turns every cache around at every step.
 """
 
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ class PrefixCache:
         mask_PS: True where the prompt's token is real.
     """
 
-    key_PSKH: list[Float[Array, "P S K H"]]
-    value_PSKH: list[Float[Array, "P S K H"]]
+    key_PKSH: list[Float[Array, "P K S H"]]
+    value_PKSH: list[Float[Array, "P K S H"]]
     mask_PS: Bool[Array, "P S"]
 
 
@@ -27,12 +28,12 @@ class PrefixCache:
 class SuffixCache:
     """Keys (rotated) and values of the tokens each of B rows has drawn, layer by layer; column = decode step."""
 
-    key_BTKH: list[Float[Array, "B T K H"]]
-    value_BTKH: list[Float[Array, "B T K H"]]
+    key_BKTH: list[Float[Array, "B K T H"]]
+    value_BKTH: list[Float[Array, "B K T H"]]
 
     @classmethod
     def empty(cls, config: Config, rows: int, length: int, dtype: DTypeLike) -> "SuffixCache":
         """Room for `length` tokens of each row."""
-        shape = (rows, length, config.num_key_value_heads, config.head_dim)
+        shape = (rows, config.num_key_value_heads, length, config.head_dim)
         layers = range(config.num_hidden_layers)
         return cls([jnp.zeros(shape, dtype) for _ in layers], [jnp.zeros(shape, dtype) for _ in layers])

@@ -46,19 +46,19 @@ class Decoder:
         x_B1D = self._embedding_VD[token_B[:, None]].astype(self._dtype)
         position_3B1 = jnp.broadcast_to(position_B[None, :, None], (3, *position_B.shape, 1))
         rotation = text_rotation(position_3B1, self._config)
-        key_BTKH, value_BTKH = [], []
+        key_BKTH, value_BKTH = [], []
         for index, layer in enumerate(self._layers):
             x_B1D, (key, value) = layer.decode(
                 x_B1D,
                 rotation,
-                prefix=(prefix.key_PSKH[index], prefix.value_PSKH[index]),
+                prefix=(prefix.key_PKSH[index], prefix.value_PKSH[index]),
                 prefix_mask_PS=prefix.mask_PS,
-                suffix=(suffix.key_BTKH[index], suffix.value_BTKH[index]),
+                suffix=(suffix.key_BKTH[index], suffix.value_BKTH[index]),
                 step=step,
             )
-            key_BTKH.append(key)
-            value_BTKH.append(value)
-        return self._norm(x_B1D)[:, 0], SuffixCache(key_BTKH, value_BTKH)
+            key_BKTH.append(key)
+            value_BKTH.append(value)
+        return self._norm(x_B1D)[:, 0], SuffixCache(key_BKTH, value_BKTH)
 
 
 @functools.cache

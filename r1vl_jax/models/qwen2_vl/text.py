@@ -12,6 +12,7 @@ from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
 
 KeyValue = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
+CachedKeyValue = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]]
 
 
 class SelfAttention(nnx.Module):
@@ -75,24 +76,24 @@ class DecoderLayer(nnx.Module):
         x_B1D: Float[Array, "B 1 D"],
         rotation: Rotation,
         *,
-        prefix: KeyValue,
+        prefix: CachedKeyValue,
         prefix_mask_PS: Bool[Array, "P S"],
-        suffix: KeyValue,
+        suffix: CachedKeyValue,
         step: Int[Array, ""] | Int[Array, " B"],
-    ) -> tuple[Float[Array, "B 1 D"], KeyValue]:
+    ) -> tuple[Float[Array, "B 1 D"], CachedKeyValue]:
         """One new token per row, written into column `step` of the suffix, which is returned."""
         query_B1NH, new = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
-        key_BTKH, value_BTKH = (_written(cache, part, step) for cache, part in zip(suffix, new, strict=True))
+        key_BKTH, value_BKTH = (_written(cache, part, step) for cache, part in zip(suffix, new, strict=True))
         mixed_BNH = decode_attention(
             query_B1NH[:, 0],
-            prefix_key_PSKH=prefix[0],
-            prefix_value_PSKH=prefix[1],
+            prefix_key_PKSH=prefix[0],
+            prefix_value_PKSH=prefix[1],
             prefix_mask_PS=prefix_mask_PS,
-            suffix_key_BTKH=key_BTKH,
-            suffix_value_BTKH=value_BTKH,
+            suffix_key_BKTH=key_BKTH,
+            suffix_value_BKTH=value_BKTH,
             step=step,
         )
-        return self._add(x_B1D, mixed_BNH[:, None]), (key_BTKH, value_BTKH)
+        return self._add(x_B1D, mixed_BNH[:, None]), (key_BKTH, value_BKTH)
 
     def _add(self, x_BTD: Float[Array, "B T D"], mixed_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         x_BTD = x_BTD + self.self_attn.o_proj(mixed_BTNH.reshape(x_BTD.shape))
@@ -118,12 +119,12 @@ class Text(nnx.Module):
 
 
 def _written(
-    cache_BTKH: Float[Array, "B T K H"], new_B1KH: Float[Array, "B 1 K H"], step: Int[Array, ""] | Int[Array, " B"]
-) -> Float[Array, "B T K H"]:
+    cache_BKTH: Float[Array, "B K T H"], new_B1KH: Float[Array, "B 1 K H"], step: Int[Array, ""] | Int[Array, " B"]
+) -> Float[Array, "B K T H"]:
     """The cache with a column replaced, the same one of all rows or one of each."""
     if jnp.ndim(step) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache_BTKH, new_B1KH, step, axis=1)
-    return cache_BTKH.at[jnp.arange(len(cache_BTKH)), step].set(new_B1KH[:, 0])
+        return jax.lax.dynamic_update_slice_in_dim(cache_BKTH, jnp.swapaxes(new_B1KH, 1, 2), step, axis=2)
+    return cache_BKTH.at[jnp.arange(len(cache_BKTH)), :, step].set(new_B1KH[:, 0])
 
 
 def _norm(config: Config, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:

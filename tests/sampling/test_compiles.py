@@ -1,0 +1,44 @@
+"""Pictures of any size and prompts of any length: one program for each bucket of shapes."""
+
+import jax
+import numpy as np
+from small import DEFINITION, EOS, IMAGE_TOKEN, make_params
+
+from r1vl_jax.arrays import PromptBatch
+from r1vl_jax.data import prompts
+from r1vl_jax.data.prompts import EncodedPrompt
+from r1vl_jax.sampling.loop import prefill
+from r1vl_jax.sampling.methods import Greedy
+from r1vl_jax.sampling.sampler import Sampler
+
+PROMPT_BUCKET, PATCH_BUCKET = 16, 64
+MOST_TOKENS, MOST_SQUARES = 16, 4  # of text; of 2x2 patches along a side of a picture
+
+
+def random_prompt(rng: np.random.Generator) -> EncodedPrompt:
+    """Text around a picture of up to 8 x 8 patches."""
+    height, width = 2 * rng.integers(1, MOST_SQUARES + 1, size=2)
+    num_features, num_text = height * width // 4, rng.integers(2, MOST_TOKENS + 1)
+    token_S = np.r_[8, np.full(num_features, IMAGE_TOKEN), rng.integers(8, 40, num_text - 1)].astype(np.int32)
+    patches = rng.normal(size=(height * width, 1176)).astype(np.float32)
+    return EncodedPrompt(token_S, (token_S == IMAGE_TOKEN).astype(np.int32), ((patches, (1, height, width)),))
+
+
+def random_batch(rng: np.random.Generator) -> PromptBatch:
+    encoded = [random_prompt(rng) for _ in range(2)]
+    return prompts.batch(encoded, prompt_bucket=PROMPT_BUCKET, patch_bucket=PATCH_BUCKET)
+
+
+def test_there_is_one_program_for_each_bucket():
+    rng, params = np.random.default_rng(0), make_params()
+    program = prefill(Sampler(DEFINITION, Greedy(), 2, 11, (EOS,), ()))
+    buckets, sizes = set(), set()
+    for _ in range(200):
+        batch = random_batch(rng)
+        buckets.add((batch.token_PS.shape[1], batch.vision.segment_ZM.shape[1]))
+        sizes.add((batch.mask_PS.sum(), (batch.vision.segment_ZM > 0).sum()))
+        jax.block_until_ready(program(params, batch))
+    assert len(sizes) > 100
+    assert program._cache_size() == len(buckets)
+    most_tokens = MOST_TOKENS + MOST_SQUARES**2
+    assert len(buckets) <= (most_tokens // PROMPT_BUCKET) * (2 * 4 * MOST_SQUARES**2 // PATCH_BUCKET)
