@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from r1vl_jax import tpu_compiler
 from r1vl_jax.command_line import start_with_recipe
 from r1vl_jax.compiling.report import Report, show, to_json
 from r1vl_jax.compiling.search import first_that_fits
@@ -33,6 +34,7 @@ def without_hardware() -> None:
     jax.config.update("jax_platforms", "cpu")
     # Not to ask the cloud which pod this is part of, nor to wait for another process that compiles.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    tpu_compiler.set_options()  # the same as in training
 
 
 def run(config: Config, options: flags.FlagValues) -> Report:

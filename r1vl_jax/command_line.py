@@ -6,6 +6,7 @@ from collections.abc import Callable
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from r1vl_jax import tpu_compiler
 from r1vl_jax.config import unknown_settings
 
 
@@ -18,4 +19,5 @@ def start_with_recipe(start: Callable[[ConfigDict], None]) -> None:
     flags.mark_flag_as_required("config")
     if unknown := list(unknown_settings(sys.argv[1:])):
         sys.exit("\n".join(unknown))
+    tpu_compiler.set_options()
     app.run(lambda _: start(recipe.value))

@@ -37,6 +37,18 @@ def test_a_program_that_fits(tmp_path):
     assert program["seconds"][program["binds"]] == max(program["seconds"].values()) > 0
 
 
+def test_divided_matrices_are_gathered_and_not_passed_round(tmp_path):
+    """Left to itself the compiler passes pieces of a matrix round where sequences are long: 42 exchanges here."""
+    pytest.importorskip("libtpu")
+    path = tmp_path / "report.json"
+    long = "--config.sampling.max_completion_length=1024"
+    done = aot(SMALL, long, "--topology=v5e-4", "--programs=reference scores", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    (program,) = json.loads(path.read_text())["programs"]
+    assert program["collectives"]["all-gather"]["count"] > 17
+    assert "collective-permute" not in program["collectives"]
+
+
 def test_a_program_that_does_not_fit():
     pytest.importorskip("libtpu")
     done = aot(SMALL, "--topology=v5e:2x2", "--nosearch", "--config.model.preset=7b")
