@@ -98,8 +98,8 @@ def needs(work: Work, sizes: Config, *, prompt_length: int, patches: int) -> Nee
         decode_operations=count.decode(work.num_rows).model,
         decode_bytes=work.new_tokens * token_bytes,
         token_bytes=token_bytes,
-        reference_operations=count.score(work.num_prompts, work.num_rows).model,
-        update_operations=count.update(work.num_prompts, work.num_rows).model,
+        reference_operations=count.score(work.num_prompts, work.num_rows, num_sequences=work.num_prompts).model,
+        update_operations=count.update(work.num_prompts, work.num_rows, num_sequences=work.num_prompts).model,
     )
 
 
