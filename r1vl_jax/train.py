@@ -6,7 +6,6 @@
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -18,6 +17,7 @@ from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import Parts, assemble, evaluator
 from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
 from r1vl_jax.command_line import start_with_recipe
+from r1vl_jax.compile_cache import keep_compiled
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
@@ -28,7 +28,6 @@ from r1vl_jax.sharding import departures
 
 _STAGES = {"alignment": stages.supervised, "warmup": stages.supervised, "step_grpo": stages.step_grpo}
 _STEPS_OF_FINAL_KL = 10
-_COMPILED_AT_ONCE = 0.1  # seconds; what takes less is not kept
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def run(config: Config) -> dict[str, Any]:
         ValueError: the workdir holds a run of another configuration, or processes differ in what they were given.
         FloatingPointError: too many updates were not finite.
     """
-    _keep_compiled(config.train.compile_cache)
+    keep_compiled(config.train.compile_cache)
     cost = observe.Cost(config.workdir)
     processes.check_agreement(observe.settings_by_name(config))
     observe.check_workdir(config.workdir, config)
@@ -68,13 +67,6 @@ def run(config: Config) -> dict[str, Any]:
     if processes.is_writer():
         _conclude(config, summary, machine)
     return summary
-
-
-def _keep_compiled(directory: str) -> None:
-    """Programs are compiled once and found again by the next start, unless something else was said to JAX."""
-    if directory and not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(epath.Path(directory).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _COMPILED_AT_ONCE)
 
 
 def _print_layout(parts: Parts) -> None:

@@ -49,8 +49,9 @@ def main() -> None:
             recompute=arguments.recompute,
         )
         make(work)
+        limits = ceilings(work)
         measured = measure(work, arguments.sides, repeats=arguments.repeats, max_discarded=arguments.max_discarded)
-        result = results(work, measured, ceilings(work), command=["python", "-m", "benchmarks.peers", *sys.argv[1:]])
+        result = results(work, measured, limits, command=["python", "-m", "benchmarks.peers", *sys.argv[1:]])
     console = Console()
     show(result, console if console.is_terminal else Console(width=_WIDTH))
     if arguments.json:

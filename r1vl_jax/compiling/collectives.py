@@ -33,16 +33,15 @@ class Collective:
     crosses_slices: bool
 
 
-def collectives(module: Module, slice_of_device: Sequence[int], unknown_trips: int = 1) -> list[Collective]:
+def collectives(module: Module, slice_of_device: Sequence[int]) -> list[Collective]:
     """Every exchange of a program.
 
     Args:
         slice_of_device: the number of the slice of each device, in the order of the mesh.
-        unknown_trips: as for `Module.executed`.
     """
     return [
         _collective(inner, computation_name, times, np.asarray(slice_of_device))
-        for outer, _, times in module.executed(unknown_trips)
+        for outer, _, times in module.executed()
         for inner, computation_name in _inside(module, outer)
     ]
 

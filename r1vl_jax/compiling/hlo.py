@@ -79,26 +79,24 @@ class Module:
     computations: dict[str, Computation]
     entry: str
 
-    def executed(self, unknown_trips: int = 1) -> Iterator[tuple[Instruction, Computation, float]]:
-        """Instructions that are executed one after another, each with its computation and how often.
+    def executed(self) -> Iterator[tuple[Instruction, Computation, float]]:
+        """Instructions that are executed one after another, each with its computation and how often at most.
 
-        What is inside fusions is not among them; of branches all are.
-
-        Args:
-            unknown_trips: how often a loop is taken to run whose condition compares with no constant.
+        What is inside fusions is not among them; of branches all are. A loop whose condition compares with no constant
+        is taken to run once.
         """
-        yield from self._executed(self.entry, 1.0, unknown_trips)
+        yield from self._executed(self.entry, 1.0)
 
-    def _executed(self, name: str, times: float, unknown_trips: int):
+    def _executed(self, name: str, times: float) -> Iterator[tuple[Instruction, Computation, float]]:
         computation = self.computations[name]
         for instruction in computation.instructions.values():
             if instruction.opcode == "while":
-                trips = self.num_trips(instruction) or unknown_trips
+                trips = self.num_trips(instruction) or 1
                 for called in instruction.called:
-                    yield from self._executed(called, times * trips, unknown_trips)
+                    yield from self._executed(called, times * trips)
             elif instruction.opcode in ("call", "conditional", "async-start"):
                 for called in instruction.called:
-                    yield from self._executed(called, times, unknown_trips)
+                    yield from self._executed(called, times)
             else:
                 yield instruction, computation, times
 
@@ -111,7 +109,8 @@ class Module:
 
     def _constants(self, name: str) -> Iterator[int]:
         for instruction in self.computations[name].instructions.values():
-            if instruction.opcode == "constant" and instruction.arrays[0].dtype in ("s32", "u32"):
+            is_number = instruction.opcode == "constant" and instruction.arrays[0].dims == ()
+            if is_number and instruction.arrays[0].dtype in ("s32", "u32"):
                 yield int(instruction.operands[0])
             for called in instruction.called:
                 yield from self._constants(called)

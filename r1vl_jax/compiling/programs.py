@@ -41,7 +41,6 @@ class Program:
         held: what is on the devices meanwhile and no argument: name -> shapes with places.
         operations: of one run of it.
         runs_per_step: how often it runs for an update of its stage; 0 in evaluation.
-        max_trips: how often a loop runs whose end depends on what is computed.
         is_used: whether the configuration runs it at all.
         is_tunable: whether it needs less memory with other settings of remat, micro-batches and chunks.
     """
@@ -54,7 +53,6 @@ class Program:
     held: dict[str, Any]
     operations: Operations
     runs_per_step: float = 1.0
-    max_trips: int = 1
     is_used: bool = True
     is_tunable: bool = True
 
@@ -219,7 +217,6 @@ class _World:
             ),
             held={},
             operations=work + self._operations_of_update(learner),
-            max_trips=self.sampler.max_length,
             is_used=self.config.train.fused,
         )
 
@@ -314,7 +311,6 @@ class _World:
             held=held | (self._held_in_training if is_training else self._held_in_evaluation),
             operations=operations,
             runs_per_step=runs * self._runs_of_generation if is_training else 0.0,
-            max_trips=self.sampler.max_length,
             is_tunable=False,
             is_used=not (is_training and self.config.train.fused),
         )

@@ -60,10 +60,10 @@ def roofline(compiled: Compiled, chip: Chip, slice_of_device: Sequence[int]) -> 
         slice_of_device: as for `collectives`.
     """
     module, program = parse(compiled.executable.as_text() or ""), compiled.program
-    exchanges = collectives(module, slice_of_device, program.max_trips)
+    exchanges = collectives(module, slice_of_device)
     return Roofline(
         compute_s=program.operations.total / len(slice_of_device) / chip.flops,
-        memory_s=memory_traffic(module, program.max_trips) / chip.memory_bandwidth,
+        memory_s=memory_traffic(module) / chip.memory_bandwidth,
         network_s=_bytes(e for e in exchanges if not e.crosses_slices) / chip.network_bandwidth,
         slow_network_s=_bytes(e for e in exchanges if e.crosses_slices) / chip.slow_bandwidth,
         exchanges=tuple(exchanges),

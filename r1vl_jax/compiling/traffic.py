@@ -18,15 +18,11 @@ _SLICES = {"dynamic-slice", "slice", "gather"}
 _THROUGH = {"bitcast", "reshape"}
 
 
-def memory_traffic(module: Module, unknown_trips: int = 1) -> float:
-    """Bytes read and written by one device.
-
-    Args:
-        unknown_trips: as for `Module.executed`.
-    """
+def memory_traffic(module: Module) -> float:
+    """Bytes read and written by one device."""
     return sum(
         times * _moved(module, instruction, computation)
-        for instruction, computation, times in module.executed(unknown_trips)
+        for instruction, computation, times in module.executed()
         if instruction.opcode not in _FREE and 'custom_call_target="AllocateBuffer"' not in instruction.attributes
     )
 

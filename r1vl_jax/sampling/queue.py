@@ -72,6 +72,7 @@ def decode_from_queue(
     """
     num_shards = 1 if sampler.mesh is None else num_batch_shards(sampler.mesh)
     rows_of_shard = len(row_key_B) // num_shards
+    max_steps = sampler.max_length * -(-len(row_key_B) // sampler.slots)  # when no completion ends early
     take, put = functools.partial(_take, num_shards=num_shards), functools.partial(_put, num_shards=num_shards)
 
     def of_prompts(array_P: Array, row_W: Int[Array, " W"]) -> Array:
@@ -137,7 +138,8 @@ def decode_from_queue(
             return _placed(sampler, state)
 
         def goes_on(state: _State) -> Bool[Array, ""]:
-            return jnp.any(state.is_running_W) & ~is_any_waiting(state)
+            # That the bound is told changes nothing but what can be read off the compiled program.
+            return jnp.any(state.is_running_W) & ~is_any_waiting(state) & (state.num_steps < max_steps)
 
         return refill(jax.lax.while_loop(goes_on, advance, state))
 

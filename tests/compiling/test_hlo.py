@@ -143,7 +143,7 @@ def test_what_comes_behind_a_kernel_is_read():
 
 def test_what_is_fetched_ahead_in_a_loop_is_counted_once_a_round():
     """A part of a matrix, brought to a small memory while something else is computed; rounds are unsigned here."""
-    assert memory_traffic(parse(LOOP_LINES), unknown_trips=1000) == 8 * 16 * 128 * 2
+    assert memory_traffic(parse(LOOP_LINES)) == 8 * 16 * 128 * 2
 
 
 def test_a_gather_of_all_layers_at_once_is_noticed():

@@ -10,6 +10,7 @@ from r1vl_jax.checkpoint.model_config import expected_config
 from r1vl_jax.compiling import saving, shapes
 from r1vl_jax.compiling.compiler import Compiled, TooLarge, compile_for
 from r1vl_jax.compiling.gpu import lower_for_gpu
+from r1vl_jax.compiling.hlo import parse
 from r1vl_jax.compiling.programs import programs
 from r1vl_jax.config import resolve
 from r1vl_jax.sharding import make_mesh
@@ -102,6 +103,17 @@ def test_a_program_is_compiled_saved_loaded_and_run(tmp_path):
         np.testing.assert_array_equal(expected, actual)
     with pytest.raises(FileNotFoundError, match=r"update.program: no such program; `python -m r1vl_jax.aot"):
         saving.load(tmp_path / "update.program", jax.devices()[:2])
+
+
+@pytest.mark.parametrize(("slots", "trips"), [(0, 32), (4, 64)])
+def test_a_loop_counts_as_often_as_the_longest_completions_need(slots, trips):
+    """8 rows of 32 tokens; 4 slots take two rows each, one after another, inside two loops."""
+    decode = programs_of("cpu", num_devices=2, sampling__slots=slots)["decode"]
+    module = parse(decode.lower().compile().as_text())
+    with_product = {
+        name for name, inside in module.computations.items() if any("dot" in each for each in inside.instructions)
+    }
+    assert {times for one, _, times in module.executed() if with_product.intersection(one.called)} == {trips}
 
 
 def _array(shape: jax.ShapeDtypeStruct) -> jax.Array:
