@@ -56,6 +56,7 @@ class Draw:
         sampled: completions of all processes, on the devices.
         completions, has_ended_B: the rows of `sampled` that this process's prompts gave.
         reward_PG: the total that is compared, penalties included.
+        width: columns that hold every completion; those behind them are outside all masks.
         num_draws: how often prompts were drawn, until groups of equal rewards were replaced.
     """
 
@@ -66,6 +67,7 @@ class Draw:
     has_ended_B: Bool[Array, " B"]
     earned: Earned
     reward_PG: Float[np.ndarray, "P G"]
+    width: int
     num_draws: int = 1
 
     def figures(self) -> Figures:
@@ -103,7 +105,7 @@ class Generator:
             figures = [draw.figures() for draw in draws]  # now, for later they would wait for the update
             rows = self._compare(draws)
         batches = [
-            TrainBatch(draw.prompts, part, self._denominator(part, rows))
+            TrainBatch(draw.prompts, _narrowed(part, draw.width), self._denominator(part, rows))
             for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
         ]
         return list(zip(draws, figures, batches, strict=True))
@@ -129,15 +131,17 @@ class Generator:
         self, params: Params, records: list[Record], prompts: PromptBatch, divided: PromptBatch, rollout: Rollout
     ) -> Draw:
         """What the completions earned, and what an update needs to know of them."""
-        timers = self.run.timers
+        timers, length = self.run.timers, self.sampler.max_length
+        width = _width(rollout.completions, self.run.config.train.completion_bucket)
         with timers("ref"):  # dispatched only: the device computes while the host scores
-            sampled = refer(self.learner, params, self.reference_params, divided, rollout)
+            sampled = refer(self.learner, params, self.reference_params, divided, _narrowed(rollout, width))
+            sampled = _widened(sampled, length)
         with timers("reward"):
             completions, has_ended_B = self.run.parts.own_rows((rollout.completions, rollout.has_ended_B))
             earned = self.run.rewarder(completions, records)
             total_B = np.asarray(penalised(self.learner.loss, earned.total_B, completions))
         reward_PG = total_B.reshape(len(records), -1)
-        return Draw(records, prompts, sampled, completions, has_ended_B, earned, reward_PG)
+        return Draw(records, prompts, sampled, completions, has_ended_B, earned, reward_PG, width)
 
     def _with_spread(self, params: Params, first: Draw, key: Key[Array, ""]) -> Draw:
         """Draws again for groups whose rewards are all equal."""
@@ -179,6 +183,7 @@ class Generator:
             has_ended_B=sampled.has_ended_B,
             earned=earned,
             reward_PG=reward_PG[groups],
+            width=max(draw.width for draw in draws),
             num_draws=len(draws),
         )
 
@@ -215,6 +220,27 @@ class _ToCompare:
 
 def _has_spread(reward_PG: Float[np.ndarray, "P G"]) -> Bool[np.ndarray, " P"]:
     return np.ptp(reward_PG, axis=1) > 0
+
+
+def _width(completions: Completions, bucket: int) -> int:
+    """The least multiple of `bucket` that holds the longest completion of all processes; all columns if it is 0."""
+    length = completions.mask_BT.shape[1]
+    if bucket == 0:
+        return length
+    longest = int(jnp.max(jnp.sum(completions.mask_BT, axis=1)))
+    return min(-(-max(longest, 1) // bucket) * bucket, length)
+
+
+def _narrowed(bundle: Any, width: int) -> Any:
+    """The first columns of every array that has columns."""
+    return jax.tree.map(lambda leaf: leaf[:, :width] if leaf.ndim == 2 else leaf, bundle)
+
+
+def _widened(bundle: Any, width: int) -> Any:
+    """The opposite of `_narrowed`, with 0 and False in the new columns."""
+    return jax.tree.map(
+        lambda leaf: jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1]))) if leaf.ndim == 2 else leaf, bundle
+    )
 
 
 def _concatenate(bundles: Sequence[Any]) -> Any:

@@ -1,6 +1,14 @@
-"""Eight virtual CPU devices for every test, and no implicit broadcasting between ranks."""
+"""Eight virtual CPU devices for every test, and no implicit broadcasting between ranks.
 
-import jax
+Programs are compiled in haste, here and in the processes that tests start: most run once. `XLA_FLAGS= pytest ...` takes
+the time to optimise them.
+"""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # read when JAX looks for devices
+
+import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

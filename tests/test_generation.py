@@ -1,20 +1,25 @@
 """Drawing again for groups of equal rewards, and what one generation hands to several updates; the model is made up."""
 
 import contextlib
+import dataclasses
 import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 from small import DEFINITION, EOS, make_params, make_prompts
 
 from r1vl_jax import generation
+from r1vl_jax import learner as learner_module
 from r1vl_jax.arrays import Completions, SampledRows
 from r1vl_jax.config import Loss
 from r1vl_jax.generation import Draw, Generator
+from r1vl_jax.learner import Learner
 from r1vl_jax.rewarding import Earned
 from r1vl_jax.rewards import StepReward
-from r1vl_jax.sampling.methods import Greedy
+from r1vl_jax.sampling.loop import sample
+from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
 
 P, G, T = 2, 2, 3
@@ -31,7 +36,7 @@ def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
     reward = StepReward(*parts, np.tile(row[:, None], width), np.ones((P * G, width), np.float32))
     earned = Earned(reward, {"own": np.float32(row)}, np.float32(row), row < 0, row < 0)
     return Draw(
-        records, make_prompts(P), sampled, sampled.completions, sampled.has_ended_B, earned, np.float32(reward_PG)
+        records, make_prompts(P), sampled, sampled.completions, sampled.has_ended_B, earned, np.float32(reward_PG), T
     )
 
 
@@ -61,6 +66,7 @@ def generator():
             timers=lambda name: contextlib.nullcontext(),
             parts=parts,
             key=lambda step: jax.random.fold_in(jax.random.key(0), step),
+            config=types.SimpleNamespace(train=types.SimpleNamespace(completion_bucket=0)),
         )
         return MadeUp(run, types.SimpleNamespace(loss=Loss(**settings)), None, None, None)
 
@@ -110,6 +116,48 @@ def test_a_generation_feeds_several_updates(generator, loss_type, denominators):
         np.testing.assert_array_equal(batch.rows.completions.token_BT, draw.sampled.completions.token_BT)
         np.testing.assert_array_equal(batch.rows.old_logp_BT, draw.sampled.policy_logp_BT)
         assert batch.denominator == wanted
+
+
+def test_an_update_is_as_wide_as_the_longest_completion_needs(generator):
+    """What the sum is divided by stays that of the limit of length."""
+    narrow = dataclasses.replace(made_up_draw(0, [SPREAD, SPREAD]), width=2)
+    ((draw, _, batch),) = generator(loss_type="dr_grpo").prepare(narrow).generate({}, step=1)
+    assert {leaf.shape for leaf in jax.tree.leaves(batch.rows)} == {(P * G, 2)}
+    np.testing.assert_array_equal(batch.rows.completions.mask_BT, draw.completions.mask_BT[:, :2])
+    assert batch.denominator == P * G * T
+
+
+def test_short_completions_are_scored_without_the_columns_behind_them(generator, monkeypatch):
+    params, limit = make_params(scale=0.1), 16
+    sampler = Sampler(DEFINITION, Temperature(1.0), G, limit, tuple(range(8)), ())
+    prompts, nothing = make_prompts(P), made_up_draw(0, [SPREAD, SPREAD]).earned
+    rollout = sample(sampler, params, prompts, jax.random.key(0))
+    longest = int(np.asarray(rollout.completions.mask_BT).sum(1).max())
+    widths = []
+
+    def refer(learner, params, reference, prompts, rollout):
+        widths.append(rollout.completions.token_BT.shape[1])
+        return learner_module.refer(learner, params, reference, prompts, rollout)
+
+    def scored(bucket: int) -> Draw:
+        run = generator().run
+        run.rewarder = lambda completions, records: nothing
+        run.config.train.completion_bucket = bucket
+        learner = Learner(DEFINITION, optax.sgd(0.1), chunk_size=16, loss=Loss(beta=0.1, num_iterations=2))
+        return Generator(run, learner, sampler, params, None)._earned(params, [0, 1], prompts, prompts, rollout)
+
+    monkeypatch.setattr(generation, "refer", refer)
+    whole, short, coarse = (scored(bucket) for bucket in (0, 4, 10))
+    assert 4 < longest <= 8
+    assert widths == [whole.width, short.width, coarse.width] == [16, 8, 10]
+    assert short.completions.token_BT.shape == (P * G, limit)  # rewards are given for all columns
+    for wanted, actual in zip(jax.tree.leaves(whole.sampled), jax.tree.leaves(short.sampled), strict=True):
+        assert wanted.shape == actual.shape
+    np.testing.assert_array_equal(whole.sampled.completions.mask_BT, short.sampled.completions.mask_BT)
+    for name in ("ref_logp_BT", "policy_logp_BT", "entropy_BT"):
+        wanted, actual = getattr(whole.sampled, name), getattr(short.sampled, name)
+        assert np.abs(wanted).max() > 0
+        np.testing.assert_allclose(actual, wanted, atol=1e-5)
 
 
 def test_the_copy_of_the_parameters_is_gone_when_completions_are_scored(generator, monkeypatch):

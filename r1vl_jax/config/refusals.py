@@ -132,6 +132,7 @@ _AT_LEAST_0 = (
         "eval.steps",
         "eval.supervised_steps",
         "train.max_skipped_updates",
+        "train.completion_bucket",
     ),
     "data.alignment_records",
     *("observe.log_completions", "observe.num_completions_to_print"),

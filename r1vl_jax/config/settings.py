@@ -192,6 +192,9 @@ class Train:
         prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
         max_steps: updates of StepGRPO.
         fused: sampling, rewards, reference and update as one program, without a word of the host in between.
+        completion_bucket: completions are scored and learned from in a width that is a multiple of this many tokens, as
+            few as hold the longest one sampled, so that short ones cost less; each width is compiled once. 0, and a
+            fused step, take `sampling.max_completion_length`.
         micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
         save_steps: updates between checkpoints; one is written at the end of a stage anyway.
         save_total_limit: checkpoints of a stage that are kept.
@@ -204,6 +207,7 @@ class Train:
     prompts_per_update: int = 16
     max_steps: int = 100
     fused: bool = False
+    completion_bucket: int = 256
     micro_batches: int = 1
     save_steps: int = 100
     save_total_limit: int = 1

@@ -50,7 +50,6 @@ def start(workdir: Path) -> subprocess.Popen:
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "4",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner
         "JAX_COMPILATION_CACHE_DIR": str(workdir.with_name("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", Path(__file__).parent))),
