@@ -11,8 +11,12 @@ if [[ $# -lt 1 || $1 == -* || -z ${TPU:-} || -z ${ZONE:-} ]]; then
   echo "usage: TPU=NAME ZONE=ZONE $0 CONFIG --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]" >&2
   exit 2
 fi
+if [[ ! ${MAX_RESTARTS:=20} =~ ^[0-9]+$ ]]; then
+  echo "MAX_RESTARTS=$MAX_RESTARTS: expected a whole number, at least 0" >&2
+  exit 2
+fi
 command="r1vl_jax/launch/tpu_vm.sh $(printf '%q ' "$@")"
-for ((restart = 0; restart <= ${MAX_RESTARTS:-20}; restart++)); do
+for ((restart = 0; restart <= MAX_RESTARTS; restart++)); do
   status=0
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command" || status=$?
   case $status in

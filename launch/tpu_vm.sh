@@ -3,8 +3,9 @@
 #
 #   launch/tpu_vm.sh configs/7b.py --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]
 #
-# Installs into .venv of this repository what is not there; PYTHON names an interpreter of 3.11 or newer. Start it in tmux, or from the VM's startup script: a VM that
-# was preempted and came back then goes on by itself, for what was run again resumes.
+# Installs into .venv of this repository what is not there; PYTHON names an interpreter of 3.11 or newer. Start it in
+# tmux, or from the VM's startup script: a VM that was preempted and came back then goes on by itself, for what was run
+# again resumes.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* ]]; then
@@ -12,7 +13,7 @@ if [[ $# -lt 1 || $1 == -* ]]; then
   exit 2
 fi
 cd "$(dirname "$0")/.."
-if ! .venv/bin/python -c "import r1vl_jax, libtpu" 2>/dev/null; then
+if ! .venv/bin/python -c "import r1vl_jax.train, libtpu" 2>/dev/null; then
   "${PYTHON:-python3}" -m venv .venv
   .venv/bin/pip install --quiet --editable ".[tpu]"
 fi

@@ -41,8 +41,10 @@ def run(config: Config, options: flags.FlagValues) -> Report:
     """Compiles, prints and writes what the options ask for."""
     topology = parse(options.topology, options.slices)
     save_to = Path(options.save) if options.save else None
-    if options.json and not Path(options.json).parent.is_dir():
+    if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise ValueError(f"--json={options.json}: expected a file in a directory that is there; make it first")
+    if save_to and save_to.exists() and not save_to.is_dir():
+        raise ValueError(f"--save={options.save}: expected a directory, which is made where it is missing; got a file")
     report = survey(config, topology, options.programs, save_to=save_to)
     show(report, Console(width=max(Console().width, _WIDTH)))
     _write(report, None, options.json)  # now, for a search may be ended
@@ -70,7 +72,7 @@ def main() -> None:
         without_hardware()
         try:
             report = run(resolve(recipe), flags.FLAGS)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, OSError) as error:
             print(error, file=sys.stderr)
             sys.exit(2)
         sys.exit(0 if report.fits else 1)

@@ -6,6 +6,7 @@ writes. A program that joined no others is the first of one: nothing here then d
 
 import os
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ def joined() -> Iterator[None]:
     and why; so does a process that is killed.
 
     Raises:
-        ValueError: variables that contradict each other.
+        ValueError: variables that contradict each other, or say nothing that can be understood.
     """
     if not _join():
         yield
@@ -49,7 +50,10 @@ def joined() -> Iterator[None]:
 
 def _join() -> bool:
     """Whether there is a cluster to join; then it is joined."""
-    num_processes, process = (int(os.environ[name]) if name in os.environ else None for name in _VARIABLES[1:])
+    address, number, place = (os.environ.get(name) for name in _VARIABLES)
+    if address is not None and not re.fullmatch(r".+:\d+", address):
+        raise ValueError(f"{_VARIABLES[0]}={address}: expected host:port of the first process")
+    num_processes, process = (_whole_number(*pair) for pair in zip(_VARIABLES[1:], (number, place), strict=True))
     is_told = None not in (num_processes, process)
     # It would swallow SIGTERM, so that a run could not be stopped.
     jax.config.update("jax_enable_preemption_service", False)
@@ -66,6 +70,12 @@ def _join() -> bool:
             return False  # how JAX says that it recognises no cluster
         raise ValueError(f"{' '.join(given)}: {error} Set all of {', '.join(_VARIABLES)}, or none") from error
     return True
+
+
+def _whole_number(name: str, value: str | None) -> int | None:
+    if value is not None and not value.isdecimal():
+        raise ValueError(f"{name}={value}: expected a whole number")
+    return None if value is None else int(value)
 
 
 def count() -> int:

@@ -3,6 +3,7 @@
 `config.workdir` receives everything; started again with the same configuration, a run that was interrupted resumes.
 """
 
+import contextlib
 import sys
 from typing import Any
 
@@ -141,11 +142,12 @@ def _conclude(config: Config, summary: dict[str, Any], machine: dict[str, Any]) 
 def main() -> None:
     def start(recipe: ConfigDict) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets tell every step of theirs
-        try:
-            config = resolve(recipe)
-        except ValueError as error:
-            sys.exit(str(error))
-        with processes.joined():
+        with contextlib.ExitStack() as stack:
+            try:
+                config = resolve(recipe)
+                stack.enter_context(processes.joined())
+            except ValueError as error:
+                sys.exit(str(error))
             run(config)
 
     start_with_recipe(start)

@@ -55,8 +55,8 @@ def test_recipes_resolve(recipe):
         ({"mesh__slices": -2}, "mesh.slices=-2: expected at least 1, or -1, which is filled in"),
         ({"sampling__num_generations": 1}, "sampling.num_generations=1: a group needs at least 2 samples"),
         (
-            {"train__prompts_per_update": 6, "sampling__slots": 24},
-            "sampling.slots=24 does nothing: 24 completions are drawn for an update; set fewer, or 0",
+            {"train__prompts_per_update": 6, "sampling__slots": 24, "eval__batch_size": 20},
+            "sampling.slots=24 does nothing: at most 24 completions are drawn at one time; set fewer, or 0",
         ),
         (
             {"train__prompts_per_update": 6, "train__micro_batches": 16},
@@ -82,6 +82,13 @@ def test_recipes_resolve(recipe):
             {"warmup__batch_size": 9, "data__warmup_records": 8},
             "warmup.batch_size=9 exceeds data.warmup_records=8; an epoch must hold a batch",
         ),
+        (
+            {"train__prompts_per_update": 16, "data__train_records": 15},
+            "train.prompts_per_update=16 exceeds data.train_records=15; an update would hold the same prompt several",
+        ),
+        ({"seed": 2**63}, "seed=9223372036854775808: expected at least 0 and less than 2**63"),
+        ({"sampling__temperature": float("inf")}, "sampling.temperature=inf: expected at least 0.001"),
+        ({"reward__alpha": float("inf")}, "reward.alpha=inf: expected at least 0"),
         ({"loss__scale_rewards": "row"}, "loss.scale_rewards='row': expected one of ('group', 'batch', 'none')"),
         ({"loss__loss_type": "cispo"}, "loss.loss_type='cispo' needs loss.epsilon_high, the bound of the ratio"),
         (
@@ -160,7 +167,7 @@ def test_recipes_resolve(recipe):
             "train.fused makes one update of a generation, but loss.num_iterations x loss.steps_per_generation is 2",
         ),
         ({"eval__supervised_steps": -1}, "eval.supervised_steps=-1: expected at least 0"),
-        ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected more than 0"),
+        ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected at least 0.001"),
         ({"sampling__mesh__tensor": 0}, "sampling.mesh.tensor=0: expected at least 1, or -1"),
     ],
 )

@@ -141,6 +141,20 @@ def test_a_resumed_run_keeps_its_manifest_and_may_observe_otherwise(tmp_path, se
     assert not caplog.records
 
 
+def test_a_resumed_run_may_need_less_memory(tmp_path, settings, caplog):
+    observe.write_manifest(tmp_path, settings, data_fingerprint="abc")
+    smaller = dataclasses.replace(
+        settings,
+        train=dataclasses.replace(settings.train, micro_batches=4, compile_cache="elsewhere"),
+        model=dataclasses.replace(settings.model, remat="dots"),
+    )
+    with caplog.at_level("WARNING"):
+        observe.write_manifest(tmp_path, smaller, data_fingerprint="abc")
+    (record,) = caplog.records
+    assert "so not to the bit: model.remat: 'block' -> 'dots'; train.micro_batches: 1 -> 4" in record.getMessage()
+    assert "compile_cache" not in record.getMessage()
+
+
 def test_a_directory_of_another_configuration_is_refused(tmp_path, settings):
     observe.check_workdir(tmp_path, settings)  # nothing there yet
     observe.write_manifest(tmp_path, settings, data_fingerprint="abc")

@@ -27,6 +27,20 @@ def test_alone_nothing_is_done(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("JAX_NUM_PROCESSES", "two", "a whole number"),
+        ("JAX_PROCESS_ID", "-1", "a whole number"),
+        ("JAX_COORDINATOR_ADDRESS", "nonsense", "host:port of the first process"),
+    ],
+)
+def test_a_variable_that_says_nothing_is_named(monkeypatch, name, value, expected):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^{name}={value}: expected {expected}$"), processes.joined():
+        pytest.fail("joined")
+
+
 def gathering(monkeypatch, *others):
     """Makes up what the other processes give, behind what this one, the first, gives."""
     monkeypatch.setattr(processes, "gather", lambda own: [own, *others])

@@ -12,8 +12,7 @@ trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--reco
 Every completion has exactly `--new_tokens` tokens; beta is 0.04 with a frozen reference; all parameters are trained;
 weights are random. Sides take turns, each in a process of its own. A repeat during which others used more than 5 % of
 the processors is made again, up to `--max_discarded` times a side. Prints medians, what the machine allows at best, and
-how far each peer's log-probabilities of the same tokens are from ours. `--generations=1` and `=8` show what reading
-pictures and prompts costs with one completion a prompt and with eight.
+how far each peer's log-probabilities of the same tokens are from ours.
 """
 
 import argparse
@@ -21,6 +20,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -64,16 +64,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", default="small", choices=SIZES)
     parser.add_argument("--sides", type=_sides, default=["ours", "transformers", "plain"], help="separated by commas")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--max_discarded", type=int, default=10, help="repeats that a side may make again")
+    parser.add_argument("--repeats", type=_at_least(1), default=5)
+    parser.add_argument("--max_discarded", type=_at_least(0), default=10, help="repeats that a side may make again")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--prompts", type=int, default=2)
-    parser.add_argument("--generations", type=int, default=4, help="completions of each prompt")
-    parser.add_argument("--new_tokens", type=int, default=128)
+    parser.add_argument("--prompts", type=_at_least(1), default=2)
+    parser.add_argument("--generations", type=_at_least(2), default=4, help="completions of each prompt")
+    parser.add_argument("--new_tokens", type=_at_least(1), default=128)
     parser.add_argument("--recompute", action="store_true", help="compute layers again in the backward pass")
     parser.add_argument("--directory", help="keeps the checkpoint and logs, and finds them again")
     parser.add_argument("--json", type=Path, help="receives all figures")
     return parser
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number, at least {least}, got {text}")
+        return int(text)
+
+    return number
 
 
 def _sides(text: str) -> list[str]:

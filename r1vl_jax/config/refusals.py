@@ -25,10 +25,10 @@ def contradictions(config: Config) -> Iterator[str]:
             f"train.micro_batches={config.train.micro_batches} does not divide the {rows} rows of an update"
             f" (train.prompts_per_update x sampling.num_generations); set one of {divisors(rows)}"
         )
-    if config.sampling.slots >= rows:
+    if config.sampling.slots > 0 and config.sampling.slots >= (rows_at_once := _rows_at_once(config)):
         yield (
-            f"sampling.slots={config.sampling.slots} does nothing: {rows} completions are drawn for an update; set"
-            " fewer, or 0, which draws them all at one time"
+            f"sampling.slots={config.sampling.slots} does nothing: at most {rows_at_once} completions are drawn at one"
+            " time; set fewer, or 0, which draws them all together"
         )
     if config.data.min_pixels > config.data.max_pixels:
         yield f"data.min_pixels={config.data.min_pixels} is more than data.max_pixels={config.data.max_pixels}"
@@ -43,6 +43,13 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _contradictions_of_rewards(config)
     if config.data.source == "handwriting":
         yield from _contradictions_of_handwriting(config)
+
+
+def _rows_at_once(config: Config) -> int:
+    """The most completions that are asked for together, in training or evaluation."""
+    is_sampled = "step_grpo" in config.train.stages
+    of_update = config.train.prompts_per_update * config.sampling.num_generations if is_sampled else 0
+    return max(of_update, config.eval.batch_size)
 
 
 def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
@@ -93,6 +100,11 @@ def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
                 f"{stage}.batch_size={batch_size} exceeds data.{stage}_records={num_records};"
                 " an epoch must hold a batch"
             )
+    if "step_grpo" in config.train.stages and config.train.prompts_per_update > config.data.train_records:
+        yield (
+            f"train.prompts_per_update={config.train.prompts_per_update} exceeds data.train_records="
+            f"{config.data.train_records}; an update would hold the same prompt several times"
+        )
 
 
 _STAGES = ("alignment", "warmup", "step_grpo")
@@ -116,7 +128,7 @@ _Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expecte
 _OPTIM_RANGES: tuple[_Range, ...] = (
     ("learning_rate", lambda x: 0 < x < math.inf, "more than 0"),
     ("warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
-    ("weight_decay", lambda x: x >= 0, "at least 0"),
+    ("weight_decay", lambda x: 0 <= x < math.inf, "at least 0"),
     ("max_grad_norm", lambda x: x > 0, "more than 0"),
     ("adam_b1", lambda x: 0 <= x < 1, "in [0, 1)"),
     ("adam_b2", lambda x: 0 <= x < 1, "in [0, 1)"),
@@ -124,16 +136,8 @@ _OPTIM_RANGES: tuple[_Range, ...] = (
 )
 _FILLED_IN = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices")
 _AT_LEAST_0 = (
-    *(
-        "seed",
-        "sampling.top_k",
-        "sampling.slots",
-        "reward.alpha",
-        "eval.steps",
-        "eval.supervised_steps",
-        "train.max_skipped_updates",
-        "train.completion_bucket",
-    ),
+    *("sampling.top_k", "sampling.slots", "eval.steps", "eval.supervised_steps"),
+    *("train.max_skipped_updates", "train.completion_bucket"),
     "data.alignment_records",
     *("observe.log_completions", "observe.num_completions_to_print"),
 )
@@ -146,9 +150,11 @@ _AT_LEAST_1 = (
 )
 
 _RANGES: tuple[_Range, ...] = (
+    ("seed", lambda x: 0 <= x < 2**63, "at least 0 and less than 2**63"),
+    ("reward.alpha", lambda x: 0 <= x < math.inf, "at least 0"),
     ("model.lora_r", lambda x: x >= 0, "at least 0, which trains the parameters themselves"),
     ("model.lora_alpha", lambda x: x > 0, "more than 0"),
-    ("sampling.temperature", lambda x: x > 0, "more than 0 (greedy decoding is for evaluation)"),
+    ("sampling.temperature", lambda x: 1e-3 <= x < math.inf, "at least 0.001 (greedy decoding is for evaluation)"),
     ("sampling.top_p", lambda x: 0 < x <= 1, "in (0, 1]"),
     ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("sampling.mesh.tensor", lambda x: x == -1 or x >= 1, "at least 1, or -1, which takes the fewest that have room"),

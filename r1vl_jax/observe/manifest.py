@@ -23,7 +23,12 @@ _PACKAGES = (
 )
 
 # Settings that change neither the weights nor the order of the data: a run may be resumed with others.
-_FREE_TO_CHANGE = ("workdir", "eval.", "observe.")
+_WITHOUT_EFFECT = ("workdir", "eval.", "observe.", "train.compile_cache", "train.save_")
+# Settings of memory and speed, which change how sums are rounded: the same, with a warning.
+_OF_ROUNDING = (
+    *("model.remat", "train.micro_batches", "train.completion_bucket", "loss.logp_chunk_size"),
+    *("sampling.slots", "sampling.mesh."),
+)
 
 
 def write_manifest(
@@ -40,7 +45,7 @@ def write_manifest(
         ValueError: the directory holds a run of another configuration, of other data, or from other weights; lists what
             differs.
     """
-    check_workdir(workdir, config)
+    changed = check_workdir(workdir, config)
     path = epath.Path(workdir) / MANIFEST
     before, versions = read_json(path), dict(_versions())
     fingerprints = {"data": data_fingerprint, "weights": weights_fingerprint}
@@ -49,8 +54,8 @@ def write_manifest(
         return
     for what, fingerprint in fingerprints.items():
         check_fingerprint(workdir, what, fingerprint)
-    if changed := list(_differences(before["versions"], versions)):
-        logging.warning("resuming with other versions, so not to the bit: %s", "; ".join(changed))
+    if changed := [*changed, *_differences(before["versions"], versions)]:
+        logging.warning("resuming with others of these, so not to the bit: %s", "; ".join(changed))
 
 
 def check_fingerprint(workdir: epath.PathLike, what: str, fingerprint: str) -> None:
@@ -68,20 +73,26 @@ def check_fingerprint(workdir: epath.PathLike, what: str, fingerprint: str) -> N
         )
 
 
-def check_workdir(workdir: epath.PathLike, config: Any) -> None:
-    """Refuses a directory that holds a run of another configuration; the settings of `eval` and `observe` may differ.
+def check_workdir(workdir: epath.PathLike, config: Any) -> list[str]:
+    """Refuses a directory that holds a run of another configuration; what is observed, and how fast, may differ.
+
+    Returns:
+        Settings that differ and change how sums are rounded, old -> new.
 
     Raises:
         ValueError: lists each setting that differs, old -> new.
     """
     path = epath.Path(workdir) / MANIFEST
     before = read_json(path)
-    changed = _differences(_flat(before["configuration"]), settings_by_name(config)) if before else ()
-    if refused := [line for line in changed if not line.startswith(_FREE_TO_CHANGE)]:
+    if not before:
+        return []
+    changed = list(_differences(_flat(before["configuration"]), settings_by_name(config)))
+    if refused := [line for line in changed if not line.startswith((*_WITHOUT_EFFECT, *_OF_ROUNDING))]:
         raise ValueError(
             f"{workdir} holds a run of another configuration; set config.workdir to another directory, or undo:\n  "
             + "\n  ".join(refused)
         )
+    return [line for line in changed if line.startswith(_OF_ROUNDING)]
 
 
 def settings_by_name(config: Any) -> dict[str, Any]:

@@ -117,7 +117,8 @@ def _drawn(probability_BV: Float[Array, "B V"], key_B: Key[Array, " B"]) -> Int[
 
 def _first_beyond(weight_BN: Float[Array, "B N"], uniform_B: Float[Array, " B"]) -> Int[Array, " B"]:
     """Of each row, where the running sum first exceeds this share of the whole; the weight there is not 0."""
-    sum_BN = jnp.cumsum(weight_BN, axis=-1)
+    # Sums are rounded and may rise, or fall, where the weight is 0: only those at other weights count.
+    sum_BN = jax.lax.cummax(jnp.where(weight_BN > 0, jnp.cumsum(weight_BN, axis=-1), 0.0), axis=1)
     whole_B = sum_BN[:, -1]
     threshold_B = jnp.minimum(uniform_B * whole_B, jnp.nextafter(whole_B, 0.0))  # a product may round to the whole
     return jnp.sum(sum_BN <= threshold_B[:, None], axis=-1)

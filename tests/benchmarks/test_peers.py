@@ -11,6 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from benchmarks.peers import rounds
+from benchmarks.peers.__main__ import _parser
 from benchmarks.peers.ceilings import Machine, Needs, needs
 from benchmarks.peers.making import SIZES
 from benchmarks.peers.rounds import Measured
@@ -63,6 +64,13 @@ def test_figures_are_there_and_fit_each_other(output: tuple[str, dict]):
     assert set(result["least"]["seconds"]) == parts["ours"] - {"copy"}
     assert result["sides"]["ours"]["compile_s"] > 0
     assert {"jax", "torch", "transformers"} <= set(result["versions"])
+
+
+@pytest.mark.parametrize("flag", ["--repeats=0", "--prompts=0", "--generations=1", "--new_tokens=x", "--sides=ours,x"])
+def test_flags_that_cannot_work_are_refused(flag: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        _parser().parse_args([flag])
+    assert flag.split("=")[0] in capsys.readouterr().err
 
 
 def test_the_table_names_every_side(output: tuple[str, dict]):

@@ -6,8 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from small_pod import get_config
+
+import r1vl_jax.aot
+from r1vl_jax.config import resolve
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = f"--config={Path(__file__).parent / 'small_pod.py'}"
@@ -56,20 +61,22 @@ def test_a_program_that_does_not_fit():
     assert re.search(r"\nupdate: does not fit: a device has 11\.\d\d GiB too few \(what it reads and", done.stdout)
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_anything_is_compiled():
-    done = aot(SMALL, "--topology=v5e-4", "--json=no/such/directory/report.json")
-    assert done.returncode == 2
-    assert done.stderr.startswith("--json=no/such/directory/report.json: expected a file in a directory that is there")
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ({"json": "no/such/directory/report.json"}, "--json=no/such/directory/report.json: expected a file in a dir"),
+        ({"json": "/"}, "--json=/: expected a file in a directory that is there"),
+        ({"save": __file__}, f"--save={__file__}: expected a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_compiled(monkeypatch, option, expected):
+    monkeypatch.setattr(r1vl_jax.aot, "survey", lambda *_, **__: pytest.fail("compiled"))
+    options = {"topology": "v5e-4", "slices": 1, "programs": [], "json": None, "save": None, "search": False} | option
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        r1vl_jax.aot.run(resolve(get_config()), SimpleNamespace(**options))
 
 
 def test_a_topology_that_there_is_not():
     done = aot(SMALL, "--topology=v5e-12")
     assert done.returncode == 2
     assert done.stderr.startswith("--topology=v5e-12: expected one of v5e-1 (v5e:1x1)")
-
-
-def test_a_program_that_there_is_not():
-    pytest.importorskip("libtpu")
-    done = aot(SMALL, "--topology=v5e-4", "--programs=updates")
-    assert done.returncode == 2
-    assert done.stderr.startswith("--programs: there is no updates; this configuration has sync of layers,")

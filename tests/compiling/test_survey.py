@@ -33,6 +33,13 @@ def test_a_mesh_that_a_run_would_refuse_is_refused():
         survey.survey(config, parse("v5p-256"))
 
 
+def test_a_program_that_there_is_not_is_refused():
+    pytest.importorskip("libtpu")
+    without_hardware()
+    with pytest.raises(ValueError, match="^--programs: there is no updates; this configuration has sync of layers,"):
+        survey.survey(resolve(get_config()), parse("v5e-4"), ["updates"])
+
+
 def test_an_update_gathers_a_layer_at_a_time():
     """No device ever holds a whole stack of matrices, and the compiler warns of no array that it copies everywhere."""
     pytest.importorskip("libtpu")

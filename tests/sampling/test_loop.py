@@ -11,7 +11,7 @@ from small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params,
 
 from r1vl_jax.learner import Learner, score
 from r1vl_jax.sampling import loop, queue
-from r1vl_jax.sampling.loop import sample
+from r1vl_jax.sampling.loop import prefill, sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.scoring import join
@@ -152,6 +152,13 @@ def test_nothing_ends_without_an_end_token(params):
     assert rollout.completions.mask_BT.all()
     assert not rollout.has_ended_B.any()
     assert CONFIG.vocab_size == VOCAB_SIZE
+
+
+def test_reading_prompts_costs_the_same_for_any_number_of_completions(params):
+    programs = {
+        prefill(make_sampler(num_generations=number)).lower(params, make_prompts()).as_text() for number in (1, 8)
+    }
+    assert len(programs) == 1
 
 
 @pytest.mark.parametrize("slots", [1, 4, 5])

@@ -79,6 +79,17 @@ def test_a_draw_next_to_the_ends_of_the_scale_is_a_token_that_can_be_drawn():
     np.testing.assert_array_equal(_first_beyond(weight_BN, jnp.asarray([0.0, 1.0])), [1, 3])
 
 
+def test_sums_that_are_rounded_never_lead_to_what_cannot_be_drawn():
+    """As many blocks as a large vocabulary has, most of them emptied by a filter; shares at the very sums."""
+    rng = np.random.default_rng(5)
+    weight_BN = np.where(rng.random((500, 1188)) < 0.1, rng.random((500, 1188)), 0).astype(np.float32)
+    sum_BN = np.asarray(jnp.cumsum(weight_BN, axis=1))
+    for column in range(0, 1188, 54):
+        share_B = sum_BN[:, column] / sum_BN[:, -1]
+        number_B = np.asarray(_first_beyond(jnp.asarray(weight_BN), jnp.asarray(share_B)))
+        assert (np.take_along_axis(weight_BN, number_B[:, None], axis=1) > 0).all()
+
+
 def test_settings_that_filter_nothing_leave_no_filter():
     assert from_settings(temperature=1.2, top_k=0, top_p=1.0, min_p=0.0) == Temperature(1.2)
     assert from_settings(temperature=1.0, top_k=50, top_p=0.9, min_p=0.1).filters == (TopK(50), TopP(0.9), MinP(0.1))
