@@ -2,14 +2,17 @@
 
 import jax
 import numpy as np
+import optax
 from small import DEFINITION, EOS, IMAGE_TOKEN, make_params
 
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.data import prompts
 from r1vl_jax.data.prompts import EncodedPrompt
-from r1vl_jax.sampling.loop import prefill
+from r1vl_jax.learner import Learner, score
+from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import sync
 
 PROMPT_BUCKET, PATCH_BUCKET = 16, 64
 MOST_TOKENS, MOST_SQUARES = 16, 4  # of text; of 2x2 patches along a side of a picture
@@ -30,15 +33,20 @@ def random_batch(rng: np.random.Generator) -> PromptBatch:
 
 
 def test_there_is_one_program_for_each_bucket():
+    """Prompts are read, completions drawn and scored; decoding sees the length of prompts alone."""
     rng, params = np.random.default_rng(0), make_params()
-    program = prefill(Sampler(DEFINITION, Greedy(), 2, 11, (EOS,), ()))
+    sampler = Sampler(DEFINITION, Greedy(), 2, 11, (EOS,), ())
+    learner = Learner(DEFINITION, optax.sgd(0.1), chunk_size=17)
+    copy, scored_before = sync(sampler, params), score._cache_size()
     buckets, sizes = set(), set()
-    for _ in range(200):
+    for number in range(200):
         batch = random_batch(rng)
         buckets.add((batch.token_PS.shape[1], batch.vision.segment_ZM.shape[1]))
         sizes.add((batch.mask_PS.sum(), (batch.vision.segment_ZM > 0).sum()))
-        jax.block_until_ready(program(params, batch))
+        rollout = sample(sampler, params, batch, jax.random.key(number), copy=copy)
+        jax.block_until_ready(score(learner, params, batch, rollout.completions))
     assert len(sizes) > 100
-    assert program._cache_size() == len(buckets)
+    assert prefill(sampler)._cache_size() == score._cache_size() - scored_before == len(buckets)
+    assert decode(sampler)._cache_size() == len({length for length, _ in buckets})
     most_tokens = MOST_TOKENS + MOST_SQUARES**2
     assert len(buckets) <= (most_tokens // PROMPT_BUCKET) * (2 * 4 * MOST_SQUARES**2 // PATCH_BUCKET)
