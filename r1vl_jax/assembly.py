@@ -246,6 +246,7 @@ def make_learner(config: Config, definition: Definition, *, optim: Optim, max_st
         chunk_size=config.loss.logp_chunk_size,
         temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
         micro_batches=config.train.micro_batches,
+        tokens_per_micro_batch=config.train.tokens_per_micro_batch,
         loss=config.loss,
     )
 

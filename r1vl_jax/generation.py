@@ -131,7 +131,7 @@ class Generator:
         self, params: Params, records: list[Record], prompts: PromptBatch, divided: PromptBatch, rollout: Rollout
     ) -> Draw:
         """What the completions earned, and what an update needs to know of them."""
-        timers, length = self.run.timers, self.sampler.max_length
+        timers, length = self.run.timers, rollout.completions.token_BT.shape[1]
         width = _width(rollout.completions, self.run.config.train.completion_bucket)
         with timers("ref"):  # dispatched only: the device computes while the host scores
             sampled = refer(self.learner, params, self.reference_params, divided, _narrowed(rollout, width))

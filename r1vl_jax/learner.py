@@ -47,6 +47,7 @@ from r1vl_jax.trainable import combine
 Metrics = dict[str, Float[Array, ""]]
 # (logp_BT, rows) -> loss, metrics; `rows` is any pytree of arrays with leading axis B.
 Rows = Any
+Shape = tuple[int, ...]
 Objective = Callable[[Float[Array, "B T"], Rows], tuple[Float[Array, ""], Metrics]]
 
 
@@ -77,6 +78,7 @@ class Learner:
         temperature: divides the logits of every log-probability in the loss.
         micro_batches: parts of the rows that are differentiated one after another; each has rows of every device. The
             rows of a part that belong to one prompt are read behind it together.
+        tokens_per_micro_batch: where it is not 0, parts are as few as have at most so many tokens on each device.
         loss: settings of the objective (StepGRPO only).
     """
 
@@ -85,6 +87,7 @@ class Learner:
     chunk_size: int
     temperature: float = 1.0
     micro_batches: int = 1
+    tokens_per_micro_batch: int = 0
     loss: Loss = Loss()
 
     def placed(self, tree: Any) -> Any:
@@ -94,10 +97,32 @@ class Learner:
 
     def num_sequences(self, num_prompts: int, num_rows: int, *, num_parts: int = 1) -> int:
         """How many sequences are read: one a prompt, or as many more as give every device some of every part."""
-        mesh = self.definition.mesh
-        needed = num_parts * (1 if mesh is None else num_batch_shards(mesh))
+        needed = num_parts * self._num_shards
         counts = [num_prompts * size for size in divisors(num_rows // num_prompts)]
         return next((count for count in counts if count % needed == 0), num_rows)
+
+    def num_parts(self, prompts: Shape, completions: Shape) -> int:
+        """How many parts the rows of these shapes, padding included, are differentiated in; at most a row a device.
+
+        Args:
+            prompts, completions: [P, S] and [B, T].
+        """
+        if self.tokens_per_micro_batch == 0:
+            return self.micro_batches
+        (num_prompts, prompt_length), (num_rows, completion_length) = prompts, completions
+        sizes = divisors(num_rows // self._num_shards)
+
+        def tokens(num_parts: int) -> float:
+            num_sequences = self.num_sequences(num_prompts, num_rows, num_parts=num_parts)
+            total = num_sequences * prompt_length + num_rows * completion_length
+            return total / num_parts / self._num_shards
+
+        return next((size for size in sizes if tokens(size) <= self.tokens_per_micro_batch), sizes[-1])
+
+    @property
+    def _num_shards(self) -> int:
+        """Parts of a batch, one or more devices each."""
+        return 1 if self.definition.mesh is None else num_batch_shards(self.definition.mesh)
 
     def init(self, params: Params) -> TrainState:
         """The state before the first update of these trained parameters."""
@@ -305,7 +330,7 @@ def _gradient(
         return jax.tree.map(jnp.add, total, gradient), report
 
     feature_MD, features_vjp = jax.vjp(features, trained)
-    num_parts = learner.micro_batches
+    num_parts = learner.num_parts(prompts.token_PS.shape, completions.token_BT.shape)
     num_sequences = learner.num_sequences(len(prompts.token_PS), len(completions.token_BT), num_parts=num_parts)
     sequences = join(prompts, completions, num_sequences=num_sequences)
     divided = partial(_divided, num_sequences=num_sequences, num_parts=num_parts)

@@ -122,7 +122,8 @@ def _fused(generator: Generator, frozen: Params) -> _Update:
             )
             sampled = generated.sampled
             given = (sampled.completions, sampled.has_ended_B, generated.earned, generated.reward_PG)
-            draw = Draw(records, prompts, sampled, *jax.device_get(run.parts.own_rows(given)))
+            own = jax.device_get(run.parts.own_rows(given))
+            draw = Draw(records, prompts, sampled, *own, width=sampled.completions.token_BT.shape[1])
         return figures, draw, draw.figures(), generated.advantage_BT
 
     return update
@@ -136,7 +137,7 @@ def _keep_completions(run: Run, step: int, draw: Draw, advantage_BT: Float[np.nd
     """
     if not processes.is_writer():
         return
-    mask_BT = np.asarray(draw.completions.mask_BT)
+    mask_BT = np.asarray(draw.completions.mask_BT)[:, : advantage_BT.shape[1]]  # there is nothing behind
     advantage_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64) / mask_BT.sum(axis=1)
     rows = []
     for row, text in enumerate(run.parts.texts(draw.completions)):

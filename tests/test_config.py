@@ -69,6 +69,10 @@ def test_recipes_resolve(recipe):
         ),
         ({"data__min_pixels": 900, "data__max_pixels": 800}, "data.min_pixels=900 is more than data.max_pixels=800"),
         (
+            {"train__micro_batches": 4, "train__tokens_per_micro_batch": 4096},
+            "train.micro_batches=4 and train.tokens_per_micro_batch=4096 both say how an update is divided; set one",
+        ),
+        (
             {"train__micro_batches": 4, "warmup__batch_size": 10},
             "train.micro_batches=4 does not divide warmup.batch_size=10; set one of [1, 2, 5, 10]",
         ),

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 from small import DEFINITION, make_params, make_prompts, take
 
 from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, WarmupBatch
 from r1vl_jax.config import Loss
 from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
+from r1vl_jax.sharding import AXES
 
 LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, loss=Loss(beta=0.04))
 
@@ -82,11 +84,25 @@ def test_prompts_are_shared_as_far_as_every_part_has_its_rows(micro_batches, num
     assert learner.num_sequences(num_prompts, 4 * num_prompts, num_parts=micro_batches) == num_sequences
 
 
-@pytest.mark.parametrize("micro_batches", [2, 4])
-def test_micro_batches_change_nothing(params, micro_batches):
+@pytest.mark.parametrize(
+    ("limit", "num_devices", "num_parts"),
+    [(0, 1, 3), (560, 1, 1), (559, 1, 2), (280, 1, 2), (279, 1, 4), (100, 1, 8), (40, 1, 16), (1, 1, 16), (80, 4, 2)],
+)
+def test_parts_are_as_few_as_hold_the_tokens(limit, num_devices, num_parts):
+    """Four prompts of 20 tokens, four completions of 30 each: 560 tokens, and more where a prompt is read again."""
+    mesh = Mesh(np.array(jax.devices()[:num_devices]).reshape(1, num_devices, 1), AXES)
+    definition = dataclasses.replace(LEARNER.definition, mesh=mesh if num_devices > 1 else None)
+    learner = Learner(definition, LEARNER.optimizer, 16, micro_batches=3, tokens_per_micro_batch=limit)
+    assert learner.num_parts((4, 20), (16, 30)) == num_parts
+
+
+@pytest.mark.parametrize(("setting", "num_parts"), [({"micro_batches": 2}, 2), ({"tokens_per_micro_batch": 30}, 4)])
+def test_micro_batches_change_nothing(params, setting, num_parts):
     batch = make_batch()
     whole, metrics = updated(LEARNER, params, batch)
-    split = dataclasses.replace(LEARNER, micro_batches=micro_batches)
+    split = dataclasses.replace(LEARNER, **setting)
+    shapes = batch.prompts.token_PS.shape, batch.rows.completions.token_BT.shape
+    assert split.num_parts(*shapes) == num_parts, shapes
     parts, metrics_of_parts = updated(split, params, batch)
     assert distance(parts.params, whole.params, params) < 1e-5
     assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)

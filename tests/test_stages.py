@@ -17,6 +17,7 @@ from r1vl_jax.arrays import Completions, Rollout
 from r1vl_jax.config import default, resolve
 from r1vl_jax.data.records import Record
 from r1vl_jax.learner import TrainState
+from r1vl_jax.observe.completions import read_completions
 from r1vl_jax.observe.metrics import read_lines
 from r1vl_jax.rewarding import Rewarder, Scheme
 from r1vl_jax.rewards.text import Vocabulary
@@ -83,13 +84,13 @@ def make_run(tmp_path):
 @pytest.fixture
 def spies(monkeypatch):
     """Records the calls; the parameter `w` is 10 at first and grows by 1 with every update."""
-    calls = SimpleNamespace(prompts=[], sample=[], score=[], update=[], num_skipped=0)
+    calls = SimpleNamespace(prompts=[], sample=[], score=[], update=[], num_skipped=0, completions=COMPLETIONS)
 
     def sample(sampler, params, prompts, key, *, copy):
         calls.prompts.append(prompts.number)
         calls.sample.append((float(params["w"]), jax.random.key_data(key).tolist()))
-        zeros_BT = jnp.zeros((4, 2))
-        return Rollout(COMPLETIONS, zeros_BT, zeros_BT, jnp.ones(4, bool), jnp.int32(2))
+        zeros_BT = jnp.zeros(calls.completions.token_BT.shape)
+        return Rollout(calls.completions, zeros_BT, zeros_BT, jnp.ones(4, bool), jnp.int32(2))
 
     def score(learner, params, prompts, completions):
         calls.score.append(float(params["w"]))
@@ -144,6 +145,18 @@ def test_advantages_compare_the_samples_of_a_prompt(make_run, spies, scale_rewar
     reward = np.array([2.1, 1.1, 1.0, 0.0])
     spread = np.std(reward, ddof=1) + 1e-4 if scale_rewards == "group" else 1.0
     np.testing.assert_allclose(batch.rows.advantage_BT[:, 0], (reward - reward.mean()) / spread, atol=1e-6)
+
+
+def test_what_is_kept_of_short_completions_is_that_of_long_ones(make_run, spies, tmp_path):
+    """Two columns hold all completions; the update sees no more."""
+    spies.completions = jax.tree.map(lambda array: np.pad(array, ((0, 0), (0, 3))), COMPLETIONS)
+    run = make_run(train__completion_bucket=2, train__max_steps=1, observe__log_completions=1)
+    run.parts.texts = lambda completions: TEXTS
+    step_grpo(run, W)
+    _, batch = spies.update[0]
+    assert batch.rows.advantage_BT.shape == (4, 2)
+    kept = read_completions(epath.Path(tmp_path) / "completions" / "completions_00001.parquet")
+    np.testing.assert_allclose([row["advantage"] for row in kept], batch.rows.advantage_BT[:, 0], rtol=1e-6)
 
 
 def test_rewards_are_weighted_accuracy_first(make_run):

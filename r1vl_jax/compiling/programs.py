@@ -320,7 +320,11 @@ class _World:
         return self.count.score(self.num_prompts, self.num_rows, num_sequences=num_sequences)
 
     def _operations_of_update(self, learner: Learner) -> Operations:
-        num_sequences = learner.num_sequences(self.num_prompts, self.num_rows, num_parts=learner.micro_batches)
+        num_parts = learner.num_parts(
+            (self.num_prompts, self.config.data.max_prompt_length),
+            (self.num_rows, self.config.sampling.max_completion_length),
+        )
+        num_sequences = learner.num_sequences(self.num_prompts, self.num_rows, num_parts=num_parts)
         return self.count.update(self.num_prompts, self.num_rows, num_sequences=num_sequences)
 
     @property

@@ -25,6 +25,11 @@ def contradictions(config: Config) -> Iterator[str]:
             f"train.micro_batches={config.train.micro_batches} does not divide the {rows} rows of an update"
             f" (train.prompts_per_update x sampling.num_generations); set one of {divisors(rows)}"
         )
+    if config.train.micro_batches > 1 and config.train.tokens_per_micro_batch > 0:
+        yield (
+            f"train.micro_batches={config.train.micro_batches} and train.tokens_per_micro_batch="
+            f"{config.train.tokens_per_micro_batch} both say how an update is divided; set one of them"
+        )
     if config.sampling.slots > 0 and config.sampling.slots >= (rows_at_once := _rows_at_once(config)):
         yield (
             f"sampling.slots={config.sampling.slots} does nothing: at most {rows_at_once} completions are drawn at one"
@@ -137,7 +142,7 @@ _OPTIM_RANGES: tuple[_Range, ...] = (
 _FILLED_IN = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices")
 _AT_LEAST_0 = (
     *("sampling.top_k", "sampling.slots", "eval.steps", "eval.supervised_steps"),
-    *("train.max_skipped_updates", "train.completion_bucket"),
+    *("train.max_skipped_updates", "train.completion_bucket", "train.tokens_per_micro_batch"),
     "data.alignment_records",
     *("observe.log_completions", "observe.num_completions_to_print"),
 )

@@ -196,6 +196,8 @@ class Train:
             few as hold the longest one sampled, so that short ones cost less; each width is compiled once. 0, and a
             fused step, take `sampling.max_completion_length`.
         micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
+        tokens_per_micro_batch: instead, parts are as few as have at most so many tokens of prompts and completions on
+            each device, padding included: long ones take more parts than short ones. 0 takes `micro_batches`.
         save_steps: updates between checkpoints; one is written at the end of a stage anyway.
         save_total_limit: checkpoints of a stage that are kept.
         max_skipped_updates: non-finite updates that are skipped before the run stops.
@@ -209,6 +211,7 @@ class Train:
     fused: bool = False
     completion_bucket: int = 256
     micro_batches: int = 1
+    tokens_per_micro_batch: int = 0
     save_steps: int = 100
     save_total_limit: int = 1
     max_skipped_updates: int = 10
