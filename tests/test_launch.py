@@ -89,3 +89,13 @@ exit "${{statuses[$(($(wc -l < {tmp_path}/starts) - 1))]}}"
     called = subprocess.run([LAUNCH / "tpu_pod.sh", "c.py"], env=environment, check=False)
     assert called.returncode == expected
     assert len((tmp_path / "starts").read_text().splitlines()) == num_starts
+
+
+@pytest.mark.parametrize("restarts", ["-1", "many"])
+def test_restarts_are_counted(tmp_path, restarts):
+    environment = with_program(tmp_path, "gcloud", f"touch {tmp_path}/started")
+    environment |= {"TPU": "a", "ZONE": "b", "MAX_RESTARTS": restarts}
+    called = subprocess.run([LAUNCH / "tpu_pod.sh", "c.py"], env=environment, capture_output=True, text=True)
+    assert called.returncode == 2
+    assert called.stderr == f"MAX_RESTARTS={restarts}: expected a whole number, at least 0\n"
+    assert not (tmp_path / "started").exists()
