@@ -67,7 +67,9 @@ def step_grpo(run: Run, name: str, params: Params) -> Params:
     )
     with Stage(run, plan, initial, frozen, stream) as stage:
         for step in stage.steps():
-            figures, draw, of_draw, advantage_BT = update(stage, step)
+            is_profiled = step == config.observe.profile_step  # waited for, then: its time is its own
+            with observe.profiled(run.workdir, is_wanted=is_profiled, wait=lambda: jax.block_until_ready(stage.state)):
+                figures, draw, of_draw, advantage_BT = update(stage, step)
             stage.record(step, figures, num_tokens=of_draw.num_tokens, host=of_draw.metrics)
             if stage.is_due(step, config.observe.log_completions):
                 _keep_completions(run, step, draw, np.asarray(run.parts.own_rows(advantage_BT)))

@@ -144,7 +144,7 @@ _AT_LEAST_0 = (
     *("sampling.top_k", "sampling.slots", "eval.steps", "eval.supervised_steps"),
     *("train.max_skipped_updates", "train.completion_bucket", "train.tokens_per_micro_batch"),
     "data.alignment_records",
-    *("observe.log_completions", "observe.num_completions_to_print"),
+    *("observe.log_completions", "observe.num_completions_to_print", "observe.profile_step"),
 )
 _AT_LEAST_1 = (
     *("sampling.max_completion_length", "reward.num_workers", "reward.max_bytes_per_token"),

@@ -249,10 +249,13 @@ class Observe:
     Attributes:
         log_completions: updates between completions kept as Parquet; 0 is never.
         num_completions_to_print: rows of the console table.
+        profile_step: the update of StepGRPO that is traced; `profile/` receives the trace, for XProf or TensorBoard,
+            and the share of the time in which devices had nothing to do. 0 is none; the first one compiles.
     """
 
     log_completions: int = 25
     num_completions_to_print: int = 4
+    profile_step: int = 0
     tensorboard: bool = True
     progress: bool = True
     report: bool = True

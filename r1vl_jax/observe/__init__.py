@@ -4,6 +4,7 @@ from r1vl_jax.observe.alarm import alarm
 from r1vl_jax.observe.completions import print_completions, write_completions
 from r1vl_jax.observe.manifest import check_fingerprint, check_workdir, settings_by_name, write_manifest
 from r1vl_jax.observe.metrics import MetricsWriter, Timers
+from r1vl_jax.observe.profile import profiled
 from r1vl_jax.observe.progress import Progress
 from r1vl_jax.observe.results import Cost, update_summary, write_machine
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_fingerprint",
     "check_workdir",
     "print_completions",
+    "profiled",
     "settings_by_name",
     "update_summary",
     "write_completions",
