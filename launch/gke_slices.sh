@@ -12,11 +12,16 @@ if [[ $# -lt 1 || $1 == -* || -z ${CLUSTER:-} || -z ${NAME:-} || -z ${TPU_TYPE:-
   echo "usage: CLUSTER= NAME= TPU_TYPE= SLICES= IMAGE= $0 CONFIG --config.workdir=/shared/RUN [...]" >&2
   exit 2
 fi
+: "${SLICES:=2}" "${MAX_RESTARTS:=20}"
+if [[ ! $SLICES =~ ^[1-9][0-9]*$ || ! $MAX_RESTARTS =~ ^[0-9]+$ ]]; then
+  echo "SLICES=$SLICES MAX_RESTARTS=$MAX_RESTARTS: expected whole numbers, at least 1 and 0" >&2
+  exit 2
+fi
 exec xpk workload create \
   --cluster="$CLUSTER" \
   --workload="$NAME" \
   --tpu-type="$TPU_TYPE" \
-  --num-slices="${SLICES:-2}" \
+  --num-slices="$SLICES" \
   --docker-image="$IMAGE" \
-  --max-restarts="${MAX_RESTARTS:-20}" \
+  --max-restarts="$MAX_RESTARTS" \
   --command="python -m r1vl_jax.train $(printf '%q ' --config="$1" "${@:2}")"

@@ -91,6 +91,16 @@ exit "${{statuses[$(($(wc -l < {tmp_path}/starts) - 1))]}}"
     assert len((tmp_path / "starts").read_text().splitlines()) == num_starts
 
 
+@pytest.mark.parametrize(("name", "value"), [("SLICES", "0"), ("SLICES", "two"), ("MAX_RESTARTS", "x")])
+def test_slices_are_counted_from_one(tmp_path, name, value):
+    environment = with_program(tmp_path, "xpk", f"touch {tmp_path}/started")
+    environment |= {"CLUSTER": "a", "NAME": "b", "TPU_TYPE": "c", "IMAGE": "d", name: value}
+    called = subprocess.run([LAUNCH / "gke_slices.sh", "c.py"], env=environment, capture_output=True, text=True)
+    assert called.returncode == 2
+    assert f"{name}={value}" in called.stderr
+    assert not (tmp_path / "started").exists()
+
+
 @pytest.mark.parametrize("restarts", ["-1", "many"])
 def test_restarts_are_counted(tmp_path, restarts):
     environment = with_program(tmp_path, "gcloud", f"touch {tmp_path}/started")
