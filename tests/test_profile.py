@@ -1,13 +1,15 @@
 """The trace of an update, and what it says of idle devices."""
 
 import json
-import time
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import pytest
 
+from r1vl_jax import tpu_compiler
 from r1vl_jax.observe import profiled
 from r1vl_jax.observe.profile import idle_shares
 
@@ -43,32 +45,69 @@ def test_without_another_device_the_host_is_it():
     assert idle_shares([host, device], 1.0) == {"TPU:0": 0.0}
 
 
-def test_a_block_is_traced_with_what_it_leaves_to_the_device(tmp_path, capsys):
-    product = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda _, x: jnp.tanh(x @ x), x))
-    results = [product(jnp.ones((500, 500)))]
-    start = time.perf_counter()
-    jax.block_until_ready(product(results[0]))
-    seconds = time.perf_counter() - start
-    with profiled(tmp_path, is_wanted=True, wait=lambda: jax.block_until_ready(results)):
-        time.sleep(seconds)
-        results.append(product(results[0]))
+TRACED = """
+import sys, time
+import jax, jax.numpy as jnp
+from r1vl_jax.observe import profiled
+
+product = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda _, x: jnp.tanh(x @ x), x))
+results = [product(jnp.ones((500, 500)))]
+start = time.perf_counter()
+jax.block_until_ready(product(results[0]))
+seconds = time.perf_counter() - start
+with profiled(sys.argv[1], is_wanted=True, wait=lambda: jax.block_until_ready(results)):
+    time.sleep(seconds)
+    results.append(product(results[0]))
+print("slept:", seconds)
+"""
+
+TRACED_BESIDE_LIBTPU = """
+import sys
+import jax
+from r1vl_jax.aot import without_hardware
+from r1vl_jax.compiling.topologies import parse
+from r1vl_jax.observe import profiled
+
+without_hardware()
+parse("v5e-4").devices()
+with profiled(sys.argv[1], is_wanted=True, wait=lambda: None):
+    jax.numpy.ones(3).sum().block_until_ready()
+"""
+
+
+def traced(script: str, workdir: Path) -> subprocess.CompletedProcess:
+    """In a process of its own: in this one another test may have loaded libtpu, whose tracer then starts, too."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", script, str(workdir)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_block_is_traced_with_what_it_leaves_to_the_device(tmp_path):
+    done = traced(TRACED, tmp_path)
+    assert done.returncode == 0, done.stderr
+    seconds = float(done.stdout.split("slept:")[1])
     told = json.loads((tmp_path / "profile" / "idle.json").read_text())
     assert told["seconds"] > seconds  # it slept as long
     assert 0.1 < told["idle"]["CPU"] < 0.9
     assert list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
-    assert "idle: CPU" in capsys.readouterr().out
+    assert "idle: CPU" in done.stdout
 
 
-def test_a_plugin_without_its_device_ends_no_run(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    platforms = jax.config.values["jax_platforms"]
-    jax.config.update("jax_platforms", "")
-    try:
-        with profiled(tmp_path, is_wanted=True, wait=lambda: pytest.fail("waited")):
-            pass
-    finally:
-        jax.config.update("jax_platforms", platforms)
-    assert "set JAX_PLATFORMS=cpu" in caplog.text
+def test_libtpu_ends_no_run(tmp_path):
+    """Of another release than JAX its tracer would crash: then there is a warning and no trace."""
+    pytest.importorskip("libtpu")
+    done = traced(TRACED_BESIDE_LIBTPU, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ("no profile" in done.stderr) == bool(tpu_compiler.mismatch())
+    assert any(tmp_path.iterdir()) != bool(tpu_compiler.mismatch())
+
+
+def test_where_the_tracer_would_crash_there_is_none(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tpu_compiler, "is_loaded", lambda: True)
+    monkeypatch.setattr(tpu_compiler, "mismatch", lambda: "libtpu 1 is installed")
+    with profiled(tmp_path, is_wanted=True, wait=lambda: pytest.fail("waited")):
+        pass
+    assert "would crash: libtpu 1 is installed" in caplog.text
     assert not list(tmp_path.iterdir())
 
 

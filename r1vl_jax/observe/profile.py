@@ -1,7 +1,6 @@
 """A trace of one update, for XProf or TensorBoard, and the share of it in which devices had nothing to do."""
 
 import contextlib
-import importlib.util
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +10,7 @@ import jax
 from etils import epath
 from rich.console import Console
 
-from r1vl_jax import processes
+from r1vl_jax import processes, tpu_compiler
 from r1vl_jax.observe.files import write_json
 
 PROFILE = "profile"
@@ -27,8 +26,8 @@ def profiled(workdir: epath.PathLike, *, is_wanted: bool, wait: Callable[[], Any
     Args:
         wait: for what devices still compute; called before and behind the block.
     """
-    if is_wanted and _would_crash():
-        logging.warning("no profile: JAX's profiler crashes with libtpu and without a TPU; set JAX_PLATFORMS=cpu")
+    if is_wanted and (reason := _would_crash()):
+        logging.warning("no profile, whose tracer would crash: %s", reason)
         is_wanted = False
     if not (is_wanted and processes.is_writer()):
         yield
@@ -49,10 +48,10 @@ def profiled(workdir: epath.PathLike, *, is_wanted: bool, wait: Callable[[], Any
     Console().print(f"profile: {seconds:.2f} s, idle: {shares}; the trace is in {directory}", soft_wrap=True)
 
 
-def _would_crash() -> bool:
-    """Whether JAX found the TPU's plugin, whose tracer cannot start, but no TPU."""
-    is_tried = not jax.config.values["jax_platforms"]
-    return is_tried and jax.default_backend() != "tpu" and importlib.util.find_spec("libtpu") is not None
+def _would_crash() -> str | None:
+    """Why the tracer of libtpu, which JAX starts wherever libtpu is loaded, would end the process; None if not."""
+    jax.default_backend()  # loads what there is
+    return tpu_compiler.mismatch() if tpu_compiler.is_loaded() else None
 
 
 def idle_shares(planes: Iterable[Any], seconds: float) -> dict[str, float]:
