@@ -4,7 +4,8 @@
 
 Every program of the run is compiled by the TPU compiler (`pip install 'r1vl_jax[aot]'`) for a topology that is not
 there: no accelerator, no weights and no data are needed. The exit status is 0 if every program fits, and 1 if one does
-not; then what would fit is searched for, unless with `--nosearch`. It is 2 if nothing could be compiled.
+not; then what would fit is searched for, unless with `--nosearch`. It is 2 if nothing could be compiled, or if the
+compiler failed in a program of the run for another reason than memory; the others are reported then, too.
 """
 
 import functools
@@ -50,11 +51,18 @@ def run(config: Config, options: flags.FlagValues) -> Report:
     report = survey(config, topology, options.programs, save_to=save_to)
     show(report, Console(width=max(Console().width, _WIDTH)))
     _write(report, None, options.json)  # now, for a search may be ended
-    if not report.fits and options.search:
+    if not report.fits and not report.failed and options.search:
         would_fit = first_that_fits(report, config, functools.partial(survey, until_one_fails=True))
         print(f"the first that fits: {would_fit}" if would_fit else "nothing that was tried fits")
         _write(report, would_fit, options.json)
     return report
+
+
+def exit_status(report: Report) -> int:
+    """0: every program of the run fits; 1: one does not; 2: the compiler failed in one."""
+    if report.failed:
+        return 2
+    return 0 if report.fits else 1
 
 
 def _write(report: Report, would_fit: str | None, path: str | None) -> None:
@@ -77,7 +85,7 @@ def main() -> None:
         except (ValueError, RuntimeError, OSError) as error:
             print(error, file=sys.stderr)
             sys.exit(2)
-        sys.exit(0 if report.fits else 1)
+        sys.exit(exit_status(report))
 
     start_with_recipe(start)
 

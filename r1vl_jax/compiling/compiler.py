@@ -14,6 +14,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT]?)B?\) exceeds available|[Uu]sed ([\d.]+)([KMGT]?)B? of")
 # What a user should read of the compiler's messages.
 _WORRYING = re.compile(r"involuntary full rematerialization|replicat|very slow", re.IGNORECASE)
+_NUM_LAST_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,27 @@ class TooLarge:
         return self.needed - self.has
 
 
-def compile_for(program: Program, memory_bytes: float) -> Compiled | TooLarge:
-    """Compiles a program for devices of so much memory.
+@dataclass(frozen=True)
+class Failed:
+    """A program that the compiler gave up for another reason than memory: what it needs is not known.
 
-    Raises:
-        jax.errors.JaxRuntimeError: the compiler fails for another reason than memory.
+    Attributes:
+        reason: in words of the compiler.
+        last_lines: of all that it said.
     """
+
+    program: Program
+    reason: str
+    last_lines: tuple[str, ...]
+    fits = False
+    excess = 0.0
+
+
+Result = Compiled | TooLarge | Failed
+
+
+def compile_for(program: Program, memory_bytes: float) -> Result:
+    """Compiles a program for devices of so much memory."""
     held = shapes.bytes_per_device(program.held)
     at_least = shapes.bytes_per_device(program.arguments) + held
     if at_least > memory_bytes:
@@ -104,10 +120,11 @@ def compile_for(program: Program, memory_bytes: float) -> Compiled | TooLarge:
         with messages_kept(messages):
             executable = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
+        said = str(error).splitlines() or ["nothing"]
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            return Failed(program, said[0], tuple([*messages, *said][-_NUM_LAST_LINES:]))
         needed = needed_bytes(str(error)) or memory_bytes
-        return TooLarge(program, needed + held, memory_bytes, str(error).splitlines()[0])
+        return TooLarge(program, needed + held, memory_bytes, said[0])
     analysis = executable.memory_analysis()
     assert analysis is not None  # only some plugins have none
     memory = Memory(

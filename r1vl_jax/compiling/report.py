@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from r1vl_jax.compiling.compiler import Compiled, TooLarge
+from r1vl_jax.compiling.compiler import Compiled, Failed, Result, TooLarge
 from r1vl_jax.compiling.programs import EVALUATION
 from r1vl_jax.compiling.roofline import Roofline, by_kind
 from r1vl_jax.compiling.topologies import Topology
@@ -26,7 +26,7 @@ class Entry:
         unread: why a compiled program cannot be read.
     """
 
-    result: Compiled | TooLarge
+    result: Result
     roofline: Roofline | None = None
     gathered: tuple[str, ...] = ()
     unread: str = ""
@@ -61,6 +61,11 @@ class Report:
     def fits(self) -> bool:
         """Whether every program does that the configuration runs."""
         return not any(entry.is_fault for entry in self.entries)
+
+    @property
+    def failed(self) -> list[str]:
+        """Programs of the run of which it is not known, for the compiler gave them up."""
+        return [entry.name for entry in self.entries if entry.is_fault and isinstance(entry.result, Failed)]
 
     def step_seconds(self, stage: str) -> float:
         """Of one update with all that belongs to it, at best; NaN while something of the stage is missing."""
@@ -99,6 +104,7 @@ def to_json(report: Report, would_fit: str | None = None) -> dict[str, Any]:
         "model": report.model,
         "memory_bytes": chip.memory_bytes,
         "fits": report.fits,
+        "failed": report.failed,
         "would_fit": would_fit,
         "stages": {
             stage: {
@@ -124,6 +130,8 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
     }
     if isinstance(result, TooLarge):
         return told | {"reason": result.reason}
+    if isinstance(result, Failed):
+        return told | {"fits": None, "reason": result.reason, "last_lines": list(result.last_lines)}
     memory = result.memory
     told["unread"] = entry.unread
     told["memory"] = {
@@ -170,6 +178,9 @@ def _memory_table(entries: Iterable[Entry]) -> Table:
         if isinstance(entry.result, TooLarge):
             table.add_row(name, "", "", "", "", _gib(entry.result.needed), _gib(-entry.result.excess), style="red")
             continue
+        if isinstance(entry.result, Failed):
+            table.add_row(name, "", "", "", "", "unknown", "", style="red")
+            continue
         memory = entry.result.memory
         results = memory.outputs - memory.aliased
         parts = (memory.arguments, results, memory.temporaries, memory.held, memory.peak, memory.has - memory.peak)
@@ -195,7 +206,10 @@ def _time_table(entries: Iterable[Entry]) -> Table:
 def _remarks(entry: Entry) -> Iterable[str]:
     """What a user should know of a program beside its figures."""
     result = entry.result
-    if not result.fits:
+    if isinstance(result, Failed):
+        yield f"the compiler failed, so that nothing is known of this program ({result.reason}); its last lines:"
+        yield from result.last_lines
+    elif not result.fits:
         reason = f" ({result.reason})" if isinstance(result, TooLarge) else ""
         yield f"does not fit: a device has {_gib(result.excess)} GiB too few{reason}"
     if entry.unread:

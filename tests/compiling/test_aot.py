@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 from small_pod import get_config
 
 import r1vl_jax.aot
+from r1vl_jax import tpu_compiler
+from r1vl_jax.compiling.programs import Program
+from r1vl_jax.compiling.report import Report
+from r1vl_jax.compiling.topologies import parse
 from r1vl_jax.config import resolve
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,6 +27,12 @@ def aot(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "r1vl_jax.aot", *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def options(**given) -> SimpleNamespace:
+    """Flags as they are left alone, but these."""
+    default = {"topology": "v5e-4", "slices": 1, "programs": [], "json": None, "save": None, "search": True}
+    return SimpleNamespace(**default | given)
 
 
 def test_a_program_that_fits(tmp_path):
@@ -62,18 +73,54 @@ def test_a_program_that_does_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("option", "expected"),
+    ("given", "expected"),
     [
         ({"json": "no/such/directory/report.json"}, "--json=no/such/directory/report.json: expected a file in a dir"),
         ({"json": "/"}, "--json=/: expected a file in a directory that is there"),
         ({"save": __file__}, f"--save={__file__}: expected a directory"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_is_compiled(monkeypatch, option, expected):
+def test_what_cannot_be_written_is_refused_before_anything_is_compiled(monkeypatch, given, expected):
     monkeypatch.setattr(r1vl_jax.aot, "survey", lambda *_, **__: pytest.fail("compiled"))
-    options = {"topology": "v5e-4", "slices": 1, "programs": [], "json": None, "save": None, "search": False} | option
     with pytest.raises(ValueError, match=re.escape(expected)):
-        r1vl_jax.aot.run(resolve(get_config()), SimpleNamespace(**options))
+        r1vl_jax.aot.run(resolve(get_config()), options(**given))
+
+
+def test_what_is_known_is_told_although_the_compiler_fails_in_one_program(monkeypatch, tmp_path, capsys):
+    """And nothing is searched for: larger slices would not help."""
+    pytest.importorskip("libtpu")
+    lower = Program.lower
+
+    def compile():
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nat the last")
+
+    monkeypatch.setattr(
+        Program,
+        "lower",
+        lambda self: SimpleNamespace(compile=compile) if self.name == "sync of layers" else lower(self),
+    )
+    monkeypatch.setattr(r1vl_jax.aot, "first_that_fits", lambda *_: pytest.fail("searched"))
+    r1vl_jax.aot.without_hardware()
+    programs, path = ["sync of layers", "sync of the rest"], tmp_path / "report.json"
+    report = r1vl_jax.aot.run(resolve(get_config()), options(programs=programs, json=str(path)))
+    assert r1vl_jax.aot.exit_status(report) == 2
+    printed = capsys.readouterr().out
+    assert "sync of layers: the compiler failed, so that nothing is known of this program" in printed
+    assert "sync of layers: at the last\n" in printed
+    assert "sync of the rest: a device receives" in printed
+    written = json.loads(path.read_text())
+    assert (written["fits"], written["failed"]) == (False, ["sync of layers"])
+    failed, known = written["programs"]
+    assert (failed["fits"], failed["reason"]) == (None, "INTERNAL: RET_CHECK failure")
+    assert failed["last_lines"][-1] == "at the last"
+    assert known["memory"]["peak"] > 0
+
+
+def test_a_compiler_of_another_release_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(tpu_compiler, "mismatch", lambda: "libtpu 1 is installed")
+    monkeypatch.setattr(r1vl_jax.aot, "survey", lambda *_, **__: Report(parse("v5e-4"), {}, "a model", ()))
+    r1vl_jax.aot.run(resolve(get_config()), options())
+    assert capsys.readouterr().err == "warning: libtpu 1 is installed\n"
 
 
 def test_a_topology_that_there_is_not():

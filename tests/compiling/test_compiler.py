@@ -5,11 +5,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
+import jax
 import pytest
 
-from r1vl_jax.compiling.compiler import needed_bytes
+from r1vl_jax.compiling.compiler import Failed, TooLarge, compile_for, needed_bytes
 from r1vl_jax.compiling.messages import messages_kept
+from r1vl_jax.compiling.operations import Operations
+from r1vl_jax.compiling.programs import Program
 
 GIB = 2**30
 
@@ -28,6 +32,34 @@ GIB = 2**30
 )
 def test_the_excess_is_read_from_a_refusal(message, expected):
     assert needed_bytes(message) == expected
+
+
+def refused(message: str) -> Program:
+    """A program of which the compiler says something, and then that."""
+
+    def compile():
+        os.write(2, b"first\nsecond\n")
+        raise jax.errors.JaxRuntimeError(message)
+
+    function = SimpleNamespace(lower=lambda: SimpleNamespace(compile=compile))
+    return Program("update", "step_grpo", function, (), (), held={}, operations=Operations(1.0))
+
+
+def test_only_memory_makes_a_program_too_large():
+    failed = compile_for(refused("INTERNAL: RET_CHECK failure\nthird\nfourth"), GIB)
+    assert isinstance(failed, Failed)
+    assert failed.reason == "INTERNAL: RET_CHECK failure"
+    assert failed.last_lines == ("first", "second", "INTERNAL: RET_CHECK failure", "third", "fourth")
+    assert not failed.fits
+    large = compile_for(refused("RESOURCE_EXHAUSTED: Used 17.50G of 15.75G hbm."), GIB)
+    assert isinstance(large, TooLarge)
+    assert large.needed == 17.5 * GIB
+
+
+def test_of_many_lines_the_last_are_kept():
+    failed = compile_for(refused("INTERNAL\n" + "\n".join(map(str, range(100)))), GIB)
+    assert isinstance(failed, Failed)
+    assert failed.last_lines == tuple(map(str, range(80, 100)))
 
 
 def test_messages_are_kept_off_the_screen(capfd):
