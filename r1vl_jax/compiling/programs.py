@@ -26,6 +26,8 @@ from r1vl_jax.trainable import combine, partition, stored
 
 EVALUATION = "evaluation"
 _NONE = Operations(0.0)
+# Settings that cost time and no result, and lessen what computing gradients and scores needs.
+_OF_LEARNING = ("model.remat", "train.micro_batches", "loss.logp_chunk_size")
 _END_OF_TURN, _END_OF_TEXT = 151_645, 151_643  # of Qwen's tokenizer; which ids they are changes no shape
 
 
@@ -42,7 +44,7 @@ class Program:
         operations: of one run of it.
         runs_per_step: how often it runs for an update of its stage; 0 in evaluation.
         is_used: whether the configuration runs it at all.
-        is_tunable: whether it needs less memory with other settings of remat, micro-batches and chunks.
+        settings: names of those with which it needs less memory and gives the same.
     """
 
     name: str
@@ -54,7 +56,7 @@ class Program:
     operations: Operations
     runs_per_step: float = 1.0
     is_used: bool = True
-    is_tunable: bool = True
+    settings: tuple[str, ...] = _OF_LEARNING
 
     def lower(self) -> jax.stages.Lowered:
         """Traced, for the devices that the places name."""
@@ -118,7 +120,10 @@ class _World:
         """The same for greedy decoding of held-out problems, but what StepGRPO runs in the same shapes."""
         greedy = dataclasses.replace(self.sampler, method=Greedy(), num_generations=1)
         is_sampled = "step_grpo" in self.config.train.stages and not self.config.train.fused
-        reading, drawing = self._draw(EVALUATION, greedy, self.config.eval.batch_size)
+        reading, drawing = (
+            dataclasses.replace(program, settings=("eval.batch_size",))
+            for program in self._draw(EVALUATION, greedy, self.config.eval.batch_size)
+        )
         if not is_sampled:
             yield from self._sync(EVALUATION)
         if not is_sampled or self.config.eval.batch_size != self.num_prompts:
@@ -163,6 +168,7 @@ class _World:
             (self.copy, self._prefilled(sampler, prompts), shapes.key(self.decoding_mesh)),
             held={"policy": self.policy, "prompts": prompts},
             operations=self.count.decode(num_prompts * sampler.num_generations),
+            settings=("sampling.slots",),
         )
         return reading, drawing
 
@@ -217,6 +223,7 @@ class _World:
             ),
             held={},
             operations=work + self._operations_of_update(learner),
+            settings=(*_OF_LEARNING, "sampling.slots"),
             is_used=self.config.train.fused,
         )
 
@@ -299,6 +306,7 @@ class _World:
         held: dict[str, Any],
         operations: Operations = _NONE,
         runs: float = 1.0,
+        settings: tuple[str, ...] = (),
     ) -> Program:
         """A program of sampling, and what is held beside it."""
         is_training = stage != EVALUATION
@@ -311,7 +319,7 @@ class _World:
             held=held | (self._held_in_training if is_training else self._held_in_evaluation),
             operations=operations,
             runs_per_step=runs * self._runs_of_generation if is_training else 0.0,
-            is_tunable=False,
+            settings=settings,
             is_used=not (is_training and self.config.train.fused),
         )
 

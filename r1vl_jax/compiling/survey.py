@@ -19,6 +19,10 @@ from r1vl_jax.rows import own_parts
 from r1vl_jax.sharding import make_mesh
 
 
+class UnknownProgram(ValueError):
+    """A configuration has no program of this name."""
+
+
 def survey(
     config: Config,
     topology: Topology,
@@ -56,7 +60,7 @@ def survey(
 def _chosen(every: list[Program], names: Collection[str]) -> list[Program]:
     if unknown := set(names) - {program.name for program in every}:
         known = ", ".join(program.name for program in every)
-        raise ValueError(f"--programs: there is no {', '.join(sorted(unknown))}; this configuration has {known}")
+        raise UnknownProgram(f"--programs: there is no {', '.join(sorted(unknown))}; this configuration has {known}")
     return [program for program in every if not names or program.name in names]
 
 

@@ -43,6 +43,22 @@ def test_which_programs_there_are():
     assert [name for name, program in fused.items() if program.is_used] == ["fused step", *EVALUATION]
 
 
+def test_settings_with_which_a_program_needs_less():
+    learning = ("model.remat", "train.micro_batches", "loss.logp_chunk_size")
+    expected = dict.fromkeys(SAMPLING, ()) | {
+        "decode": ("sampling.slots",),
+        "reference scores": learning,
+        "update": learning,
+        "fused step": (*learning, "sampling.slots"),
+        "evaluation prefill": ("eval.batch_size",),
+        "evaluation decode": ("eval.batch_size",),
+    }
+    assert {name: each.settings for name, each in programs_of("tpu", eval__batch_size=8).items()} == expected
+    alone = programs_of("tpu", train__stages=("warmup",), warmup__max_steps=1, warmup__batch_size=8)
+    assert alone["evaluation sync of layers"].settings == ()
+    assert alone["warmup update"].settings == learning
+
+
 def test_evaluation_has_programs_of_its_own_where_training_has_none_of_their_shapes():
     """One greedy completion a prompt; what is held beside them depends on whether there is validation."""
     apart = programs_of("tpu", eval__batch_size=8)
