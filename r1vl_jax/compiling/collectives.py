@@ -13,6 +13,8 @@ from r1vl_jax.compiling.hlo import Instruction, Module
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 # Parts of one collective that run beside other work stand in several fusions; the first has a start of -1.
 _CONTINUED = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
+# Between slices the hosts exchange: what a device gets of it stands in the program as received from its host.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def collectives(module: Module, slice_of_device: Sequence[int]) -> list[Collecti
 
 def _inside(module: Module, instruction: Instruction) -> Iterator[tuple[Instruction, str]]:
     """Collectives among an instruction and the computations that are part of it, with the names of the latter."""
-    if _kind(instruction.opcode) and not _CONTINUED.search(instruction.attributes):
+    if _kind(instruction) and not _CONTINUED.search(instruction.attributes):
         yield instruction, ""
     if instruction.opcode == "fusion":
         for name in instruction.called:
@@ -56,26 +58,31 @@ def _inside(module: Module, instruction: Instruction) -> Iterator[tuple[Instruct
                 yield from ((found, name if at == "" else at) for found, at in _inside(module, inner))
 
 
-def _kind(opcode: str) -> str | None:
+def _kind(instruction: Instruction) -> str | None:
     """Of an exchange or the start of one; its end is not counted again."""
-    opcode = opcode.removesuffix("-start")
+    if instruction.opcode == "recv" and (between := _BETWEEN_SLICES.search(instruction.attributes)):
+        return between[1].lower().replace("_", "-")
+    opcode = instruction.opcode.removesuffix("-start")
     return opcode if opcode in _KINDS else None
 
 
 def _collective(instruction: Instruction, computation_name: str, times: float, slices: np.ndarray) -> Collective:
-    kind = _kind(instruction.opcode)
+    kind = _kind(instruction)
     assert kind is not None
     if kind == "all-reduce" and "all-reduce-scatter" in computation_name:
         kind = "reduce-scatter"  # a sum of which every device keeps its part
-    groups = _groups(instruction.attributes, len(slices))
+    is_between = instruction.opcode == "recv"
+    groups = _one_of_each(slices) if is_between else _groups(instruction.attributes, len(slices))
     # The start of an exchange returns its operands, too; a gathered array is larger than its operand.
     arrays = instruction.arrays
     if instruction.opcode == "all-gather-start":
         arrays = arrays[len(arrays) // 2 :]
     elif instruction.opcode == "collective-permute-start":
         arrays = arrays[1:2]
+    elif is_between:
+        arrays = arrays[:1]
     num_bytes = sum(array.num_bytes for array in arrays)
-    if instruction.opcode == "reduce-scatter":
+    if instruction.opcode == "reduce-scatter" or (is_between and kind == "reduce-scatter"):
         num_bytes *= groups.shape[1]  # of the operand
     largest = max(arrays, key=lambda array: array.num_bytes)
     return Collective(
@@ -92,6 +99,11 @@ def _received(kind: str, size: int) -> float:
     if kind == "collective-permute":
         return 1.0
     return (2 if kind == "all-reduce" else 1) * (size - 1) / size
+
+
+def _one_of_each(slices: np.ndarray) -> Int[np.ndarray, "1 slices"]:
+    """A device of each slice, all of which exchange with each other; the other devices do likewise."""
+    return np.unique(slices, return_index=True)[1][None]
 
 
 def _groups(attributes: str, num_devices: int) -> Int[np.ndarray, "groups size"]:

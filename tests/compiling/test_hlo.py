@@ -10,6 +10,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from r1vl_jax import config, sharding
+from r1vl_jax.aot import without_hardware
+from r1vl_jax.compiling import topologies
 from r1vl_jax.compiling.collectives import collectives
 from r1vl_jax.compiling.hlo import parse
 from r1vl_jax.compiling.roofline import by_kind, whole_stacks
@@ -101,6 +103,28 @@ def test_lines_of_the_tpu_compiler():
     }
 
 
+SLICE_LINES = """
+ENTRY %main (p: f32[256,1024]) -> f32[256,1024] {
+  %p = f32[256,1024]{1,0:T(8,128)} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[256,1024]{1,0:T(8,128)}, u32[], token[]) send(%p, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[256,1024]{1,0:T(8,128)}, u32[], token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %received = (f32[256,1024]{1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %sum = f32[256,1024]{1,0:T(8,128)} get-tuple-element(%received), index=0
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(("kind", "share"), [("ALL_REDUCE", 1.5), ("ALL_GATHER", 0.75), ("REDUCE_SCATTER", 3)])
+def test_what_hosts_exchange_between_slices_is_counted(kind, share):
+    """Of four slices: a whole is received but for the own part; of a sum twice."""
+    module = parse(SLICE_LINES.replace("ALL_REDUCE", kind))
+    kinds = by_kind(collectives(module, [0, 0, 1, 1, 2, 2, 3, 3]))
+    name = f"{kind.lower().replace('_', '-')} between slices"
+    assert kinds == {name: {"count": 1, "bytes": pytest.approx(share * 256 * 1024 * 4)}}
+
+
 LOOP_LINES = """
 %condition (s: (bf16[64,128], u32[])) -> pred[] {
   %s = (bf16[64,128]{1,0}, u32[]{:T(128)}) parameter(0)
@@ -168,3 +192,19 @@ def test_traffic_counts_a_layer_of_a_stack_and_not_the_stack():
     stack = 16 * size * size * 4
     assert stack < moved < 5 * stack  # each matrix is sliced and read once; the stack at each step would be 16 times
     np.testing.assert_allclose(moved, 3 * stack, rtol=0.2)
+
+
+def test_a_sum_over_two_slices_as_the_compiler_of_tpus_writes_it():
+    """Within a slice a device keeps a quarter of the gradient, which it exchanges with the other slice."""
+    pytest.importorskip("libtpu")
+    without_hardware()
+    mesh = sharding.make_mesh(config.Mesh(data=2, fsdp=4), topologies.parse("v5e:2x2", 2).devices())
+    weight, x = (
+        jax.ShapeDtypeStruct((1024, 1024), jnp.float32, sharding=NamedSharding(mesh, spec))
+        for spec in (Spec("fsdp"), Spec(("data", "fsdp")))
+    )
+    gradient = jax.jit(jax.grad(lambda weight, x: jnp.sum(jnp.tanh(x @ weight))), out_shardings=weight.sharding)
+    module = parse(gradient.lower(weight, x).compile().as_text())
+    kinds = by_kind(collectives(module, [device.slice_index for device in mesh.devices.flat]))
+    assert set(kinds) == {"all-gather", "reduce-scatter", "all-reduce between slices"}
+    assert kinds["all-reduce between slices"] == {"count": 1, "bytes": 1024 * 1024 * 4 / 4}
