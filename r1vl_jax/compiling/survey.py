@@ -71,7 +71,7 @@ def _entry(program: Program, topology: Topology, mesh: jax.sharding.Mesh, params
     slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
     try:
         found = roofline(result, topology.chip, slices)
-    except jax.errors.JaxRuntimeError as error:  # some programs for v6e are compiled but cannot be printed
+    except jax.errors.JaxRuntimeError as error:  # with a libtpu of another release than JAX
         return Entry(result, unread=str(error).splitlines()[0])
     return Entry(result, found, tuple(whole_stacks(found.exchanges, params, mesh.shape["tensor"])))
 
