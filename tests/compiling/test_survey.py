@@ -40,11 +40,12 @@ def test_a_program_that_there_is_not_is_refused():
         survey.survey(resolve(get_config()), parse("v5e-4"), ["updates"])
 
 
-def test_an_update_gathers_a_layer_at_a_time():
+@pytest.mark.parametrize("topology", ["v5e-4", "v6e-4", "v5p-8"])
+def test_an_update_gathers_a_layer_at_a_time(topology):
     """No device ever holds a whole stack of matrices, and the compiler warns of no array that it copies everywhere."""
     pytest.importorskip("libtpu")
     without_hardware()
-    (entry,) = survey.survey(resolve(get_config()), parse("v5e-4"), ["update"]).entries
+    (entry,) = survey.survey(resolve(get_config()), parse(topology), ["update"]).entries
     assert isinstance(entry.result, Compiled)
     assert entry.result.warnings == ()
     assert entry.roofline is not None
