@@ -61,7 +61,8 @@ def _inside(module: Module, instruction: Instruction) -> Iterator[tuple[Instruct
 def _kind(instruction: Instruction) -> str | None:
     """Of an exchange or the start of one; its end is not counted again."""
     if instruction.opcode == "recv" and (between := _BETWEEN_SLICES.search(instruction.attributes)):
-        return between[1].lower().replace("_", "-")
+        kind = between[1].lower().replace("_", "-")
+        return "collective-permute" if kind == "one-to-one" else kind
     opcode = instruction.opcode.removesuffix("-start")
     return opcode if opcode in _KINDS else None
 

@@ -116,12 +116,14 @@ ENTRY %main (p: f32[256,1024]) -> f32[256,1024] {
 """  # noqa: E501
 
 
-@pytest.mark.parametrize(("kind", "share"), [("ALL_REDUCE", 1.5), ("ALL_GATHER", 0.75), ("REDUCE_SCATTER", 3)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [("ALL_REDUCE", 1.5), ("ALL_GATHER", 0.75), ("REDUCE_SCATTER", 3), ("ONE_TO_ONE", 1)]
+)
 def test_what_hosts_exchange_between_slices_is_counted(kind, share):
     """Of four slices: a whole is received but for the own part; of a sum twice."""
     module = parse(SLICE_LINES.replace("ALL_REDUCE", kind))
     kinds = by_kind(collectives(module, [0, 0, 1, 1, 2, 2, 3, 3]))
-    name = f"{kind.lower().replace('_', '-')} between slices"
+    name = f"{kind.lower().replace('_', '-').replace('one-to-one', 'collective-permute')} between slices"
     assert kinds == {name: {"count": 1, "bytes": pytest.approx(share * 256 * 1024 * 4)}}
 
 
