@@ -290,12 +290,13 @@ def _update(
     loss, metrics = objective(logp_BT, rows)
     grad_norm = optax.global_norm(gradient)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    updates, opt_state = learner.optimizer.update(gradient, state.opt_state, state.params)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(is_finite, new, old),
-        (optax.apply_updates(state.params, updates), opt_state),
-        (state.params, state.opt_state),
-    )
+
+    def apply(params: Params, opt_state: optax.OptState) -> tuple[Any, Any]:
+        updates, opt_state = learner.optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    # A branch, not a choice number by number: before that XLA copies both moments.
+    params, opt_state = jax.lax.cond(is_finite, apply, lambda *old: old, state.params, state.opt_state)
     num_skipped = state.num_skipped + ~is_finite
     entropy = jnp.sum(entropy_BT) / jnp.maximum(jnp.sum(completions.mask_BT), 1)
     metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "entropy": entropy, "num_skipped": num_skipped}

@@ -18,7 +18,7 @@ from r1vl_jax.arrays import Params
 from r1vl_jax.assembly import Parts, assemble, evaluator
 from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
 from r1vl_jax.command_line import start_with_recipe
-from r1vl_jax.compile_cache import keep_compiled
+from r1vl_jax.compile_cache import give_back_memory, keep_compiled
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
@@ -45,6 +45,7 @@ def run(config: Config) -> dict[str, Any]:
         FloatingPointError: too many updates were not finite.
     """
     keep_compiled(config.train.compile_cache)
+    give_back_memory()
     cost = observe.Cost(config.workdir)
     processes.check_agreement(observe.settings_by_name(config))
     observe.check_workdir(config.workdir, config)

@@ -47,3 +47,31 @@ def test_without_a_directory_nothing_is_kept_and_nothing_is_lost(tmp_path: Path,
     for _ in range(2):
         assert start(directory, tmp_path) == (0, directory or "None")
     assert not list(tmp_path.iterdir())
+
+
+COMPILE = """
+import sys, psutil, jax, jax.numpy as jnp
+from r1vl_jax.compile_cache import give_back_memory
+if sys.argv[1] == "give":
+    give_back_memory()
+    give_back_memory()  # a second run of the same process
+def deep(x):
+    for _ in range(400):
+        x = jnp.sort(jnp.sin(x) @ x, axis=0)
+    return x
+jax.jit(deep).lower(jnp.eye(8)).compile()
+print(psutil.Process().memory_info().rss)
+"""
+
+
+def test_what_a_compiler_has_freed_is_given_back():
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    kept, given = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", COMPILE, what], env=environment, capture_output=True, check=True
+            ).stdout
+        )
+        for what in ("keep", "give")
+    )
+    assert kept - given > 20 * 2**20

@@ -187,5 +187,5 @@ def test_the_copy_of_the_parameters_is_gone_when_completions_are_scored(generato
     before = sum(array.shape == matrix for array in jax.live_arrays())
     with pytest.raises(Scored):
         real._draw(make_params(), [jax.random.key(0), jax.random.key(1)])
-    of_copy = 2 * DEFINITION.config.num_hidden_layers  # what makes MLP columns: gate and up
+    of_copy = 2 * DEFINITION.config.num_hidden_layers + 1  # what makes MLP columns: gate and up; the head is as large
     assert num_matrices == {"sample": [before + of_copy] * 2, "refer": [before]}

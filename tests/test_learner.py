@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 from small import DEFINITION, make_params, make_prompts, take
 
 from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, WarmupBatch
-from r1vl_jax.config import Loss
+from r1vl_jax.config import Loss, Optim
 from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
+from r1vl_jax.optim import optimizer
 from r1vl_jax.sharding import AXES
 
 LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, loss=Loss(beta=0.04))
@@ -239,3 +240,19 @@ def test_the_second_update_compiles_nothing(params):
     before = step_grpo_step._cache_size()
     step_grpo_step(LEARNER, state, {}, make_batch(seed=2))
     assert step_grpo_step._cache_size() == before
+
+
+def test_an_update_holds_its_gradient_once_and_copies_no_moment(params):
+    """With AdamW behind clipping, of a vocabulary so large that all else is small beside it."""
+    config = dataclasses.replace(DEFINITION.config, vocab_size=20_000, tie_word_embeddings=False)
+    definition = dataclasses.replace(DEFINITION, config=config)
+    state = jax.eval_shape(lambda: definition.init(jax.random.key(0)))
+    learner = Learner(definition, optimizer(Optim(), 10, state), chunk_size=16, loss=Loss(beta=0.04))
+    state = jax.eval_shape(learner.init, state)
+    compiled = step_grpo_step.lower(learner, state, {}, make_batch()).compile()
+    gradient = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    logits = 4 * learner.chunk_size * config.vocab_size
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < gradient + 3 * logits
+    assert memory.alias_size_in_bytes > 2.9 * gradient

@@ -3,11 +3,12 @@
     python -m benchmarks.peers --size=small --repeats=5 [--sides=ours,transformers,plain,trl] [--json=FILE]
 
 ours            what a training run does in a step: `Generator.generate` samples, scores by the reference, rewards and
-                compares, `step_grpo_step` updates; then its parts are timed once more, one by one
+                compares, `step_grpo_step` updates; then its parts are timed once more, one by one; layers are computed
+                again in the backward pass, as by default; torch is hidden from it, as from a plain installation
 transformers    `Qwen2VLForConditionalGeneration.generate`, with its cache; generation alone
 plain           a step written by hand in torch: generate, reference, loss of GRPO with k3, AdamW
 trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--recompute`, unlike its default, it keeps
-                what the backward pass needs, as the others do
+                what the backward pass needs, as `plain` does
 
 Every completion has exactly `--new_tokens` tokens; beta is 0.04 with a frozen reference; all parameters are trained;
 weights are random. Sides take turns, each in a process of its own. A repeat during which others used more than 5 % of
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=_at_least(1), default=2)
     parser.add_argument("--generations", type=_at_least(2), default=4, help="completions of each prompt")
     parser.add_argument("--new_tokens", type=_at_least(1), default=128)
-    parser.add_argument("--recompute", action="store_true", help="compute layers again in the backward pass")
+    parser.add_argument("--recompute", action="store_true", help="in the sides of torch, too")
     parser.add_argument("--directory", help="keeps the checkpoint and logs, and finds them again")
     parser.add_argument("--json", type=Path, help="receives all figures")
     return parser

@@ -17,7 +17,7 @@ class Work:
         size: a name of `making.SIZES`.
         dtype: of the computation, "float32" or "bfloat16"; trained weights are float32 always.
         new_tokens: of every completion; none ends early.
-        recompute: whether the backward pass computes what is inside a layer again, to save memory.
+        recompute: whether torch's backward pass computes what is inside a layer again, to save memory, as ours does.
     """
 
     directory: Path

@@ -139,10 +139,10 @@ def _attend(
 def decode_attention(
     query_BNH: Float[Array, "B N H"],
     *,
-    prefix_key_PKSH: Float[Array, "P K S H"],
+    prefix_key_PKHS: Float[Array, "P K H S"],
     prefix_value_PKSH: Float[Array, "P K S H"],
     prefix_mask_PS: Bool[Array, "P S"],
-    suffix_key_BKTH: Float[Array, "B K T H"],
+    suffix_key_BKHT: Float[Array, "B K H T"],
     suffix_value_BKTH: Float[Array, "B K T H"],
     step: Int[Array, ""] | Int[Array, " B"],
 ) -> Float[Array, "B N H"]:
@@ -151,27 +151,26 @@ def decode_attention(
     The two parts are attended to apart and merged by their log-sum-exp, so the keys of a prompt are read once for all
     the rows that share it: row p*G + g belongs to prompt p.
     """
-    num_prompts, num_kv_heads, _, head_dim = prefix_key_PKSH.shape
-    num_rows, _, length, _ = suffix_key_BKTH.shape
+    num_prompts, num_kv_heads, head_dim, _ = prefix_key_PKHS.shape
+    num_rows, _, _, length = suffix_key_BKHT.shape
     query_BNH = query_BNH * head_dim**-0.5
     is_past_BT = jnp.arange(length)[None] <= jnp.reshape(step, (-1, 1))
 
     query_PGKQH = query_BNH.reshape(num_prompts, num_rows // num_prompts, num_kv_heads, -1, head_dim)
-    score_PKGQS = jnp.einsum("pgkqh,pksh->pkgqs", query_PGKQH, prefix_key_PKSH, preferred_element_type=jnp.float32)
+    score_PKGQS = jnp.einsum("pgkqh,pkhs->pkgqs", query_PGKQH, prefix_key_PKHS, preferred_element_type=jnp.float32)
     weight_PKGQS, top_PKGQ, total_PKGQ = _exponentials(score_PKGQS, prefix_mask_PS[:, None, None, None])
-    prefix_PGKQH = jnp.einsum("pkgqs,pksh->pgkqh", weight_PKGQS.astype(query_BNH.dtype), prefix_value_PKSH)
+    prefix_PKGQH = jnp.einsum("pkgqs,pksh->pkgqh", weight_PKGQS.astype(query_BNH.dtype), prefix_value_PKSH)
 
     query_BKQH = query_BNH.reshape(num_rows, num_kv_heads, -1, head_dim)
-    score_BKQT = jnp.einsum("bkqh,bkth->bkqt", query_BKQH, suffix_key_BKTH, preferred_element_type=jnp.float32)
+    score_BKQT = jnp.einsum("bkqh,bkht->bkqt", query_BKQH, suffix_key_BKHT, preferred_element_type=jnp.float32)
     weight_BKQT, top_BKQ, total_BKQ = _exponentials(score_BKQT, is_past_BT[:, None, None])
     suffix_BKQH = jnp.einsum("bkqt,bkth->bkqh", weight_BKQT.astype(query_BNH.dtype), suffix_value_BKTH)
 
-    def rows(array_PKGQ: Float[Array, "P K G Q"]) -> Float[Array, "B K Q"]:
-        return jnp.moveaxis(array_PKGQ, 1, 2).reshape(total_BKQ.shape)
+    def rows(array_PKGQ: Float[Array, "P K G Q *H"]) -> Float[Array, "B K Q *H"]:
+        return jnp.swapaxes(array_PKGQ, 1, 2).reshape(*total_BKQ.shape, *array_PKGQ.shape[4:])
 
     prefix_part, suffix_part = _shares(rows(top_PKGQ), rows(total_PKGQ), top_BKQ, total_BKQ)
-    prefix_BKQH = prefix_PGKQH.reshape(suffix_BKQH.shape)
-    output_BKQH = prefix_BKQH * prefix_part[..., None] + suffix_BKQH * suffix_part[..., None]
+    output_BKQH = rows(prefix_PKGQH) * prefix_part[..., None] + suffix_BKQH * suffix_part[..., None]
     return output_BKQH.reshape(query_BNH.shape).astype(query_BNH.dtype)
 
 

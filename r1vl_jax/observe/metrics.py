@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from r1vl_jax import processes
 from r1vl_jax.observe.files import write_whole
@@ -34,7 +33,7 @@ class MetricsWriter:
         if processes.is_writer():
             self._workdir.mkdir(parents=True, exist_ok=True)
         self._has_tensorboard = tensorboard
-        self._boards: dict[str, SummaryWriter] = {}
+        self._boards: dict[str, Any] = {}
         self._resumed: Mapping[str, int] | None = None
 
     def write(
@@ -79,7 +78,9 @@ class MetricsWriter:
             board.close()
         self._boards.clear()
 
-    def _board(self, stage: str) -> SummaryWriter:
+    def _board(self, stage: str) -> Any:
+        from tensorboardX import SummaryWriter  # only where it is wanted: it imports PyTorch if there is one
+
         if stage not in self._boards:
             first_again = None if self._resumed is None else self._resumed.get(stage, -1) + 1
             directory = str(self._workdir / "tensorboard" / stage)

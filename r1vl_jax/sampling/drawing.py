@@ -13,23 +13,23 @@ def draw(
     sampler: Sampler,
     head_DV: Float[Array, "D V"],
     hidden_BD: Float[Array, "B D"],
-    row_key_B: Key[Array, " B"],
-    step_B: Int[Array, " B"],
+    uniform_B2: Float[Array, "B 2"],
 ) -> Drawn:
     """Tokens, log-probabilities and entropies, both of the whole distribution and in nats.
 
     Args:
-        row_key_B: see `row_keys`; with the step it determines the draw.
-        step_B: tokens of each row so far.
+        uniform_B2: see `uniforms`; they determine the draw.
     """
     logits_BV = jnp.matmul(hidden_BD, head_DV, preferred_element_type=jnp.float32)
     logits_BV = constrain(sampler.mesh, logits_BV, LOGITS)
     drawable_BV = jnp.where(_one_hot(sampler.forbidden_token_ids, logits_BV.shape[1])[None], -jnp.inf, logits_BV)
-    token_B = sampler.method(drawable_BV, jax.vmap(jax.random.fold_in)(row_key_B, step_B))
-    token_B = constrain(sampler.mesh, token_B, ROWS)
-    logp_BV = jax.nn.log_softmax(logits_BV / sampler.temperature_in_report)
-    logp_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
-    return token_B, logp_B, -jnp.sum(jnp.exp(logp_BV) * logp_BV, axis=-1)
+    token_B = constrain(sampler.mesh, sampler.method(drawable_BV, uniform_B2), ROWS)
+    logits_BV = logits_BV / sampler.temperature_in_report
+    logits_BV -= jnp.max(logits_BV, axis=-1, keepdims=True)
+    weight_BV = jnp.exp(logits_BV)
+    total_B = jnp.sum(weight_BV, axis=-1)
+    logp_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0] - jnp.log(total_B)
+    return token_B, logp_B, jnp.log(total_B) - jnp.sum(weight_BV * logits_BV, axis=-1) / total_B
 
 
 def row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations: int) -> Key[Array, " B"]:
@@ -38,6 +38,19 @@ def row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations
     each_sample = jax.vmap(jax.random.fold_in, (None, 0))
     key_PG = jax.vmap(each_sample, (0, None))(prompt_key_P, jnp.arange(num_generations))
     return key_PG.reshape(-1)
+
+
+def uniforms(row_key_B: Key[Array, " B"], length: int) -> Float[Array, "B T 2"]:
+    """The random numbers of every draw, in [0, 1), from the row's key folded with the position.
+
+    Made at once: one by one, as tokens are drawn, they take as long as a small model's layer.
+    """
+
+    def of_draw(row_key: Key[Array, ""], step: Int[Array, ""]) -> Float[Array, " 2"]:
+        return jax.random.uniform(jax.random.fold_in(row_key, step), (2,))
+
+    of_row = jax.vmap(of_draw, (None, 0))
+    return jax.vmap(of_row, (0, None))(row_key_B, jnp.arange(length))
 
 
 def is_end(sampler: Sampler, token_B: Int[Array, " B"]) -> Bool[Array, " B"]:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, bundle, check_shapes
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.decoder import Decoder
-from r1vl_jax.sampling.drawing import draw, is_end, row_keys
+from r1vl_jax.sampling.drawing import draw, is_end, row_keys, uniforms
 from r1vl_jax.sampling.queue import decode_from_queue
 from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, constrain, placement
 from r1vl_jax.sampling.sync import sync
@@ -102,17 +102,22 @@ def decode(sampler: Sampler) -> jax.stages.Wrapped:
 def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
     decoder = Decoder(sampler.definition, copy)
     row_key_B = row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
+    uniform_BT2 = constrain(sampler.mesh, uniforms(row_key_B, sampler.max_length), ROWS)
     if 0 < sampler.slots < len(row_key_B):
         return decode_from_queue(
-            sampler, decoder, prefilled.prefix, prefilled.hidden_PD, prefilled.next_position_P, row_key_B
+            sampler, decoder, prefilled.prefix, prefilled.hidden_PD, prefilled.next_position_P, uniform_BT2
         )
     next_position_B = jnp.repeat(prefilled.next_position_P, sampler.num_generations)
+    rotation = decoder.rotation(next_position_B, sampler.max_length)
 
     def advance(state: _State) -> _State:
-        step_B = jnp.full_like(next_position_B, state.step)
-        token_B, logp_B, entropy_B = draw(sampler, decoder.head_DV, state.hidden_BD, row_key_B, step_B)
+        token_B, logp_B, entropy_B = draw(sampler, decoder.head_DV, state.hidden_BD, uniform_BT2[:, state.step])
         hidden_BD, suffix = decoder(
-            token_B, next_position_B + state.step, prefix=prefilled.prefix, suffix=state.suffix, step=state.step
+            token_B,
+            jax.tree.map(lambda part_BT: jax.lax.dynamic_slice_in_dim(part_BT, state.step, 1, axis=1), rotation),
+            prefix=prefilled.prefix,
+            suffix=state.suffix,
+            step=state.step,
         )
         state = _State(
             step=state.step + 1,

@@ -8,15 +8,18 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 _BLOCK = 128  # tokens
 
 
 class Method(Protocol):
-    """Draws one token a row. Implementations are hashable, so that a method is a static argument of `jax.jit`."""
+    """Draws one token a row, by two random numbers in [0, 1).
 
-    def __call__(self, logits_BV: Float[Array, "B V"], key_B: Key[Array, " B"]) -> Int[Array, " B"]: ...
+    Implementations are hashable, so that a method is a static argument of `jax.jit`.
+    """
+
+    def __call__(self, logits_BV: Float[Array, "B V"], uniform_B2: Float[Array, "B 2"]) -> Int[Array, " B"]: ...
 
 
 class Filter(Protocol):
@@ -25,9 +28,9 @@ class Filter(Protocol):
 
 @dataclass(frozen=True)
 class Greedy:
-    """The likeliest token; the keys are not used."""
+    """The likeliest token; the random numbers are not used."""
 
-    def __call__(self, logits_BV: Float[Array, "B V"], key_B: Key[Array, " B"]) -> Int[Array, " B"]:
+    def __call__(self, logits_BV: Float[Array, "B V"], uniform_B2: Float[Array, "B 2"]) -> Int[Array, " B"]:
         return jnp.argmax(logits_BV, axis=-1)
 
 
@@ -38,11 +41,11 @@ class Temperature:
     temperature: float = 1.0
     filters: tuple[Filter, ...] = ()
 
-    def __call__(self, logits_BV: Float[Array, "B V"], key_B: Key[Array, " B"]) -> Int[Array, " B"]:
+    def __call__(self, logits_BV: Float[Array, "B V"], uniform_B2: Float[Array, "B 2"]) -> Int[Array, " B"]:
         logits_BV = logits_BV / self.temperature
         for keep in self.filters:
             logits_BV = keep(logits_BV)
-        return _drawn(jax.nn.softmax(logits_BV), key_B)
+        return _drawn(jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)), uniform_B2)
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,17 @@ def from_settings(*, temperature: float, top_k: int, top_p: float, min_p: float)
     return Temperature(temperature, filters)
 
 
-def _drawn(probability_BV: Float[Array, "B V"], key_B: Key[Array, " B"]) -> Int[Array, " B"]:
-    """A token a row, by two random numbers: the first draws a block of the vocabulary, the second a token of it.
+def _drawn(weight_BV: Float[Array, "B V"], uniform_B2: Float[Array, "B 2"]) -> Int[Array, " B"]:
+    """A token a row: the first random number draws a block of the vocabulary, the second a token of it.
 
     A number for every token, as `jax.random.categorical` makes them, takes longer than to multiply with the head.
+
+    Args:
+        weight_BV: probabilities, up to a factor of each row.
     """
-    size = probability_BV.shape[1]
-    padded_BV = jnp.pad(probability_BV, ((0, 0), (0, -size % _BLOCK)))
-    block_BNC = padded_BV.reshape(len(key_B), -1, _BLOCK)
-    uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(key_B)
+    size = weight_BV.shape[1]
+    padded_BV = jnp.pad(weight_BV, ((0, 0), (0, -size % _BLOCK)))
+    block_BNC = padded_BV.reshape(len(weight_BV), -1, _BLOCK)
     number_B = _first_beyond(jnp.sum(block_BNC, axis=-1), uniform_B2[:, 0])
     block_BC = jnp.take_along_axis(block_BNC, number_B[:, None, None], axis=1)[:, 0]
     return number_B * _BLOCK + _first_beyond(block_BC, uniform_B2[:, 1])
@@ -118,10 +123,10 @@ def _drawn(probability_BV: Float[Array, "B V"], key_B: Key[Array, " B"]) -> Int[
 def _first_beyond(weight_BN: Float[Array, "B N"], uniform_B: Float[Array, " B"]) -> Int[Array, " B"]:
     """Of each row, where the running sum first exceeds this share of the whole; the weight there is not 0."""
     # Sums are rounded and may rise, or fall, where the weight is 0: only those at other weights count.
-    sum_BN = jax.lax.cummax(jnp.where(weight_BN > 0, jnp.cumsum(weight_BN, axis=-1), 0.0), axis=1)
-    whole_B = sum_BN[:, -1]
+    sum_BN = jnp.where(weight_BN > 0, jnp.cumsum(weight_BN, axis=-1), 0.0)
+    whole_B = jnp.max(sum_BN, axis=-1)
     threshold_B = jnp.minimum(uniform_B * whole_B, jnp.nextafter(whole_B, 0.0))  # a product may round to the whole
-    return jnp.sum(sum_BN <= threshold_B[:, None], axis=-1)
+    return jnp.argmax(sum_BN > threshold_B[:, None], axis=-1)
 
 
 def _drop(logits_BV: Array, is_dropped_BV: Array) -> Array:

@@ -12,7 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from r1vl_jax.arrays import Completions, Rollout, bundle
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
@@ -62,17 +62,17 @@ def decode_from_queue(
     prefix: PrefixCache,
     hidden_PD: Float[Array, "P D"],
     next_position_P: Int[Array, " P"],
-    row_key_B: Key[Array, " B"],
+    uniform_BT2: Float[Array, "B T 2"],
 ) -> Rollout:
     """Draws the completions of all rows by `sampler.slots` slots; the same as with a slot for every row.
 
     Args:
         prefix, hidden_PD, next_position_P: as in `loop.Prefilled`.
-        row_key_B: see `drawing.row_keys`.
+        uniform_BT2: see `drawing.uniforms`.
     """
     num_shards = 1 if sampler.mesh is None else num_batch_shards(sampler.mesh)
-    rows_of_shard = len(row_key_B) // num_shards
-    max_steps = sampler.max_length * -(-len(row_key_B) // sampler.slots)  # when no completion ends early
+    rows_of_shard = len(uniform_BT2) // num_shards
+    max_steps = sampler.max_length * -(-len(uniform_BT2) // sampler.slots)  # when no completion ends early
     take, put = functools.partial(_take, num_shards=num_shards), functools.partial(_put, num_shards=num_shards)
 
     def of_prompts(array_P: Array, row_W: Int[Array, " W"]) -> Array:
@@ -105,10 +105,15 @@ def decode_from_queue(
 
     def until_slots_are_free(state: _State) -> _State:
         prefix_of_slots = jax.tree.map(lambda cache: of_prompts(cache, state.row_W), prefix)
-        next_position_W, key_W = of_prompts(next_position_P, state.row_W), take(row_key_B, state.row_W)
+        rotation = decoder.rotation(of_prompts(next_position_P, state.row_W), sampler.max_length)
+        uniform_WT2 = take(uniform_BT2, state.row_W)
 
         def advance(state: _State) -> _State:
-            token_W, logp_W, entropy_W = draw(sampler, decoder.head_DV, state.hidden_WD, key_W, state.step_W)
+            def at_step(array_WT: Float[Array, "W T *C"]) -> Float[Array, "W 1 *C"]:
+                return jnp.take_along_axis(array_WT, state.step_W[:, None, None], axis=1)
+
+            uniform_W2 = at_step(uniform_WT2)[:, 0]
+            token_W, logp_W, entropy_W = draw(sampler, decoder.head_DV, state.hidden_WD, uniform_W2)
             has_ended_W = is_end(sampler, token_W)
             at = (jnp.where(state.is_running_W, state.row_W, rows_of_shard), state.step_W)
             drawn = state.rows
@@ -121,7 +126,7 @@ def decode_from_queue(
             )
             hidden_WD, suffix = decoder(
                 token_W,
-                next_position_W + state.step_W,
+                jax.tree.map(at_step, rotation),
                 prefix=prefix_of_slots,
                 suffix=state.suffix,
                 step=state.step_W,
@@ -143,7 +148,7 @@ def decode_from_queue(
 
         return refill(jax.lax.while_loop(goes_on, advance, state))
 
-    first = refill(_first_state(sampler, num_shards, len(row_key_B), hidden_PD))
+    first = refill(_first_state(sampler, num_shards, len(uniform_BT2), hidden_PD))
     final = jax.lax.while_loop(lambda state: jnp.any(state.is_running_W), until_slots_are_free, first)
     rows = final.rows
     return Rollout(

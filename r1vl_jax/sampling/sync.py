@@ -46,7 +46,7 @@ def sync(sampler: Sampler, params: Params) -> Params:
         params: parameters of the policy, as the trainer holds them.
 
     Returns:
-        `embed_tokens`, `layers` (a list), `norm` and, where it is not the embedding, `lm_head`: see `Decoder`.
+        `embed_tokens`, `layers` (a list), `norm` and `lm_head`, unless that is the embedding as it lies: see `Decoder`.
     """
     definition, mesh = sampler.definition, sampler.mesh
     num_layers = definition.config.num_hidden_layers
@@ -88,9 +88,13 @@ def copy_ends(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.sta
     """The program `ends` -> the same, cast and then placed; always new arrays, which can be deleted."""
 
     def copy_ends(ends: Params) -> Params:
-        return jax.tree.map(lambda leaf: jnp.array(leaf, definition.dtype), ends)
+        copy = jax.tree.map(lambda leaf: jnp.array(leaf, definition.dtype), ends)
+        if definition.config.tie_word_embeddings and definition.platform == "cpu":
+            copy["lm_head"] = {"kernel": copy["embed_tokens"]["embedding"].T}  # XLA multiplies few rows with it faster
+        return copy
 
-    return jax.jit(copy_ends, out_shardings=copy_placements(ends(definition.abstract_params()), mesh))
+    copied = jax.eval_shape(copy_ends, ends(definition.abstract_params()))
+    return jax.jit(copy_ends, out_shardings=copy_placements(copied, mesh))
 
 
 def copy_placements(params: Any, mesh: jax.sharding.Mesh | None) -> Any:

@@ -126,10 +126,10 @@ def test_decoding_equals_the_last_query_of_whole_sequences(step: int):
 
     actual_BNH = decode_attention(
         query_BNH,
-        prefix_key_PKSH=prefix_key.swapaxes(1, 2),
+        prefix_key_PKHS=np.moveaxis(prefix_key, 1, 3),
         prefix_value_PKSH=prefix_value.swapaxes(1, 2),
         prefix_mask_PS=prefix_mask_PS,
-        suffix_key_BKTH=suffix_key.swapaxes(1, 2),
+        suffix_key_BKHT=np.moveaxis(suffix_key, 1, 3),
         suffix_value_BKTH=suffix_value.swapaxes(1, 2),
         step=jnp.int32(step),
     )

@@ -181,12 +181,17 @@ def test_slots_draw_what_rows_of_their_own_would(params, slots):
 
 
 def test_slots_are_hardly_ever_idle(params, monkeypatch):
-    """128 rows of 16 to 512 tokens by 16 slots; each row's length is in its key."""
+    """128 rows of 16 to 512 tokens by 16 slots; each row's random numbers say whether its token is the last."""
 
-    def draw(sampler, head_DV, hidden_BD, row_key_B, step_B):
-        length_B = jax.vmap(lambda key: jax.random.randint(key, (), 16, 513))(row_key_B)
-        return jnp.where(step_B + 1 == length_B, EOS, 9), hidden_BD[:, 0], hidden_BD[:, 1]
+    def uniforms(row_key_B, length):
+        length_B1 = jax.vmap(lambda key: jax.random.randint(key, (1,), 16, 513))(row_key_B)
+        is_last_BT = jnp.arange(length)[None] + 1 == length_B1
+        return jnp.stack([is_last_BT, is_last_BT], axis=-1).astype(jnp.float32)
 
+    def draw(sampler, head_DV, hidden_BD, uniform_B2):
+        return jnp.where(uniform_B2[:, 0] == 1, EOS, 9), hidden_BD[:, 0], hidden_BD[:, 1]
+
+    monkeypatch.setattr(loop, "uniforms", uniforms)
     for module in (loop, queue):
         monkeypatch.setattr(module, "draw", draw)
     sampler = make_sampler(num_generations=8, max_length=512, slots=16, temperature_in_report=1.125)

@@ -8,7 +8,7 @@ import pytest
 from r1vl_jax.sampling.methods import Greedy, MinP, Temperature, TopK, TopP, _first_beyond, from_settings
 
 LOGITS_BV = jnp.asarray(np.random.default_rng(0).normal(size=(64, 20)) * 2, jnp.float32)
-KEY_B = jax.random.split(jax.random.key(0), 64)
+UNIFORM_B2 = jax.random.uniform(jax.random.key(0), (64, 2))
 
 
 def kept(filter_, logits_V):
@@ -38,18 +38,18 @@ def test_min_p_compares_with_the_likeliest():
 
 
 def test_top_p_of_one_is_plain_temperature():
-    plain_B = Temperature(0.7)(LOGITS_BV, KEY_B)
-    np.testing.assert_array_equal(Temperature(0.7, (TopP(1.0),))(LOGITS_BV, KEY_B), plain_B)
+    plain_B = Temperature(0.7)(LOGITS_BV, UNIFORM_B2)
+    np.testing.assert_array_equal(Temperature(0.7, (TopP(1.0),))(LOGITS_BV, UNIFORM_B2), plain_B)
 
 
 def test_top_one_is_greedy():
-    np.testing.assert_array_equal(Temperature(1.5, (TopK(1),))(LOGITS_BV, KEY_B), Greedy()(LOGITS_BV, KEY_B))
+    np.testing.assert_array_equal(Temperature(1.5, (TopK(1),))(LOGITS_BV, UNIFORM_B2), Greedy()(LOGITS_BV, UNIFORM_B2))
 
 
 def test_temperature_draws_follow_the_tempered_softmax():
     logits_V = logits_of(0.1, 0.6, 0.3)
-    key_B = jax.random.split(jax.random.key(1), 20_000)
-    token_B = Temperature(2.0)(jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (20_000, 3)), key_B)
+    uniform_B2 = jax.random.uniform(jax.random.key(1), (20_000, 2))
+    token_B = Temperature(2.0)(jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (20_000, 3)), uniform_B2)
     wanted_V = np.sqrt([0.1, 0.6, 0.3]) / np.sum(np.sqrt([0.1, 0.6, 0.3]))
     np.testing.assert_allclose(np.bincount(np.asarray(token_B)) / 20_000, wanted_V, atol=0.012)
 
@@ -60,9 +60,9 @@ def test_draws_from_a_large_vocabulary_follow_its_softmax():
     rng = np.random.default_rng(3)
     logits_V = np.where(np.arange(size) % 3 == 0, -np.inf, rng.normal(size=size))
     logits_V[128:256] = -np.inf
-    key_B = jax.random.split(jax.random.key(4), num_draws)
+    uniform_B2 = jax.random.uniform(jax.random.key(4), (num_draws, 2))
     token_B = np.asarray(
-        Temperature(1.0)(jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (num_draws, size)), key_B)
+        Temperature(1.0)(jnp.broadcast_to(jnp.asarray(logits_V, jnp.float32), (num_draws, size)), uniform_B2)
     )
     wanted_V = np.exp(logits_V) / np.exp(logits_V).sum()
     counts_V = np.bincount(token_B, minlength=size)
@@ -95,7 +95,7 @@ def test_settings_that_filter_nothing_leave_no_filter():
     assert from_settings(temperature=1.0, top_k=50, top_p=0.9, min_p=0.1).filters == (TopK(50), TopP(0.9), MinP(0.1))
 
 
-def test_a_row_depends_on_its_own_key_only():
+def test_a_row_depends_on_its_own_random_numbers_only():
     order = np.random.default_rng(0).permutation(64)
-    token_B = Temperature(1.0)(LOGITS_BV, KEY_B)
-    np.testing.assert_array_equal(Temperature(1.0)(LOGITS_BV[order], KEY_B[order]), token_B[order])
+    token_B = Temperature(1.0)(LOGITS_BV, UNIFORM_B2)
+    np.testing.assert_array_equal(Temperature(1.0)(LOGITS_BV[order], UNIFORM_B2[order]), token_B[order])

@@ -123,8 +123,17 @@ def test_no_weight_is_gathered_while_tokens_are_drawn():
     gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
     smallest = min(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(copy["layers"]) if leaf.ndim == 2)
     assert all(np.prod([int(size) for size in shape.split(",")]) < smallest for shape in gathered)
-    caches = jax.tree.leaves((prefilled.prefix.key_PKSH, prefilled.prefix.value_PKSH))
-    assert {shard.data.shape for cache in caches for shard in cache.addressable_shards} == {(1, 1, 10, 8)}
+    for caches, shape in ((prefilled.prefix.key_PKHS, (1, 1, 8, 10)), (prefilled.prefix.value_PKSH, (1, 1, 10, 8))):
+        assert {shard.data.shape for cache in caches for shard in cache.addressable_shards} == {shape}
+
+
+@pytest.mark.parametrize(("platform", "has_head"), [("cpu", True), ("tpu", False), ("gpu", False)])
+def test_an_embedding_that_is_the_head_lies_both_ways_only_on_a_cpu(platform, has_head):
+    sampler = dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, platform=platform))
+    copy = sync(sampler, make_params())
+    assert ("lm_head" in copy) == has_head
+    if has_head:
+        np.testing.assert_array_equal(copy["lm_head"]["kernel"], copy["embed_tokens"]["embedding"].T)
 
 
 def test_an_adapter_stays_beside_its_matrix():

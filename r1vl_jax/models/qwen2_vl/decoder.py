@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from r1vl_jax.arrays import Params
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.model import Definition, Qwen2VL
-from r1vl_jax.models.qwen2_vl.rope import text_rotation
+from r1vl_jax.models.qwen2_vl.rope import Rotation, text_rotation
 
 
 class Decoder:
@@ -22,13 +22,22 @@ class Decoder:
         self._embedding_VD = copy["embed_tokens"]["embedding"]
         self._layers = [nnx.merge(layer, params) for params in copy["layers"]]
         self._norm = nnx.merge(norm, copy["norm"])
-        head_DV = self._embedding_VD.T if self._config.tie_word_embeddings else copy["lm_head"]["kernel"]
+        head_DV = copy["lm_head"]["kernel"] if "lm_head" in copy else self._embedding_VD.T
         self.head_DV: Float[Array, "D V"] = head_DV.astype(self._dtype)
+
+    def rotation(self, next_position_B: Int[Array, " B"], length: int) -> Rotation:
+        """Of so many tokens that follow a prompt each: made before the loop, or every layer makes it again.
+
+        Args:
+            next_position_B: rope position of the first, the same in time, height and width.
+        """
+        position_BT = next_position_B[:, None] + jnp.arange(length)[None]
+        return text_rotation(jnp.broadcast_to(position_BT[None], (3, *position_BT.shape)), self._config)
 
     def __call__(
         self,
         token_B: Int[Array, " B"],
-        position_B: Int[Array, " B"],
+        rotation: Rotation,
         *,
         prefix: PrefixCache,
         suffix: SuffixCache,
@@ -37,28 +46,26 @@ class Decoder:
         """Reads one drawn token per row; row p*G + g continues prompt p.
 
         Args:
-            position_B: rope position of the token, the same in time, height and width.
+            rotation: of the token, [B, 1, H/2].
             step: the column of the suffix it is written to, of all rows or of each; columns up to it are attended to.
 
         Returns:
             Hidden states behind the final norm, for drawing the next token, and the suffix with this one in it.
         """
         x_B1D = self._embedding_VD[token_B[:, None]].astype(self._dtype)
-        position_3B1 = jnp.broadcast_to(position_B[None, :, None], (3, *position_B.shape, 1))
-        rotation = text_rotation(position_3B1, self._config)
-        key_BKTH, value_BKTH = [], []
+        key_BKHT, value_BKTH = [], []
         for index, layer in enumerate(self._layers):
             x_B1D, (key, value) = layer.decode(
                 x_B1D,
                 rotation,
-                prefix=(prefix.key_PKSH[index], prefix.value_PKSH[index]),
+                prefix=(prefix.key_PKHS[index], prefix.value_PKSH[index]),
                 prefix_mask_PS=prefix.mask_PS,
-                suffix=(suffix.key_BKTH[index], suffix.value_BKTH[index]),
+                suffix=(suffix.key_BKHT[index], suffix.value_BKTH[index]),
                 step=step,
             )
-            key_BKTH.append(key)
+            key_BKHT.append(key)
             value_BKTH.append(value)
-        return self._norm(x_B1D)[:, 0], SuffixCache(key_BKTH, value_BKTH)
+        return self._norm(x_B1D)[:, 0], SuffixCache(key_BKHT, value_BKTH)
 
 
 @functools.cache

@@ -150,5 +150,5 @@ class Qwen2VL(nnx.Module):
             return layer(x_PSD, rotation, prompts.mask_PS)
 
         x_PSD, (key_LPSKH, value_LPSKH) = scan(self.text.layers, apply, x_PSD, remat=self.definition.remat)
-        key_LPKSH, value_LPKSH = (jnp.swapaxes(part, 2, 3) for part in (key_LPSKH, value_LPSKH))
-        return self.text.norm(x_PSD), PrefixCache(list(key_LPKSH), list(value_LPKSH), prompts.mask_PS)
+        key_LPKHS, value_LPKSH = jnp.moveaxis(key_LPSKH, 2, 4), jnp.swapaxes(value_LPSKH, 2, 3)
+        return self.text.norm(x_PSD), PrefixCache(list(key_LPKHS), list(value_LPKSH), prompts.mask_PS)

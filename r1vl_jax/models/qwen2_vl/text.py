@@ -12,7 +12,7 @@ from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
 
 KeyValue = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
-CachedKeyValue = tuple[Float[Array, "B K T H"], Float[Array, "B K T H"]]
+CachedKeyValue = tuple[Float[Array, "B K H T"], Float[Array, "B K T H"]]  # as `cache` has them
 
 
 class SelfAttention(nnx.Module):
@@ -82,18 +82,19 @@ class DecoderLayer(nnx.Module):
         step: Int[Array, ""] | Int[Array, " B"],
     ) -> tuple[Float[Array, "B 1 D"], CachedKeyValue]:
         """One new token per row, written into column `step` of the suffix, which is returned."""
-        query_B1NH, new = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
-        key_BKTH, value_BKTH = (_written(cache, part, step) for cache, part in zip(suffix, new, strict=True))
+        query_B1NH, (key_B1KH, value_B1KH) = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
+        key_BKHT = _written(suffix[0], key_B1KH[:, 0], step, axis=3)
+        value_BKTH = _written(suffix[1], value_B1KH[:, 0], step, axis=2)
         mixed_BNH = decode_attention(
             query_B1NH[:, 0],
-            prefix_key_PKSH=prefix[0],
+            prefix_key_PKHS=prefix[0],
             prefix_value_PKSH=prefix[1],
             prefix_mask_PS=prefix_mask_PS,
-            suffix_key_BKTH=key_BKTH,
+            suffix_key_BKHT=key_BKHT,
             suffix_value_BKTH=value_BKTH,
             step=step,
         )
-        return self._add(x_B1D, mixed_BNH[:, None]), (key_BKTH, value_BKTH)
+        return self._add(x_B1D, mixed_BNH[:, None]), (key_BKHT, value_BKTH)
 
     def _add(self, x_BTD: Float[Array, "B T D"], mixed_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         x_BTD = x_BTD + self.self_attn.o_proj(mixed_BTNH.reshape(x_BTD.shape))
@@ -119,12 +120,14 @@ class Text(nnx.Module):
 
 
 def _written(
-    cache_BKTH: Float[Array, "B K T H"], new_B1KH: Float[Array, "B 1 K H"], step: Int[Array, ""] | Int[Array, " B"]
-) -> Float[Array, "B K T H"]:
-    """The cache with a column replaced, the same one of all rows or one of each."""
+    cache: Float[Array, "B K *T"], new_BKH: Float[Array, "B K H"], step: Int[Array, ""] | Int[Array, " B"], *, axis: int
+) -> Float[Array, "B K *T"]:
+    """The cache with a column replaced, the same one of all rows or one of each; `axis` counts the columns."""
     if jnp.ndim(step) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache_BKTH, jnp.swapaxes(new_B1KH, 1, 2), step, axis=2)
-    return cache_BKTH.at[jnp.arange(len(cache_BKTH)), :, step].set(new_B1KH[:, 0])
+        return jax.lax.dynamic_update_slice_in_dim(cache, jnp.expand_dims(new_BKH, axis), step, axis)
+    row_B = jnp.arange(len(cache))
+    at = (row_B, slice(None), step) if axis == 2 else (row_B, slice(None), slice(None), step)
+    return cache.at[at].set(new_BKH)
 
 
 def _norm(config: Config, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
