@@ -242,7 +242,7 @@ def make_learner(config: Config, definition: Definition, *, optim: Optim, max_st
     """
     return Learner(
         definition=definition,
-        optimizer=optimizer(optim, max_steps, trained),
+        optimizer=optimizer(optim, max_steps, trained, platform=definition.platform),
         chunk_size=config.loss.logp_chunk_size,
         temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
         micro_batches=config.train.micro_batches,
