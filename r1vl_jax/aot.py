@@ -46,9 +46,11 @@ def run(config: Config, options: flags.FlagValues) -> Report:
         raise ValueError(f"--json={options.json}: expected a file in a directory that is there; make it first")
     if save_to and save_to.exists() and not save_to.is_dir():
         raise ValueError(f"--save={options.save}: expected a directory, which is made where it is missing; got a file")
+    if options.programs == []:
+        raise ValueError("--programs=: expected names of the table, separated by commas; without the flag it is all")
     if reason := tpu_compiler.mismatch():
         print(f"warning: {reason}", file=sys.stderr)
-    report = survey(config, topology, options.programs, save_to=save_to)
+    report = survey(config, topology, options.programs or (), save_to=save_to)
     show(report, Console(width=max(Console().width, _WIDTH)))
     _write(report, None, options.json)  # now, for a search may be ended
     if not report.fits and not report.failed and options.search:
@@ -73,7 +75,7 @@ def _write(report: Report, would_fit: str | None, path: str | None) -> None:
 def main() -> None:
     flags.DEFINE_string("topology", None, "A slice, as v5e:4x4, v5e-16 or v5p-128.", required=True)
     flags.DEFINE_integer("slices", 1, "How many such slices.")
-    flags.DEFINE_list("programs", [], "Only these programs, by their names in the table.")
+    flags.DEFINE_list("programs", None, "Only these programs, by their names in the table.")
     flags.DEFINE_bool("search", True, "Whether to search for what would fit when a program does not.")
     flags.DEFINE_string("json", None, "A file that receives all figures.")
     flags.DEFINE_string("save", None, "A directory that receives the compiled programs.")
@@ -87,7 +89,7 @@ def main() -> None:
             sys.exit(2)
         sys.exit(exit_status(report))
 
-    start_with_recipe(start)
+    start_with_recipe(start, status_of_refusal=2)
 
 
 if __name__ == "__main__":

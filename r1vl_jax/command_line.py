@@ -10,14 +10,29 @@ from r1vl_jax import tpu_compiler
 from r1vl_jax.config import unknown_settings
 
 
-def start_with_recipe(start: Callable[[ConfigDict], None]) -> None:
+def start_with_recipe(start: Callable[[ConfigDict], None], *, status_of_refusal: int = 1) -> None:
     """Reads `--config=RECIPE`, its settings and the flags defined before, and starts; never returns.
 
     A setting that there is not is refused with the nearest one that there is.
+
+    Args:
+        status_of_refusal: of the process, where it does not start.
     """
     recipe = config_flags.DEFINE_config_file("config", None, "A recipe, such as configs/7b.py.", lock_config=True)
     flags.mark_flag_as_required("config")
+
+    def refuse(reason: str) -> None:
+        print(reason, file=sys.stderr)
+        sys.exit(status_of_refusal)
+
+    def parse(arguments: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(arguments)
+        except flags.Error as error:
+            refuse(f"{error}\n--help lists the flags")
+            raise
+
     if unknown := list(unknown_settings(sys.argv[1:])):
-        sys.exit("\n".join(unknown))
+        refuse("\n".join(unknown))
     tpu_compiler.set_options()
-    app.run(lambda _: start(recipe.value))
+    app.run(lambda _: start(recipe.value), flags_parser=parse)

@@ -295,11 +295,14 @@ def _update(
         updates, opt_state = learner.optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
+    def keep(params: Params, opt_state: optax.OptState) -> tuple[Any, Any]:
+        return params, opt_state
+
     # Before a choice number by number XLA for CPU copies both moments; for a branch the TPU's compiler needs more (7B
     # on v6e-8: 6 GiB a chip).
     old = state.params, state.opt_state
     if learner.definition.platform == "cpu":
-        params, opt_state = jax.lax.cond(is_finite, apply, lambda *old: old, *old)
+        params, opt_state = jax.lax.cond(is_finite, apply, keep, *old)
     else:
         params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), apply(*old), old)
     num_skipped = state.num_skipped + ~is_finite

@@ -210,13 +210,17 @@ def test_a_step_down_the_gradient_lowers_the_warmup_loss(params):
     assert int(state.step) == 11
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted(params):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(params, platform):
+    """On a CPU by a branch, elsewhere number by number."""
     batch = make_batch()
     broken = dataclasses.replace(batch.rows, advantage_BT=np.full((8, 6), np.nan, np.float32))
-    learner = dataclasses.replace(LEARNER, optimizer=optax.adam(1e-2))
+    definition = dataclasses.replace(DEFINITION, platform=platform)
+    learner = dataclasses.replace(LEARNER, definition=definition, optimizer=optax.adam(1e-2))
     state, metrics = updated(learner, params, dataclasses.replace(batch, rows=broken))
     assert metrics["num_skipped"] == 1
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, learner.optimizer.init(params))
     assert int(state.step) == 1
     state, metrics = step_grpo_step(learner, state, {}, batch)
     assert int(metrics["num_skipped"]) == 1

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--new_tokens", type=_at_least(1), default=128)
     parser.add_argument("--recompute", action="store_true", help="in the sides of torch, too")
     parser.add_argument("--directory", help="keeps the checkpoint and logs, and finds them again")
-    parser.add_argument("--json", type=Path, help="receives all figures")
+    parser.add_argument("--json", type=_new_file, help="receives all figures")
     return parser
 
 
@@ -86,10 +86,19 @@ def _at_least(least: int) -> Callable[[str], int]:
     return number
 
 
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in a directory that is there, got {text}")
+    return path
+
+
 def _sides(text: str) -> list[str]:
     names = text.split(",")
     if unknown := [name for name in names if name not in SIDES]:
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(SIDES)}, got {', '.join(unknown)}")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"expected each side once, got {text}")
     return names
 
 

@@ -13,6 +13,7 @@ from r1vl_jax import losses, observe
 from r1vl_jax.arrays import Completions, PromptBatch, Rollout, TrainBatch
 from r1vl_jax.assembly import assemble, evaluator, make_learner
 from r1vl_jax.comparison import compare
+from r1vl_jax.compile_cache import give_back_memory
 from r1vl_jax.config import Config, default, resolve
 from r1vl_jax.generation import Generator
 from r1vl_jax.learner import Metrics, refer, step_grpo_step
@@ -27,6 +28,7 @@ class Ours:
     """A run of StepGRPO that stands between two updates."""
 
     def __init__(self, work: Work):
+        give_back_memory()
         self._compile_s = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._note_compilation)
         config = settings(work)

@@ -11,10 +11,15 @@ from r1vl_jax.compiling.messages import messages_kept
 from r1vl_jax.compiling.programs import Program
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_NEEDED = re.compile(r"\(([\d.]+)([KMGT]?)B?\) exceeds available|[Uu]sed ([\d.]+)([KMGT]?)B? of")
+# Of main memory: a kernel that wants too much of another kind is a failure, which no larger slice mends.
+_NEEDED = re.compile(
+    r"\(([\d.]+)([KMGT]?)B?\) exceeds available HBM|[Uu]sed ([\d.]+)([KMGT]?)B? of [\d.]+[KMGT]?B? hbm"
+)
 # What a user should read of the compiler's messages.
 _WORRYING = re.compile(r"involuntary full rematerialization|replicat|very slow", re.IGNORECASE)
 _NUM_LAST_LINES = 20
+# Of the compiler itself, and of what JAX cannot lower, a kernel for instance.
+_FAILURES = (jax.errors.JaxRuntimeError, NotImplementedError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,11 @@ def compile_for(program: Program, memory_bytes: float) -> Result:
     try:
         with messages_kept(messages):
             executable = program.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
+    except _FAILURES as error:
         said = str(error).splitlines() or ["nothing"]
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        needed = needed_bytes(str(error))
+        if needed is None:
             return Failed(program, said[0], tuple([*messages, *said][-_NUM_LAST_LINES:]))
-        needed = needed_bytes(str(error)) or memory_bytes
         return TooLarge(program, needed + held, memory_bytes, said[0])
     analysis = executable.memory_analysis()
     assert analysis is not None  # only some plugins have none
@@ -140,9 +145,9 @@ def compile_for(program: Program, memory_bytes: float) -> Result:
 
 
 def needed_bytes(message: str) -> float | None:
-    """Bytes that a refusing compiler says a program needs; None if it does not say."""
+    """Bytes of main memory that a refusing compiler says a program needs; None if it refuses for another reason."""
     found = _NEEDED.search(message)
-    if found is None:
+    if found is None or "RESOURCE_EXHAUSTED" not in message:
         return None
     number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
     return float(number) * _UNITS[unit]

@@ -257,7 +257,7 @@ class _World:
     def _prefilled(self, sampler: Sampler, prompts: PromptBatch) -> Prefilled:
         """What decoding goes on from, on the sampler's mesh."""
         prefilled = jax.eval_shape(prefill(sampler), self.policy, prompts)
-        is_cache = {4: CACHE}  # a cache has rows, heads, positions and the width of a head
+        is_cache = {4: CACHE}  # a cache has rows, heads, and positions and the width of a head
         return shapes.at(
             prefilled,
             jax.tree.map(lambda leaf: placement(self.decoding_mesh, is_cache.get(leaf.ndim, ROWS)), prefilled),

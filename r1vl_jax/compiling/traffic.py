@@ -12,7 +12,7 @@ from r1vl_jax.compiling.hlo import Array, Computation, Instruction, Module
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "iota"),
     *("copy-done", "slice-done", "all-gather-done", "all-reduce-done", "collective-permute-done"),
-    *("async-done", "async-update"),
+    *("send-done", "recv-done", "async-done", "async-update"),
 }
 _SLICES = {"dynamic-slice", "slice", "gather"}
 _THROUGH = {"bitcast", "reshape"}
@@ -43,6 +43,8 @@ def _moved(module: Module, instruction: Instruction, computation: Computation) -
     if instruction.opcode == "slice-start":  # returns its operand too, of which it reads the slice
         part = instruction.arrays[1]
         return part.num_bytes + _in_main_memory([part])
+    if instruction.opcode == "send":  # returns what it reads
+        return _in_main_memory(operands)
     if instruction.opcode.endswith("-start"):  # returns its operands, too
         return _in_main_memory(instruction.arrays)
     return _in_main_memory(operands) + _in_main_memory(instruction.arrays)

@@ -24,12 +24,13 @@ def draw(
     logits_BV = constrain(sampler.mesh, logits_BV, LOGITS)
     drawable_BV = jnp.where(_one_hot(sampler.forbidden_token_ids, logits_BV.shape[1])[None], -jnp.inf, logits_BV)
     token_B = constrain(sampler.mesh, sampler.method(drawable_BV, uniform_B2), ROWS)
-    logits_BV = logits_BV / sampler.temperature_in_report
-    logits_BV -= jnp.max(logits_BV, axis=-1, keepdims=True)
-    weight_BV = jnp.exp(logits_BV)
+    score_BV = logits_BV / sampler.temperature_in_report
+    score_BV -= jnp.max(score_BV, axis=-1, keepdims=True)
+    weight_BV = jnp.exp(score_BV)
     total_B = jnp.sum(weight_BV, axis=-1)
-    logp_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0] - jnp.log(total_B)
-    return token_B, logp_B, jnp.log(total_B) - jnp.sum(weight_BV * logits_BV, axis=-1) / total_B
+    log_total_B = jnp.log(total_B)
+    logp_B = jnp.take_along_axis(score_BV, token_B[:, None], axis=-1)[:, 0] - log_total_B
+    return token_B, logp_B, log_total_B - jnp.sum(weight_BV * score_BV, axis=-1) / total_B
 
 
 def row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations: int) -> Key[Array, " B"]:

@@ -65,7 +65,7 @@ def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.
 
 # How the first dimensions of an array are divided over the mesh.
 ROWS = PartitionSpec(BATCH_AXES)
-CACHE = PartitionSpec(BATCH_AXES, "tensor")  # rows, heads, positions
+CACHE = PartitionSpec(BATCH_AXES, "tensor")  # rows and heads; positions and width stay whole
 LOGITS = PartitionSpec(BATCH_AXES, "tensor")
 
 

@@ -61,12 +61,25 @@ def test_figures_are_there_and_fit_each_other(output: tuple[str, dict]):
         assert set(side["seconds"]) == parts[name]
         assert all(seconds > 0 for seconds in side["seconds"].values())
         assert 0 < side["memory_gib"]["libraries"] < side["memory_gib"]["peak"]
+    ours, transformers = (result["sides"][name]["memory_gib"]["libraries"] for name in ("ours", "transformers"))
+    assert ours < transformers  # for it carries no torch
     assert set(result["least"]["seconds"]) == parts["ours"] - {"copy"}
     assert result["sides"]["ours"]["compile_s"] > 0
     assert {"jax", "torch", "transformers"} <= set(result["versions"])
 
 
-@pytest.mark.parametrize("flag", ["--repeats=0", "--prompts=0", "--generations=1", "--new_tokens=x", "--sides=ours,x"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--repeats=0",
+        "--prompts=0",
+        "--generations=1",
+        "--new_tokens=x",
+        "--sides=ours,x",
+        "--sides=ours,ours",
+        "--json=no/such.json",
+    ],
+)
 def test_flags_that_cannot_work_are_refused(flag: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         _parser().parse_args([flag])

@@ -31,7 +31,7 @@ def aot(*arguments: str) -> subprocess.CompletedProcess:
 
 def options(**given) -> SimpleNamespace:
     """Flags as they are left alone, but these."""
-    default = {"topology": "v5e-4", "slices": 1, "programs": [], "json": None, "save": None, "search": True}
+    default = {"topology": "v5e-4", "slices": 1, "programs": None, "json": None, "save": None, "search": True}
     return SimpleNamespace(**default | given)
 
 
@@ -65,6 +65,13 @@ def test_divided_matrices_are_gathered_and_not_passed_round(tmp_path):
     assert "collective-permute" not in program["collectives"]
 
 
+@pytest.mark.parametrize("flag", ["--topolgy=v5e-4", "--slices=x", "--config.sampling.temprature=1"])
+def test_a_wrong_word_is_not_mistaken_for_a_program_that_does_not_fit(flag):
+    done = aot(SMALL, flag)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
 def test_a_program_that_does_not_fit():
     pytest.importorskip("libtpu")
     done = aot(SMALL, "--topology=v5e:2x2", "--nosearch", "--config.model.preset=7b")
@@ -78,6 +85,7 @@ def test_a_program_that_does_not_fit():
         ({"json": "no/such/directory/report.json"}, "--json=no/such/directory/report.json: expected a file in a dir"),
         ({"json": "/"}, "--json=/: expected a file in a directory that is there"),
         ({"save": __file__}, f"--save={__file__}: expected a directory"),
+        ({"programs": []}, "--programs=: expected names of the table"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_compiled(monkeypatch, given, expected):

@@ -28,6 +28,7 @@ GIB = 2**30
         ),
         ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm.", 17.5 * GIB),
         ("RESOURCE_EXHAUSTED: something else", None),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.00M of 16.00M vmem.", None),
     ],
 )
 def test_the_excess_is_read_from_a_refusal(message, expected):
@@ -51,9 +52,22 @@ def test_only_memory_makes_a_program_too_large():
     assert failed.reason == "INTERNAL: RET_CHECK failure"
     assert failed.last_lines == ("first", "second", "INTERNAL: RET_CHECK failure", "third", "fourth")
     assert not failed.fits
+    on_chip = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.00M of 16.00M vmem."
+    assert isinstance(compile_for(refused(on_chip), GIB), Failed)
     large = compile_for(refused("RESOURCE_EXHAUSTED: Used 17.50G of 15.75G hbm."), GIB)
     assert isinstance(large, TooLarge)
     assert large.needed == 17.5 * GIB
+
+
+def test_what_jax_cannot_lower_is_named():
+    def lower():
+        raise NotImplementedError("no such operation in a kernel")
+
+    function = SimpleNamespace(lower=lower)
+    program = Program("update", "step_grpo", function, (), (), held={}, operations=Operations(1.0))
+    failed = compile_for(program, GIB)
+    assert isinstance(failed, Failed)
+    assert failed.reason == "no such operation in a kernel"
 
 
 def test_of_many_lines_the_last_are_kept():

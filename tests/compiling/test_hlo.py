@@ -127,6 +127,10 @@ def test_what_hosts_exchange_between_slices_is_counted(kind, share):
     assert kinds == {name: {"count": 1, "bytes": pytest.approx(share * 256 * 1024 * 4)}}
 
 
+def test_what_a_host_exchanges_is_read_once_and_written_once():
+    assert memory_traffic(parse(SLICE_LINES)) == pytest.approx(2 * 256 * 1024 * 4, rel=1e-4)
+
+
 LOOP_LINES = """
 %condition (s: (bf16[64,128], u32[])) -> pred[] {
   %s = (bf16[64,128]{1,0}, u32[]{:T(128)}) parameter(0)

@@ -26,10 +26,12 @@ class Decoder:
         self.head_DV: Float[Array, "D V"] = head_DV.astype(self._dtype)
 
     def rotation(self, next_position_B: Int[Array, " B"], length: int) -> Rotation:
-        """Of so many tokens that follow a prompt each: made before the loop, or every layer makes it again.
+        """Angles of the first `length` tokens behind each prompt, [B, T, H/2].
+
+        To be made before the loop over tokens: inside it, XLA makes them again in every layer.
 
         Args:
-            next_position_B: rope position of the first, the same in time, height and width.
+            next_position_B: rope position of the first token, the same in time, height and width.
         """
         position_BT = next_position_B[:, None] + jnp.arange(length)[None]
         return text_rotation(jnp.broadcast_to(position_BT[None], (3, *position_BT.shape)), self._config)
