@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from small import DEFINITION
 
 from r1vl_jax import generation, observe, rewards, stages
 from r1vl_jax import learner as learner_module
@@ -64,7 +65,7 @@ def make_run(tmp_path):
         for name, value in changes.items():
             config.update_from_flattened_dict({name.replace("__", "."): value})
         parts = SimpleNamespace(
-            definition=None,
+            definition=DEFINITION,
             mesh=None,
             sampler=lambda: "sampler",
             place=lambda state: state,

@@ -100,12 +100,11 @@ def test_prefill_and_decode_give_the_hidden_states_of_whole_sequences():
         decoder = Decoder(DEFINITION, sync(sampler, params))
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
         suffix = SuffixCache.empty(CONFIG, num_rows, length, jnp.float32)
+        rotation = decoder.rotation(jnp.repeat(prompts.next_position_P, num_generations), length)
         hidden = []
         for step in range(length):
-            position_B = jnp.repeat(prompts.next_position_P, num_generations) + step
-            hidden_BD, suffix = decoder(
-                token_BT[:, step], position_B, prefix=prefix, suffix=suffix, step=jnp.int32(step)
-            )
+            of_step = jax.tree.map(lambda part_BT, step=step: part_BT[:, step : step + 1], rotation)
+            hidden_BD, suffix = decoder(token_BT[:, step], of_step, prefix=prefix, suffix=suffix, step=jnp.int32(step))
             hidden.append(hidden_BD)
         return hidden_PSD, jnp.stack(hidden, axis=1)
 
