@@ -114,6 +114,8 @@ def test_started_again_they_resume_and_give_the_figures_of_one_process(runs):
     assert lines(runs["two"], "timings.jsonl")[:2] == runs["at_death"][:2]  # these updates were not done again
     figures, expected = lines(runs["two"]), lines(runs["one"])
     for line, wanted in zip(figures, expected, strict=True):
+        for name in [name for name in wanted if name.startswith("sampling/sampling_logp_difference/")]:
+            assert max(line.pop(name), wanted.pop(name)) < 1e-4  # nothing but how sums are rounded
         assert line == {
             name: value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-5)
             for name, value in wanted.items()
