@@ -18,6 +18,8 @@ if [[ $# -lt 1 || $1 == -* || ! $processes =~ ^[1-9][0-9]*$ ]]; then
 fi
 train=(python -m r1vl_jax.train --config="$1" "${@:2}")
 
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1} # memory in large pages: a CPU finds weights sooner
+
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
   PATH="$(dirname "$0")/../.venv/bin:$PATH"
 fi

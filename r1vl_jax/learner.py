@@ -126,7 +126,12 @@ class Learner:
 
     def init(self, params: Params) -> TrainState:
         """The state before the first update of these trained parameters."""
-        return TrainState(jnp.int32(0), params, self.optimizer.init(params), jnp.int32(0))
+
+        @jax.jit  # one program, not one for every shape
+        def moments(params: Params) -> optax.OptState:
+            return self.placed(self.optimizer.init(params))
+
+        return TrainState(jnp.int32(0), params, moments(params), jnp.int32(0))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -64,7 +64,8 @@ class Scheme:
         total_B = accuracy_weight * reward.step_accuracy + validity_weight * reward.step_validity
         for function in self.functions:
             value_B = custom[function.name]
-            total_B = total_B + function.weight * jnp.where(jnp.isnan(value_B), 0.0, value_B)
+            library = jnp if isinstance(value_B, jax.Array) else np  # what is on the host waits for no device
+            total_B = total_B + function.weight * library.where(library.isnan(value_B), 0.0, value_B)
         return total_B
 
 

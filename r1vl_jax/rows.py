@@ -34,14 +34,21 @@ def own_parts(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> list[int]:
     return np.flatnonzero(holder[:, 0] == processes.index()).tolist()
 
 
-def placed(array: Array, sharding: NamedSharding) -> jax.Array:
-    """An array on the devices of all processes.
+def placed(tree: Tree, shardings: Tree) -> Tree:
+    """Arrays on the devices of all processes.
 
     Args:
-        array: on the host, the rows of this process, in the order of `own_parts`, where the sharding divides a
-            dimension, and all of it where it divides none; or an array that is on these devices already.
+        tree: of arrays: on the host, the rows of this process, in the order of `own_parts`, where the sharding divides
+            a dimension, and all of it where it divides none; or arrays that are on these devices already.
+        shardings: a `NamedSharding` for every array.
     """
-    if processes.count() == 1 or _is_everywhere(array):
+    if processes.count() == 1:
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(_placed, tree, shardings)
+
+
+def _placed(array: Array, sharding: NamedSharding) -> jax.Array:
+    if _is_everywhere(array):
         return jax.device_put(array, sharding)
     own, dim = np.asarray(array), next((dim for dim, axes in enumerate(sharding.spec) if axes), None)
     if dim is None:

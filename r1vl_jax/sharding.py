@@ -180,8 +180,7 @@ def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
         bundle: arrays of the host hold the rows of this process, in the order of `rows.own_parts`; those that are on
             devices of all processes hold every row, and are moved where they are not yet placed so.
     """
-
-    return map_axes(lambda array, axes: placed(array, divided_over(axes, mesh)), bundle)
+    return placed(bundle, map_axes(lambda _, axes: divided_over(axes, mesh), bundle))
 
 
 def divided_over(axes: Sequence[str], mesh: jax.sharding.Mesh) -> NamedSharding:

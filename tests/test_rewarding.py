@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions
@@ -53,6 +54,20 @@ class Yes:
 def earned(judge=None, functions=(), **settings) -> Earned:
     scheme = Scheme(Reward(max_bytes_per_token=300, **settings), functions)
     return Rewarder(scheme, VOCABULARY, judge)(COMPLETIONS, [RECORD] * 2)
+
+
+def test_a_total_of_the_host_waits_for_no_device():
+    class Untouched:
+        def __getattr__(self, name):
+            raise AssertionError(f"jnp.{name} of what is on the host")
+
+    scheme = Scheme(Reward(reward_weights=(1.0, 0.0)), (Custom("brevity", len, 0.5, is_pure=False),))
+    records = [{"answer": "53", "key_steps": [["8*6=48"]]}] * 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("r1vl_jax.rewarding.jnp", Untouched())
+        reward = rewards.score(TEXTS, records, judge=Yes())
+        total_B = scheme.total(reward, {"brevity": np.array([np.nan, 1.0, 2.0, 3.0], np.float32)})
+    np.testing.assert_allclose(total_B - reward.step_accuracy, [0.0, 0.5, 1.0, 1.5])
 
 
 def test_what_kernels_leave_undecided_goes_to_the_host():

@@ -4,7 +4,8 @@
 
 ours            what a training run does in a step: `Generator.generate` samples, scores by the reference, rewards and
                 compares, `step_grpo_step` updates; then its parts are timed once more, one by one; layers are computed
-                again in the backward pass, as by default; torch is hidden from it, as from a plain installation
+                again in the backward pass, as by default; torch is hidden from it, as from a plain installation; its
+                memory comes in large pages, as launch/local.sh has it (torch is slower with them)
 transformers    `Qwen2VLForConditionalGeneration.generate`, with its cache; generation alone
 plain           a step written by hand in torch: generate, reference, loss of GRPO with k3, AdamW
 trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--recompute`, unlike its default, it keeps

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.peers.work import Work
 
 DISTURBED = 0.05  # of all processors, computing for others
+_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # for ours, as in launch/local.sh
 _WAIT_S = 2.0  # after a repeat that was disturbed
 
 
@@ -79,13 +80,19 @@ class _Process:
     def __init__(self, name: str, directory: Path):
         self._name, self._log = name, directory / f"{name}.log"
         self._command = [sys.executable, "-m", "benchmarks.peers.side", name, str(directory)]
+        self._environment = (_LARGE_PAGES if name == "ours" else {}) | os.environ
         self._child: subprocess.Popen | None = None
 
     def read(self) -> dict[str, Any]:
         if self._child is None:
             with self._log.open("w") as log:
                 self._child = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    env=self._environment,
                 )
         line = self._child.stdout.readline()  # pyright: ignore[reportOptionalMemberAccess]
         if not line:

@@ -58,6 +58,8 @@ def load_params(
     # The largest tensors first: what is passing through at the end, when the devices are full, is small.
     order = sorted(reader.paths, key=lambda path: -math.prod(reader.tensors[path][0].shape))
     loaded = {path: reader.read(path, dtype, shardings[path]) for path in order}
+    for program in (_fill, _from_bits):  # compiled for every shape, a MiB each on a CPU, and not needed again
+        program.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
     return treedef.unflatten([loaded[path] for path in reader.paths])
 
 
@@ -131,16 +133,17 @@ def _parameter(
 ) -> Array:
     """Fills one parameter on its devices, layer by layer if it is stacked.
 
-    It is filled as bits: XLA for CPU would turn all of a bfloat16 parameter into float32 and back for every layer.
+    A bfloat16 parameter is filled as bits: XLA for CPU would turn all of it into float32 and back for every layer.
     """
-    bits = jnp.zeros(shape, f"uint{8 * jnp.dtype(dtype).itemsize}", device=sharding)
+    is_bits = dtype == "bfloat16"
+    bits = jnp.zeros(shape, "uint16" if is_bits else dtype, device=sharding)
     for tensor in tensors:
         (place,) = weights.places[tensor.name]
         value = jax.make_array_from_callback(tensor.shape, _sharding_of_tensor(tensor, sharding), partial(_read, place))
         layer = None if tensor.layer is None else np.int32(tensor.layer)
         bits = _fill(bits, value, layer, dtype=dtype, is_transposed=tensor.is_transposed, sharding=sharding)
         bits.block_until_ready()  # or tensors would queue up in memory
-    return _from_bits(bits, dtype=dtype)
+    return _from_bits(bits, dtype=dtype) if is_bits else bits
 
 
 def _sharding_of_tensor(tensor: Tensor, sharding: NamedSharding) -> NamedSharding:
@@ -163,14 +166,14 @@ def _from_bits(bits: UInt[Array, "..."], *, dtype: str) -> Float[Array, "..."]:
 
 @partial(jax.jit, donate_argnums=0, static_argnames=("dtype", "is_transposed", "sharding"))
 def _fill(
-    bits: UInt[Array, "..."],
+    bits: Float[Array, "..."] | UInt[Array, "..."],
     tensor: Float[Array, "..."],
     layer: Int[Array, ""] | None,
     *,
     dtype: str,
     is_transposed: bool,
     sharding: NamedSharding,
-) -> UInt[Array, "..."]:
+) -> Float[Array, "..."] | UInt[Array, "..."]:
     part = to_parameter(tensor, is_transposed=is_transposed).astype(dtype)
     filled = bits.at[... if layer is None else layer].set(jax.lax.bitcast_convert_type(part, bits.dtype))
     return jax.lax.with_sharding_constraint(filled, sharding)

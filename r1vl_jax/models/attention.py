@@ -124,16 +124,27 @@ def _attend(
     segment_BS: Int[Array, "B S"],
     is_causal: bool,
 ) -> Float[Array, "B T K Q H"]:
-    scale = query_BTKQH.shape[-1] ** -0.5
-    score_BKQTS = scale * jnp.einsum("btkqh,bskh->bkqts", query_BTKQH, key_BSKH, preferred_element_type=jnp.float32)
+    num_rows, length, num_kv_heads, group, head_dim = query_BTKQH.shape
     is_visible_BTS = (segment_BT[:, :, None] == segment_BS[:, None]) & (segment_BT[:, :, None] != 0)
     if is_causal:
         is_visible_BTS &= column_T[None, :, None] >= jnp.arange(segment_BS.shape[1])[None, None]
-    is_visible_BKQTS = is_visible_BTS[:, None, None]
-    weight_BKQTS = jax.nn.softmax(jnp.where(is_visible_BKQTS, score_BKQTS, _HIDDEN))
-    # Where a row sees nothing the softmax is uniform: make it zero.
-    weight_BKQTS = jnp.where(is_visible_BKQTS, weight_BKQTS, 0.0).astype(value_BSKH.dtype)
-    return jnp.einsum("bkqts,bskh->btkqh", weight_BKQTS, value_BSKH)
+    # Added, not selected: broadcast over heads, a mask in a loop over layers would be kept that large on a CPU.
+    bias_BTS = jnp.where(is_visible_BTS, 0.0, _HIDDEN)
+
+    # Of a head, all queries are rows of one product, as they lie: so nobody turns the scores around.
+    query_BKQTH = jnp.transpose(query_BTKQH, (0, 2, 3, 1, 4)) * head_dim**-0.5
+    query_BKRH = query_BKQTH.reshape(num_rows, num_kv_heads, group * length, head_dim)
+    key_BKHS, value_BKSH = jnp.transpose(key_BSKH, (0, 2, 3, 1)), jnp.transpose(value_BSKH, (0, 2, 1, 3))
+    score_BKRS = jnp.einsum("bkrh,bkhs->bkrs", query_BKRH, key_BKHS, preferred_element_type=jnp.float32)
+    score_BKQTS = score_BKRS.reshape(*query_BKQTH.shape[:-1], -1) + bias_BTS[:, None, None]
+    weight_BKQTS = jnp.exp(score_BKQTS - jax.lax.stop_gradient(jnp.max(score_BKQTS, axis=-1, keepdims=True)))
+    total_BKQT = jnp.sum(weight_BKQTS, axis=-1)
+    weight_BKRS = weight_BKQTS.reshape(score_BKRS.shape).astype(value_BSKH.dtype)
+    sum_BKQTH = jnp.einsum("bkrs,bksh->bkrh", weight_BKRS, value_BKSH).reshape(query_BKQTH.shape)
+    # Padding sees nothing, so that its weights are all alike: it gets zeros.
+    is_token_B11T1 = (segment_BT != 0)[:, None, None, :, None]
+    output_BKQTH = jnp.where(is_token_B11T1, sum_BKQTH / total_BKQT[..., None], 0.0).astype(value_BSKH.dtype)
+    return jnp.transpose(output_BKQTH, (0, 3, 1, 2, 4))
 
 
 def decode_attention(

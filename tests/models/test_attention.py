@@ -1,5 +1,8 @@
 """Attention against plain loops in NumPy, its gradients, and decoding against whole sequences."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +107,32 @@ def test_branches_are_rows_of_their_own_behind_the_same_stem(chunk_size: int):
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), of(together), of(apart))
+
+
+def test_scores_are_never_turned_around_nor_masked_by_their_own_size():
+    """In a loop over layers, compiled for CPU: both took longer than the products."""
+    rows, length, heads, kv_heads, width, layers = 2, 64, 4, 2, 32, 3
+
+    def loss(query_LBTNH, key, value, segment):
+        def layer(x, query):
+            return x + _attention(query, key, value, segment=segment), None
+
+        return jnp.sum(jax.lax.scan(jax.checkpoint(layer), jnp.zeros(query_LBTNH.shape[1:]), query_LBTNH)[0] ** 2)
+
+    query, key = (
+        jax.ShapeDtypeStruct((*stack, rows, length, n, width), jnp.float32)
+        for stack, n in (((layers,), heads), ((), kv_heads))
+    )
+    segment = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(query, key, key, segment).compile().as_text()
+    num_scores = rows * heads * length * length
+    as_large = [
+        (name, dtype)
+        for name, dtype, shape in re.findall(r"([\w.\-]+) = (\w+)\[([\d,]+)\]", text)
+        if math.prod(map(int, shape.split(","))) >= num_scores
+    ]
+    assert as_large
+    assert not [(name, dtype) for name, dtype in as_large if dtype == "pred" or "copy" in name]
 
 
 def test_large_scores_do_not_overflow():
