@@ -29,9 +29,7 @@ def get_config() -> ConfigDict:
     config.warmup.max_steps, config.warmup.batch_size = 1, 8
     config.sampling.temperature = 20.0  # or all completions of an untrained model would be alike
     config.train.prompts_per_update, config.train.max_steps = 8, NUM_STEPS
-    config.optim.learning_rate = (
-        1e-4  # with ten times as much, a sum that is rounded otherwise grows to 1e-4 in two steps
-    )
+    config.optim.learning_rate = 1e-3
     config.eval.num_problems, config.eval.batch_size = 5, 8  # the last process has fewer
     config.reward.functions = ("test_two_processes:odd_bytes",)
     return config
