@@ -2,11 +2,12 @@
 
     python benchmarks/slots.py --config=configs/tiny.py [--mean=TOKENS] [--repeats=5] [--config.SECTION.KEY=VALUE ...]
 
-Decodes one batch of the recipe, with the weights it starts from, by a slot for every completion, then by half as many
-slots, and so on (`sampling.slots`). Here a completion ends by chance, after `--mean` tokens on average and after
-`sampling.max_completion_length` at the latest; any number of slots draws the same ones. They take turns. Prints for
-each the steps of the loop, the share of them in which a slot drew something, the memory that the program needs beside
-weights and prompts, and the median seconds; the fastest is what to set.
+Decodes one batch of the recipe, with the weights it starts from, by a slot for every completion, then by a half, a
+quarter, ... as many slots, and by as many as the recipe has (`sampling.slots`). Here a completion ends by chance, after
+`--mean` tokens on average and after `sampling.max_completion_length` at the latest; with any number of slots the same
+ones have the same lengths. Numbers of slots take turns. Prints for each the steps of the loop, the share of them in
+which a slot drew something, the memory of caches and other temporaries, and the seconds; the least median is what to
+set, where it is clear of the others' spread.
 """
 
 import dataclasses
@@ -14,16 +15,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from r1vl_jax.arrays import Params, PromptBatch
 from r1vl_jax.assembly import assemble
 from r1vl_jax.command_line import start_with_recipe
 from r1vl_jax.config import resolve
@@ -33,7 +36,7 @@ from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sampling.sync import copied
 from r1vl_jax.sharding import num_batch_shards
 
-_GIB = 2**30
+_MIB = 2**20
 _SHARE_OF_LONGEST = 0.25  # the mean length, where none is given
 
 
@@ -46,7 +49,31 @@ class EndsByChance:
     probability: float
 
     def __call__(self, logits_BV: Float[Array, "B V"], uniform_B2: Float[Array, "B 2"]) -> Int[Array, " B"]:
-        return jnp.where(uniform_B2[:, 1] < self.probability, self.end_id, self.method(logits_BV, uniform_B2))
+        ends_B = uniform_B2[:, 1] < self.probability
+        # Of those that do not end, the number is spread over [0, 1) again.
+        rest_B = jnp.clip((uniform_B2[:, 1] - self.probability) / (1 - self.probability), 0.0)
+        return jnp.where(ends_B, self.end_id, self.method(logits_BV, uniform_B2.at[:, 1].set(rest_B)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One number of slots.
+
+    Attributes:
+        slots: 0 for all rows at one time.
+        length_B: tokens of each completion.
+        num_steps: of the loop.
+        drawing: share of the slots' steps in which a token was drawn.
+        memory_bytes: of the program's temporaries, caches included.
+        seconds: of each repeat.
+    """
+
+    slots: int
+    length_B: Int[np.ndarray, " B"]
+    num_steps: int
+    drawing: float
+    memory_bytes: int
+    seconds: list[float]
 
 
 def ending_by_chance(sampler: Sampler, mean: float) -> Sampler:
@@ -58,69 +85,102 @@ def ending_by_chance(sampler: Sampler, mean: float) -> Sampler:
     )
 
 
-def numbers_of_slots(num_rows: int, num_shards: int) -> Iterator[int]:
-    """0, for all rows at one time, then half as many slots as rows, and so on, as long as every shard has its own."""
-    yield 0
-    slots = num_rows
-    while slots % 2 == 0 and slots // 2 % num_shards == 0 and slots > 2:
-        slots //= 2
-        yield slots
+def numbers_of_slots(num_rows: int, num_shards: int, own: int = 0) -> list[int]:
+    """0, for all rows at one time; a half, a quarter, ... of them, as many on every shard; and the recipe's own."""
+    halves = [num_rows // 2**power for power in range(1, num_rows.bit_length())]
+    return [0, *sorted({slots for slots in (*halves, own) if slots and slots % num_shards == 0}, reverse=True)]
 
 
-def run(recipe: ConfigDict, *, mean: float | None, repeats: int, console: Console) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        recipe.workdir = temporary
-        recipe.sampling.slots = 0
-        parts = assemble(resolve(recipe))
-        _, prompts = next(parts.prompt_stream())
-        prompts, params = parts.divide(prompts), parts.initial_params()
-        base = ending_by_chance(parts.sampler(), mean or _SHARE_OF_LONGEST * parts.sampler().max_length)
-        num_rows = len(prompts.token_PS) * base.num_generations
-        samplers = [
-            dataclasses.replace(base, slots=n) for n in numbers_of_slots(num_rows, num_batch_shards(parts.mesh))
-        ]
-        prefilled, key = prefill(base)(params, prompts), jax.random.key(0)
-        with copied(base, params) as copy:
-            programs = [decode(sampler).lower(copy, prefilled, key).compile() for sampler in samplers]
-            rollouts = [jax.block_until_ready(program(copy, prefilled, key)) for program in programs]
-            seconds: list[list[float]] = [[] for _ in programs]
-            for _ in range(repeats):
-                for times, program in zip(seconds, programs, strict=True):
-                    start = time.perf_counter()
-                    jax.block_until_ready(program(copy, prefilled, key))
-                    times.append(time.perf_counter() - start)
-        length_B = rollouts[0].completions.mask_BT.sum(axis=1)
-        num_tokens = int(length_B.sum())
-        assert all(int(rollout.completions.mask_BT.sum()) == num_tokens for rollout in rollouts)
-        console.print(
-            f"{num_rows} completions of {int(length_B.min())} to {int(length_B.max())} tokens, on average"
-            f" {num_tokens / num_rows:.0f}; {parts.mesh.size} x {jax.devices()[0].device_kind}, jax {jax.__version__}",
-            highlight=False,
+def measure(
+    sampler: Sampler, slots: Sequence[int], params: Params, prompts: PromptBatch, *, repeats: int
+) -> list[Measured]:
+    """Every number of slots in turn, after one decoding that is not counted.
+
+    Raises:
+        RuntimeError: two numbers of slots drew completions of other lengths.
+    """
+    samplers = [dataclasses.replace(sampler, slots=number) for number in slots]
+    prefilled, key = prefill(sampler)(params, prompts), jax.random.key(0)
+    seconds: list[list[float]] = [[] for _ in samplers]
+    with copied(sampler, params) as copy:
+        programs = [decode(each).lower(copy, prefilled, key).compile() for each in samplers]
+        rollouts = [jax.block_until_ready(program(copy, prefilled, key)) for program in programs]
+        for _ in range(repeats):
+            for times, program in zip(seconds, programs, strict=True):
+                start = time.perf_counter()
+                jax.block_until_ready(program(copy, prefilled, key))
+                times.append(time.perf_counter() - start)
+    lengths = [np.asarray(rollout.completions.mask_BT).sum(axis=1) for rollout in rollouts]
+    if any((length_B != lengths[0]).any() for length_B in lengths):
+        raise RuntimeError(f"completions have other lengths with other numbers of slots: {lengths}")
+    steps = [int(rollout.num_steps) for rollout in rollouts]
+    return [
+        Measured(
+            number,
+            length_B,
+            num_steps,
+            length_B.sum() / (num_steps * (number or len(length_B))),
+            program.memory_analysis().temp_size_in_bytes,
+            times,
         )
-        table = Table("sampling.slots", box=None, pad_edge=False)
-        for heading in ("steps", "drawing", "GiB", "seconds", "tokens/s"):
-            table.add_column(heading, justify="right")
-        medians = [statistics.median(times) for times in seconds]
-        for sampler, program, rollout, median in zip(samplers, programs, rollouts, medians, strict=True):
-            drawing = num_tokens / (int(rollout.num_steps) * (sampler.slots or num_rows))
-            temporaries = program.memory_analysis().temp_size_in_bytes / _GIB
-            name = str(sampler.slots) if sampler.slots else f"0 ({num_rows})"
-            table.add_row(
-                *(name, f"{int(rollout.num_steps):,}", f"{drawing:.0%}", f"{temporaries:.3f}"),
-                *(f"{median:.3g}", f"{num_tokens / median:,.0f}"),
+        for number, length_B, num_steps, program, times in zip(slots, lengths, steps, programs, seconds, strict=True)
+    ]
+
+
+def show(measured: Sequence[Measured], console: Console) -> None:
+    """Prints the figures for people."""
+    length_B = measured[0].length_B
+    console.print(
+        f"{len(length_B)} completions of {length_B.min()} to {length_B.max()} tokens, on average {length_B.mean():.0f};"
+        f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    )
+    table = Table("sampling.slots", box=None, pad_edge=False)
+    for heading in ("steps", "drawing", "MiB", "median s", "least", "most", "tokens/s"):
+        table.add_column(heading, justify="right")
+    for each in measured:
+        median = statistics.median(each.seconds)
+        table.add_row(
+            str(each.slots) if each.slots else f"0 ({len(length_B)})",
+            *(f"{each.num_steps:,}", f"{each.drawing:.0%}", f"{each.memory_bytes / _MIB:.1f}"),
+            *(f"{seconds:.3g}" for seconds in (median, min(each.seconds), max(each.seconds))),
+            f"{length_B.sum() / median:,.0f}",
+        )
+    console.print(table)
+    best = min(measured, key=lambda each: statistics.median(each.seconds))
+    as_fast = [each.slots for each in measured if min(each.seconds) <= max(best.seconds)]
+    console.print(f"the fastest: sampling.slots={' or '.join(map(str, as_fast))}")
+
+
+def run(recipe: ConfigDict, *, mean: float | None, repeats: int) -> None:
+    own, recipe.sampling.slots = recipe.sampling.slots, 0
+    with tempfile.TemporaryDirectory() as recipe.workdir:
+        parts = assemble(resolve(recipe))
+        sampler = parts.sampler()
+        mean = _SHARE_OF_LONGEST * sampler.max_length if mean is None else mean
+        if not 1 < mean <= sampler.max_length:  # false for NaN, too
+            raise ValueError(
+                f"--mean={mean}: expected more than 1 token, and at most"
+                f" sampling.max_completion_length={sampler.max_length}"
             )
-        console.print(table, highlight=False)
-        best = samplers[medians.index(min(medians))].slots
-        console.print(f"the fastest: sampling.slots={best}", highlight=False)
+        _, prompts = next(parts.prompt_stream())
+        num_rows = len(prompts.token_PS) * sampler.num_generations
+        num_shards = 1 if sampler.mesh is None else num_batch_shards(sampler.mesh)
+        slots = numbers_of_slots(num_rows, num_shards, own)
+        if len(slots) == 1:
+            raise ValueError(f"there are {num_rows} completions for {num_shards} parts of the devices: none can wait")
+        params, prompts = parts.initial_params(), parts.divide(prompts)
+        show(
+            measure(ending_by_chance(sampler, mean), slots, params, prompts, repeats=repeats), Console(highlight=False)
+        )
 
 
 def main() -> None:
-    flags.DEFINE_float("mean", None, "Tokens of a completion on average; a quarter of the most.", lower_bound=1.0)
+    flags.DEFINE_float("mean", None, "Tokens of a completion on average; by default a quarter of the most.")
     flags.DEFINE_integer("repeats", 5, "Timed decodings of each.", lower_bound=1)
 
     def start(recipe: ConfigDict) -> None:
         try:
-            run(recipe, mean=flags.FLAGS.mean, repeats=flags.FLAGS.repeats, console=Console())
+            run(recipe, mean=flags.FLAGS.mean, repeats=flags.FLAGS.repeats)
         except (ValueError, OSError) as error:
             sys.exit(str(error))
 

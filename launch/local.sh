@@ -4,7 +4,7 @@
 #   launch/local.sh [--processes=N] configs/tiny.py [--config.SECTION.KEY=VALUE ...]
 #
 # Several processes take a GPU each, or JAX_NUM_CPU_DEVICES virtual devices; the ways of a pod, tried at home.
-# Uses the active environment, or .venv of this repository if none is active. Run again, it resumes.
+# Uses the active environment or .venv here, and memory in large pages (GLIBC_TUNABLES). Run again, it resumes.
 set -euo pipefail
 
 processes=1
@@ -16,9 +16,7 @@ if [[ $# -lt 1 || $1 == -* || ! $processes =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: $0 [--processes=N] CONFIG [--config.SECTION.KEY=VALUE ...]" >&2
   exit 2
 fi
-train=(python -m r1vl_jax.train --config="$1" "${@:2}")
-
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1} # memory in large pages: a CPU finds weights sooner
+train=(env GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}" python -m r1vl_jax.train --config="$1" "${@:2}")
 
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
   PATH="$(dirname "$0")/../.venv/bin:$PATH"

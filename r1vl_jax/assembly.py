@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from r1vl_jax import processes
 from r1vl_jax.arrays import BATCH_AXES, Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf_directory import local_directory
-from r1vl_jax.checkpoint.hf_import import load_params
+from r1vl_jax.checkpoint.hf_import import forget_programs, load_params
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.config import Config, Limits, Optim
 from r1vl_jax.data import handwriting, pipeline, vocabulary
@@ -70,10 +70,11 @@ class Parts:
             return jax.jit(lambda key: stored(self.definition.init(key), model), out_shardings=placement)(key)
         base = self.definition.base
         placement = shardings(base.abstract_params(), mesh)
+        dtype = model.dtype if self.definition.lora else "float32"
+        params = load_params(model.path, base, placement=placement, dtype=dtype)
+        forget_programs()  # a run loads once
         if not self.definition.lora:
-            params = load_params(model.path, base, placement=placement)
             return jax.device_put(stored(params, model), placement)
-        params = load_params(model.path, base, placement=placement, dtype=model.dtype)
         adapter = jax.jit(lambda key: partition(self.definition.init(key), model)[0])(key)
         return combine(jax.device_put(adapter, shardings(adapter, mesh)), params)
 

@@ -52,6 +52,14 @@ def test_the_status_is_that_of_the_first_process_that_failed(tmp_path, statuses,
     assert called.returncode == expected
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, "glibc.malloc.hugetlb=1"), ({"GLIBC_TUNABLES": ""}, "")])
+def test_memory_comes_in_large_pages_unless_something_else_is_asked_for(tmp_path, monkeypatch, given, expected):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    environment = with_program(tmp_path, "python", 'echo "$GLIBC_TUNABLES"') | given
+    called = subprocess.run([LAUNCH / "local.sh", "c.py"], env=environment, capture_output=True, text=True, check=True)
+    assert called.stdout == f"{expected}\n"
+
+
 def test_a_script_that_is_stopped_waits_for_its_processes(tmp_path):
     """They need a second to end, and say then with what status."""
     script = f"""trap 'sleep 1; touch {tmp_path}/ended-$JAX_PROCESS_ID; exit 42' TERM

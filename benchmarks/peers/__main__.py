@@ -4,8 +4,8 @@
 
 ours            what a training run does in a step: `Generator.generate` samples, scores by the reference, rewards and
                 compares, `step_grpo_step` updates; then its parts are timed once more, one by one; layers are computed
-                again in the backward pass, as by default; torch is hidden from it, as from a plain installation; its
-                memory comes in large pages, as launch/local.sh has it (torch is slower with them)
+                again in the backward pass, as by default; torch is hidden from it, as from a plain installation;
+                memory comes in large pages, as launch/local.sh starts a run (`--large_pages=all`: on all sides)
 transformers    `Qwen2VLForConditionalGeneration.generate`, with its cache; generation alone
 plain           a step written by hand in torch: generate, reference, loss of GRPO with k3, AdamW
 trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--recompute`, unlike its default, it keeps
@@ -49,6 +49,7 @@ def main() -> None:
             num_generations=arguments.generations,
             new_tokens=arguments.new_tokens,
             recompute=arguments.recompute,
+            large_pages=arguments.large_pages,
         )
         make(work)
         limits = ceilings(work)
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--generations", type=_at_least(2), default=4, help="completions of each prompt")
     parser.add_argument("--new_tokens", type=_at_least(1), default=128)
     parser.add_argument("--recompute", action="store_true", help="in the sides of torch, too")
+    parser.add_argument("--large_pages", default="ours", choices=["ours", "all", "none"], help="of memory, under glibc")
     parser.add_argument("--directory", help="keeps the checkpoint and logs, and finds them again")
     parser.add_argument("--json", type=_new_file, help="receives all figures")
     return parser

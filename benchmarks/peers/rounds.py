@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.peers.work import Work
 
 DISTURBED = 0.05  # of all processors, computing for others
-_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # for ours, as in launch/local.sh
+_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _WAIT_S = 2.0  # after a repeat that was disturbed
 
 
@@ -50,7 +50,7 @@ def measure(work: Work, sides: Sequence[str], *, repeats: int, max_discarded: in
     Raises:
         RuntimeError: a side's process ended; with the end of what it wrote.
     """
-    processes = {name: _Process(name, work.directory) for name in sides}
+    processes = {name: _Process(name, work) for name in sides}
     try:
         measured = {name: Measured(processes[name].read()) for name in sides}
         for _ in range(repeats):
@@ -77,10 +77,10 @@ def _repeat(process: "_Process", measured: Measured, max_discarded: int) -> None
 class _Process:
     """A side's process; it starts to load, compile and warm up when it is first read from."""
 
-    def __init__(self, name: str, directory: Path):
-        self._name, self._log = name, directory / f"{name}.log"
-        self._command = [sys.executable, "-m", "benchmarks.peers.side", name, str(directory)]
-        self._environment = (_LARGE_PAGES if name == "ours" else {}) | os.environ
+    def __init__(self, name: str, work: Work):
+        self._name, self._log = name, work.directory / f"{name}.log"
+        self._command = [sys.executable, "-m", "benchmarks.peers.side", name, str(work.directory)]
+        self.environment = os.environ | (_LARGE_PAGES if work.large_pages in (name, "all") else {})
         self._child: subprocess.Popen | None = None
 
     def read(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class _Process:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env=self._environment,
+                    env=self.environment,
                 )
         line = self._child.stdout.readline()  # pyright: ignore[reportOptionalMemberAccess]
         if not line:

@@ -18,6 +18,7 @@ class Work:
         dtype: of the computation, "float32" or "bfloat16"; trained weights are float32 always.
         new_tokens: of every completion; none ends early.
         recompute: whether torch's backward pass computes what is inside a layer again, to save memory, as ours does.
+        large_pages: whose memory comes in large pages: "ours" (as launch/local.sh starts a run), "all" or "none".
     """
 
     directory: Path
@@ -27,6 +28,7 @@ class Work:
     num_generations: int = 4
     new_tokens: int = 128
     recompute: bool = False
+    large_pages: str = "ours"
 
     @property
     def model(self) -> Path:

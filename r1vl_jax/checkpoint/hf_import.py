@@ -58,9 +58,13 @@ def load_params(
     # The largest tensors first: what is passing through at the end, when the devices are full, is small.
     order = sorted(reader.paths, key=lambda path: -math.prod(reader.tensors[path][0].shape))
     loaded = {path: reader.read(path, dtype, shardings[path]) for path in order}
-    for program in (_fill, _from_bits):  # compiled for every shape, a MiB each on a CPU, and not needed again
-        program.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
     return treedef.unflatten([loaded[path] for path in reader.paths])
+
+
+def forget_programs() -> None:
+    """Gives back what loading compiled, a program for every shape; another load would compile them again."""
+    for program in (_fill, _from_bits):
+        program.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class ParameterReader:

@@ -37,7 +37,7 @@ def attention(
     """Softmax attention among tokens of the same row and segment, scaled by 1 / sqrt(H).
 
     Args:
-        segment_BT: segment numbers; 0 is padding, which sees nothing, is not seen and gets zeros.
+        segment_BT: segment numbers; 0 is padding, which sees nothing, is not seen and gets zeros. It must be finite.
         is_causal: whether a query sees only keys of its own column and before.
         branches: columns at the end that do not see each other, see `Branches`; causal attention only.
         platform: "cpu", "gpu" or "tpu", where the program will run; never asked of the machine that compiles.
@@ -132,18 +132,16 @@ def _attend(
     bias_BTS = jnp.where(is_visible_BTS, 0.0, _HIDDEN)
 
     # Of a head, all queries are rows of one product, as they lie: so nobody turns the scores around.
-    query_BKQTH = jnp.transpose(query_BTKQH, (0, 2, 3, 1, 4)) * head_dim**-0.5
+    query_BKQTH = jnp.transpose(query_BTKQH, (0, 2, 3, 1, 4))
     query_BKRH = query_BKQTH.reshape(num_rows, num_kv_heads, group * length, head_dim)
     key_BKHS, value_BKSH = jnp.transpose(key_BSKH, (0, 2, 3, 1)), jnp.transpose(value_BSKH, (0, 2, 1, 3))
     score_BKRS = jnp.einsum("bkrh,bkhs->bkrs", query_BKRH, key_BKHS, preferred_element_type=jnp.float32)
-    score_BKQTS = score_BKRS.reshape(*query_BKQTH.shape[:-1], -1) + bias_BTS[:, None, None]
-    weight_BKQTS = jnp.exp(score_BKQTS - jax.lax.stop_gradient(jnp.max(score_BKQTS, axis=-1, keepdims=True)))
-    total_BKQT = jnp.sum(weight_BKQTS, axis=-1)
-    weight_BKRS = weight_BKQTS.reshape(score_BKRS.shape).astype(value_BSKH.dtype)
-    sum_BKQTH = jnp.einsum("bkrs,bksh->bkrh", weight_BKRS, value_BKSH).reshape(query_BKQTH.shape)
+    score_BKQTS = head_dim**-0.5 * score_BKRS.reshape(*query_BKQTH.shape[:-1], -1) + bias_BTS[:, None, None]
+    # Divided before the product: rounded to bfloat16 first, gradients of the two would no longer cancel.
+    weight_BKRS = jax.nn.softmax(score_BKQTS).reshape(score_BKRS.shape).astype(value_BSKH.dtype)
+    output_BKQTH = jnp.einsum("bkrs,bksh->bkrh", weight_BKRS, value_BKSH).reshape(query_BKQTH.shape)
     # Padding sees nothing, so that its weights are all alike: it gets zeros.
-    is_token_B11T1 = (segment_BT != 0)[:, None, None, :, None]
-    output_BKQTH = jnp.where(is_token_B11T1, sum_BKQTH / total_BKQT[..., None], 0.0).astype(value_BSKH.dtype)
+    output_BKQTH = jnp.where((segment_BT != 0)[:, None, None, :, None], output_BKQTH, 0.0)
     return jnp.transpose(output_BKQTH, (0, 3, 1, 2, 4))
 
 

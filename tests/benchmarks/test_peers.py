@@ -92,6 +92,15 @@ def test_the_table_names_every_side(output: tuple[str, dict]):
         assert word in text
 
 
+@pytest.mark.parametrize(
+    ("large_pages", "expected"), [("ours", [True, False]), ("all", [True, True]), ("none", [False] * 2)]
+)
+def test_large_pages_are_for_those_that_are_named(monkeypatch, large_pages, expected):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    processes = [rounds._Process(name, Work(Path(), large_pages=large_pages)) for name in ("ours", "plain")]
+    assert ["GLIBC_TUNABLES" in process.environment for process in processes] == expected
+
+
 def test_a_token_needs_every_matrix_of_the_decoder_and_all_that_was_said():
     work, sizes = Work(Path(), "tiny", new_tokens=3), SIZES["tiny"]
     params = flatten_dict(Definition(sizes).abstract_params()["text"], sep=".")

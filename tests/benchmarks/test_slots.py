@@ -1,55 +1,81 @@
-"""The benchmark of slots: the same completions by any number of them, and a table that fits them."""
+"""The benchmark of slots: completions of the same lengths by any number of them, and a table that fits them."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks.slots import numbers_of_slots
+from benchmarks.slots import EndsByChance, numbers_of_slots
+from r1vl_jax.sampling.methods import Temperature
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
     *("data.train_records=8", "data.warmup_records=8", "data.alignment_records=0", "train.stages=('step_grpo',)"),
-    *("train.prompts_per_update=2", "sampling.num_generations=4", "sampling.max_completion_length=24"),
-    *("eval.batch_size=8", "eval.num_problems=8", "eval.num_validation=8", "data.vision_shards=2"),
+    *("train.prompts_per_update=4", "sampling.num_generations=16", "sampling.max_completion_length=64"),
+    *("eval.batch_size=8", "eval.num_problems=8", "eval.num_validation=8", "data.vision_shards=4"),
 )
+ROW = re.compile(r"^(\d+)(?: \(64\))? +([\d,]+) +(\d+)% +([\d.]+) +([\d.e-]+) +[\d.e-]+ +[\d.e-]+ +[\d,]+$", re.M)
 
 
-def _started(*flags: str) -> subprocess.CompletedProcess[str]:
+def _started(*flags: str, num_devices: int = 1) -> subprocess.CompletedProcess[str]:
     settings = [f"--config.{setting}" for setting in SETTINGS]
     command = [sys.executable, "-m", "benchmarks.slots", "--config=configs/tiny.py", *settings, *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
 
 
 def test_fewer_slots_take_more_steps_and_less_memory():
-    done = _started("--mean=6", "--repeats=1")
+    done = _started("--mean=6", "--repeats=1", "--config.sampling.slots=24")
     assert done.returncode == 0, done.stderr[-3_000:]
-    title = re.search(r"8 completions of (\d+) to (\d+) tokens, on average (\d+)", done.stdout)
+    title = re.search(r"64 completions of (\d+) to (\d+) tokens, on average (\d+)", done.stdout)
     assert title
     shortest, longest, mean = map(int, title.groups())
-    assert 1 <= shortest < mean < longest <= 24
-    rows = re.findall(r"^(\d+)(?: \(8\))? +([\d,]+) +(\d+)% +([\d.]+) +([\d.e-]+) +[\d,]+$", done.stdout, re.M)
-    assert [int(slots) for slots, *_ in rows] == [0, 4, 2]
-    steps, drawing, memory = ([float(row[column]) for row in rows] for column in (1, 2, 3))
+    assert 1 <= shortest < mean < longest <= 64
+    rows = ROW.findall(done.stdout)
+    assert [int(slots) for slots, *_ in rows] == [0, 32, 24, 16, 8, 4, 2, 1]
+    steps, drawing, memory = ([float(row[column].replace(",", "")) for row in rows] for column in (1, 2, 3))
     assert steps[0] == longest
-    assert steps == sorted(steps)
-    assert drawing == sorted(drawing)
-    assert memory == sorted(memory, reverse=True)
-    fastest = min(rows, key=lambda row: float(row[4]))[0]
-    assert done.stdout.rstrip().endswith(f"sampling.slots={fastest}")
+    assert steps[1:] == sorted(steps[1:])
+    assert steps[-1] > 3 * steps[0]
+    assert drawing[0] < 30
+    assert drawing[-1] == 100
+    assert memory[-1] < memory[0] / 3
+    assert "sampling.slots=" in done.stdout.splitlines()[-1]
 
 
-def test_a_mean_below_a_token_is_refused():
-    done = _started("--mean=0.5")
+def test_slots_are_divided_as_decoding_divides_them():
+    """Over four devices; the trainer's mesh has two parts."""
+    done = _started("--repeats=1", "--config.mesh.tensor=2", num_devices=4)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    assert [int(slots) for slots, *_ in ROW.findall(done.stdout)] == [0, 32, 16, 8, 4]
+
+
+@pytest.mark.parametrize("mean", ["0.5", "nan", "65"])
+def test_a_mean_that_cannot_be_is_refused(mean: str):
+    done = _started(f"--mean={mean}")
     assert done.returncode
-    assert "mean" in done.stderr
+    assert "--mean" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_shards", "expected"),
-    [(16, 1, [0, 8, 4, 2]), (16, 8, [0, 8]), (12, 1, [0, 6, 3]), (3, 1, [0])],
+    ("num_rows", "num_shards", "own", "expected"),
+    [(16, 1, 0, [0, 8, 4, 2, 1]), (16, 8, 0, [0, 8]), (12, 1, 5, [0, 6, 5, 3, 1]), (4, 4, 0, [0])],
 )
-def test_every_shard_keeps_a_slot(num_rows, num_shards, expected):
-    assert list(numbers_of_slots(num_rows, num_shards)) == expected
+def test_every_shard_has_as_many_slots(num_rows, num_shards, own, expected):
+    assert numbers_of_slots(num_rows, num_shards, own) == expected
+
+
+def test_what_does_not_end_is_drawn_as_ever():
+    """A uniform distribution over 100 tokens, drawn 40,000 times."""
+    method = EndsByChance(Temperature(), end_id=100, probability=0.25)
+    logits = jnp.zeros((40_000, 101)).at[:, 100].set(-jnp.inf)
+    drawn = np.asarray(method(logits, jax.random.uniform(jax.random.key(0), (40_000, 2))))
+    count = np.bincount(drawn, minlength=101)
+    assert count[100] == pytest.approx(10_000, abs=350)  # four standard deviations
+    np.testing.assert_allclose(count[:100], 300, atol=80)

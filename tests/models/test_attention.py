@@ -60,6 +60,34 @@ def test_padding_gets_zeros_and_finite_gradients():
         assert np.all(np.any(np.asarray(gradient)[1, 3:-1], axis=(1, 2)))
 
 
+def test_gradients_in_bfloat16_are_near_those_in_float32():
+    """Keys and values that have much in common, as a projection with a bias makes them: errors must cancel."""
+    query, key, value = (_random(2, 64, heads, 64, seed=heads + 7 * n) for n, heads in enumerate((4, 2, 2)))
+    inputs = [jnp.asarray(each, jnp.bfloat16) for each in (query, key + 4.0, value + 2.0)]
+    weight, segment = _random(2, 64, 4, 64, seed=4), np.ones((2, 64), int)
+
+    def loss(*inputs):
+        return jnp.sum(weight * _attention(*inputs, segment=segment).astype(jnp.float32))
+
+    rough = jax.grad(loss, argnums=(0, 1, 2))(*inputs)
+    exact = jax.grad(loss, argnums=(0, 1, 2))(*(each.astype(jnp.float32) for each in inputs))
+    for gradient, wanted in zip(rough, exact, strict=True):
+        error = jnp.linalg.norm(gradient.astype(jnp.float32) - wanted) / jnp.linalg.norm(wanted)
+        assert error < 0.01
+
+
+def test_a_token_that_sees_only_itself_has_no_gradient_to_query_and_key():
+    def loss(*inputs):
+        return jnp.sum(
+            _random(B, T, N, H, seed=4) * _attention(*inputs, segment=np.arange(1, T + 1)[None].repeat(B, 0))
+        )
+
+    of_query, of_key, of_value = jax.grad(loss, argnums=(0, 1, 2))(QUERY, KEY, VALUE)
+    assert not of_query.any()
+    assert not of_key.any()
+    assert of_value.any()
+
+
 def test_chunks_have_the_same_gradients():
     def loss(chunk_size):
         return lambda *inputs: jnp.sum(_attention(*inputs, chunk_size=chunk_size) ** 2)
