@@ -12,9 +12,9 @@ trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--reco
                 what the backward pass needs, as `plain` does
 
 Every completion has exactly `--new_tokens` tokens; beta is 0.04 with a frozen reference; all parameters are trained;
-weights are random. Sides take turns, each in a process of its own. A repeat during which others used more than 5 % of
-the processors is made again, up to `--max_discarded` times a side. Prints medians, what the machine allows at best, and
-how far each peer's log-probabilities of the same tokens are from ours.
+weights are random. Sides take turns, each in a process of its own, and of a turn the second repeat counts. One during
+which others used more than 5 % of the processors is made again, up to `--max_discarded` times a side. Prints medians,
+what the machine allows at best, and how far each peer's log-probabilities of the same tokens are from ours.
 """
 
 import argparse
