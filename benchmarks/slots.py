@@ -88,7 +88,10 @@ def ending_by_chance(sampler: Sampler, mean: float) -> Sampler:
 def numbers_of_slots(num_rows: int, num_shards: int, own: int = 0) -> list[int]:
     """0, for all rows at one time; a half, a quarter, ... of them, as many on every shard; and the recipe's own."""
     halves = [num_rows // 2**power for power in range(1, num_rows.bit_length())]
-    return [0, *sorted({slots for slots in (*halves, own) if slots and slots % num_shards == 0}, reverse=True)]
+    return [
+        0,
+        *sorted({slots for slots in (*halves, own) if 0 < slots < num_rows and not slots % num_shards}, reverse=True),
+    ]
 
 
 def measure(
@@ -152,10 +155,10 @@ def show(measured: Sequence[Measured], console: Console) -> None:
 
 
 def run(recipe: ConfigDict, *, mean: float | None, repeats: int) -> None:
-    own, recipe.sampling.slots = recipe.sampling.slots, 0
     with tempfile.TemporaryDirectory() as recipe.workdir:
         parts = assemble(resolve(recipe))
-        sampler = parts.sampler()
+        own = parts.sampler()
+        sampler = dataclasses.replace(own, slots=0)
         mean = _SHARE_OF_LONGEST * sampler.max_length if mean is None else mean
         if not 1 < mean <= sampler.max_length:  # false for NaN, too
             raise ValueError(
@@ -165,7 +168,7 @@ def run(recipe: ConfigDict, *, mean: float | None, repeats: int) -> None:
         _, prompts = next(parts.prompt_stream())
         num_rows = len(prompts.token_PS) * sampler.num_generations
         num_shards = 1 if sampler.mesh is None else num_batch_shards(sampler.mesh)
-        slots = numbers_of_slots(num_rows, num_shards, own)
+        slots = numbers_of_slots(num_rows, num_shards, own.slots)
         if len(slots) == 1:
             raise ValueError(f"there are {num_rows} completions for {num_shards} parts of the devices: none can wait")
         params, prompts = parts.initial_params(), parts.divide(prompts)

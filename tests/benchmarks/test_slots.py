@@ -63,9 +63,21 @@ def test_a_mean_that_cannot_be_is_refused(mean: str):
     assert "--mean" in done.stderr.splitlines()[-1]
 
 
+def test_slots_of_the_recipe_that_cannot_be_are_refused():
+    done = _started("--config.sampling.slots=200")
+    assert done.returncode
+    assert "sampling.slots=200 does nothing" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("num_rows", "num_shards", "own", "expected"),
-    [(16, 1, 0, [0, 8, 4, 2, 1]), (16, 8, 0, [0, 8]), (12, 1, 5, [0, 6, 5, 3, 1]), (4, 4, 0, [0])],
+    [
+        (16, 1, 0, [0, 8, 4, 2, 1]),
+        (16, 8, 0, [0, 8]),
+        (12, 1, 5, [0, 6, 5, 3, 1]),
+        (4, 4, 0, [0]),
+        (4, 1, 4, [0, 2, 1]),
+    ],
 )
 def test_every_shard_has_as_many_slots(num_rows, num_shards, own, expected):
     assert numbers_of_slots(num_rows, num_shards, own) == expected
