@@ -204,7 +204,8 @@ def make_definition(config: Config, sizes: model_sizes.Config, mesh: jax.shardin
     Args:
         platform: "cpu", "gpu" or "tpu", where the program will run.
     """
-    base = Definition(sizes, config.model.dtype, config.model.remat, platform, mesh)
+    settings = config.model
+    base = Definition(sizes, settings.dtype, settings.remat, settings.scan_layers, platform, mesh)
     return dataclasses.replace(base, lora=adapted(base, config.model))
 
 

@@ -1,4 +1,4 @@
-"""The scripts of launch/: short, without faults, and telling how they are called."""
+"""The scripts of launch/, and that of a GPU's figures: short, without faults, and telling how they are called."""
 
 import os
 import signal
@@ -11,9 +11,10 @@ import pytest
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.iterdir())
+GPU_FIGURES = LAUNCH.parent / "benchmarks" / "gpu.sh"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, GPU_FIGURES], ids=lambda script: script.name)
 def test_scripts_are_short_and_without_faults(script):
     assert len(script.read_text().splitlines()) < 40
     shellcheck = Path(sys.executable).with_name("shellcheck")

@@ -8,6 +8,7 @@ token needs.
 """
 
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,12 +88,8 @@ def needs(work: Work, sizes: Config, *, prompt_length: int, patches: int) -> Nee
         patches: of a picture.
     """
     count = Counter(Definition(sizes), config.Model(), prompt_length, work.new_tokens, patches)
-    itemsize = jnp.dtype(work.dtype).itemsize
-    width = sizes.num_key_value_heads * sizes.head_dim
-    layer = sizes.hidden_size * (2 * sizes.hidden_size + 2 * width + 3 * sizes.intermediate_size)
-    weights = sizes.num_hidden_layers * layer + sizes.hidden_size * sizes.vocab_size
     past = work.num_prompts * prompt_length + work.num_rows * (work.new_tokens - 1) / 2  # tokens, on average
-    token_bytes = itemsize * (weights + past * 2 * width * sizes.num_hidden_layers)
+    token_bytes = bytes_of_token(sizes, jnp.dtype(work.dtype).itemsize, past)
     return Needs(
         prefill_operations=count.prefill(work.num_prompts).model,
         decode_operations=count.decode(work.num_rows).model,
@@ -103,6 +100,19 @@ def needs(work: Work, sizes: Config, *, prompt_length: int, patches: int) -> Nee
     )
 
 
+def bytes_of_token(sizes: Config, itemsize: int, num_past: float) -> float:
+    """What must be read so that all rows draw a token: the matrices of the decoder, the head, and keys and values.
+
+    Args:
+        itemsize: bytes of a number.
+        num_past: tokens that are attended to, by all rows together, those of a prompt once.
+    """
+    width = sizes.num_key_value_heads * sizes.head_dim
+    layer = sizes.hidden_size * (2 * sizes.hidden_size + 2 * width + 3 * sizes.intermediate_size)
+    weights = sizes.num_hidden_layers * layer + sizes.hidden_size * sizes.vocab_size
+    return itemsize * (weights + num_past * 2 * width * sizes.num_hidden_layers)
+
+
 def measure_machine(dtype: str, read_bytes: int) -> Machine:
     """The best of several programs, each timed several times."""
     return Machine(_bytes_per_s(dtype, read_bytes), _operations_per_s(dtype), read_bytes)
@@ -111,12 +121,12 @@ def measure_machine(dtype: str, read_bytes: int) -> Machine:
 def _bytes_per_s(dtype: str, read_bytes: int) -> float:
     """Reading an array again and again: as the sum of its numbers, as a matrix times a vector, as a product of two."""
     side = 1_024
-    matrix = jnp.ones((max(read_bytes // jnp.dtype(dtype).itemsize // side, 1), side), dtype)
-    vector = jnp.ones(side, dtype)
+    matrix = _random((max(read_bytes // jnp.dtype(dtype).itemsize // side, 1), side), dtype)
+    vector = _random((side,), dtype)
     add, multiply = jax.jit(jnp.sum), jax.jit(jnp.matmul)
     programs: list[Callable[[], object]] = [
-        lambda: add(matrix).block_until_ready(),
-        lambda: multiply(matrix, vector).block_until_ready(),
+        lambda: add(matrix),
+        lambda: multiply(matrix, vector),
     ]
     if matrix.devices().pop().platform == "cpu" and dtype == "float32":
         programs += _on_host(np.asarray(matrix))
@@ -137,33 +147,37 @@ def _on_host(matrix: np.ndarray) -> list[Callable[[], object]]:
 
 
 def _operations_per_s(dtype: str) -> float:
-    side = _MATRIX_SIDE[jax.devices()[0].platform]
-    matrix = jnp.ones((side, side), dtype)
+    platform = jax.devices()[0].platform
+    side = _MATRIX_SIDE[platform]
+    matrix = _random((side, side), dtype)
     multiply = jax.jit(jnp.matmul)
-    programs: list[Callable[[], object]] = [lambda: multiply(matrix, matrix).block_until_ready()]
-    try:
+    programs: list[Callable[[], object]] = [lambda: multiply(matrix, matrix)]
+    if platform == "cpu" and importlib.util.find_spec("torch"):
         import torch
-    except ImportError:
-        pass
-    else:
-        tensor = torch.ones(side, side, dtype=getattr(torch, dtype))
+
+        tensor = torch.rand(side, side).to(getattr(torch, dtype))
         programs.append(lambda: tensor @ tensor)
     return 2 * side**3 / min(map(_seconds, programs))
 
 
+def _random(shape: tuple[int, ...], dtype: str) -> jax.Array:
+    """A GPU multiplies numbers that are alike faster: they change fewer bits, which takes less power."""
+    return jax.random.normal(jax.random.key(0), shape, dtype)
+
+
 def _seconds(program: Callable[[], object]) -> float:
-    """The least time of a call; short ones are repeated, so that the clock is no part of it."""
-    program()
-    start = time.perf_counter()
-    program()
-    calls = max(round(_TRIAL_S / (time.perf_counter() - start)), 1)
-    trials = []
-    for _ in range(_TRIALS):
+    """The least time of a call; short ones are repeated, so that neither the clock nor the host is part of it."""
+
+    def seconds(calls: int) -> float:
         start = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(calls - 1):
             program()
-        trials.append((time.perf_counter() - start) / calls)
-    return min(trials)
+        jax.block_until_ready(program())  # a device does one after another
+        return (time.perf_counter() - start) / calls
+
+    seconds(1)
+    calls = max(round(_TRIAL_S / seconds(1)), 1)
+    return min(seconds(calls) for _ in range(_TRIALS))
 
 
 def ceilings(work: Work) -> dict[str, Any]:

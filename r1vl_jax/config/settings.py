@@ -18,6 +18,8 @@ class Model:
         dtype: of the computation, and of frozen parameters; trained ones, softmax and losses are float32 always.
         remat: what the backward pass recomputes, from most to least memory: "none", "dots" (all but the results of
             matrix products), "block" (all inside a layer), "offload" (and layers' inputs wait in the host's memory).
+        scan_layers: layers compile as one, in a loop. False has them one after another in the program, which takes
+            several times as long to compile; on a GPU scoring and updates are faster then.
         lora_r: rank of the adapters, which alone are trained then; 0 trains the parameters themselves.
         lora_alpha: lora_alpha / lora_r multiplies what an adapter adds.
         lora_target_modules: linear maps that get an adapter, by the names of `LORA_TARGETS` or by PEFT's, which
@@ -29,6 +31,7 @@ class Model:
     preset: str = "tiny"
     dtype: str = "float32"
     remat: str = "block"
+    scan_layers: bool = True
     lora_r: int = 0
     lora_alpha: float = 32.0
     lora_target_modules: tuple[str, ...] = ("q_proj", "v_proj")

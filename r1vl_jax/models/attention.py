@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from r1vl_jax.models import cudnn, flash_decode
 from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.splash import splash_attention
 
@@ -37,18 +38,22 @@ def attention(
     """Softmax attention among tokens of the same row and segment, scaled by 1 / sqrt(H).
 
     Args:
-        segment_BT: segment numbers; 0 is padding, which sees nothing, is not seen and gets zeros. It must be finite.
+        segment_BT: segment numbers; 0 is padding, which is not seen and gets zeros. It must be finite. Causal attention
+            has one segment: a GPU's kernels tell no others apart.
         is_causal: whether a query sees only keys of its own column and before.
         branches: columns at the end that do not see each other, see `Branches`; causal attention only.
         platform: "cpu", "gpu" or "tpu", where the program will run; never asked of the machine that compiles.
         mesh: where rows and heads are divided: the TPU's kernel has to know (see `splash`), the compiler does.
         chunk_size: queries whose scores exist at one time, when there are more than that; the TPU's kernel has its own.
     """
-    if platform not in ("cpu", "gpu", "tpu"):
-        raise ValueError(f"platform: expected 'cpu', 'gpu' or 'tpu', got {platform!r}")
+    _check(platform)
     if platform == "tpu":
         return splash_attention(
             query_BTNH, key_BTKH, value_BTKH, segment_BT, is_causal=is_causal, branches=branches, mesh=mesh
+        )
+    if platform == "gpu" and cudnn.is_suited(query_BTNH, is_causal=is_causal):
+        return cudnn.cudnn_attention(
+            query_BTNH, key_BTKH, value_BTKH, segment_BT, is_causal=is_causal, branches=branches
         )
     attend = partial(_attention, is_causal=is_causal, chunk_size=chunk_size)
     if branches is None:
@@ -154,12 +159,29 @@ def decode_attention(
     suffix_key_BKHT: Float[Array, "B K H T"],
     suffix_value_BKTH: Float[Array, "B K T H"],
     step: Int[Array, ""] | Int[Array, " B"],
+    platform: str,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "B N H"]:
     """Attention of one new token per row to its prompt and to the row's own tokens up to column `step`, its or all's.
 
     The two parts are attended to apart and merged by their log-sum-exp, so the keys of a prompt are read once for all
     the rows that share it: row p*G + g belongs to prompt p.
+
+    Args:
+        platform, mesh: as for `attention`; the mesh is the one tokens are drawn on.
     """
+    _check(platform)
+    if platform == "gpu" and flash_decode.is_suited(query_BNH, prefix_mask_PS, suffix_key_BKHT):
+        return flash_decode.flash_decode(
+            query_BNH,
+            prefix_key_PKHS=prefix_key_PKHS,
+            prefix_value_PKSH=prefix_value_PKSH,
+            prefix_mask_PS=prefix_mask_PS,
+            suffix_key_BKHT=suffix_key_BKHT,
+            suffix_value_BKTH=suffix_value_BKTH,
+            step=step,
+            mesh=mesh,
+        )
     num_prompts, num_kv_heads, head_dim, _ = prefix_key_PKHS.shape
     num_rows, _, _, length = suffix_key_BKHT.shape
     query_BNH = query_BNH * head_dim**-0.5
@@ -181,6 +203,11 @@ def decode_attention(
     prefix_part, suffix_part = _shares(rows(top_PKGQ), rows(total_PKGQ), top_BKQ, total_BKQ)
     output_BKQH = rows(prefix_PKGQH) * prefix_part[..., None] + suffix_BKQH * suffix_part[..., None]
     return output_BKQH.reshape(query_BNH.shape).astype(query_BNH.dtype)
+
+
+def _check(platform: str) -> None:
+    if platform not in ("cpu", "gpu", "tpu"):
+        raise ValueError(f"platform: expected 'cpu', 'gpu' or 'tpu', got {platform!r}")
 
 
 def _exponentials(score: Float[Array, "*rows S"], is_visible: Bool[Array, "*rows S"]):

@@ -26,8 +26,8 @@ _PACKAGES = (
 _WITHOUT_EFFECT = ("workdir", "eval.", "observe.", "train.compile_cache", "train.save_")
 # Settings of memory and speed, which change how sums are rounded: the same, with a warning.
 _OF_ROUNDING = (
-    *("model.remat", "train.micro_batches", "train.tokens_per_micro_batch", "train.completion_bucket"),
-    *("loss.logp_chunk_size", "sampling.slots", "sampling.mesh."),
+    *("model.remat", "model.scan_layers", "train.micro_batches", "train.tokens_per_micro_batch"),
+    *("train.completion_bucket", "loss.logp_chunk_size", "sampling.slots", "sampling.mesh."),
 )
 
 

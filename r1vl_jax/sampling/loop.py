@@ -100,7 +100,7 @@ def decode(sampler: Sampler) -> jax.stages.Wrapped:
 
 
 def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-    decoder = Decoder(sampler.definition, copy)
+    decoder = Decoder(sampler.definition, copy, sampler.mesh)
     row_key_B = row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
     uniform_BT2 = constrain(sampler.mesh, uniforms(row_key_B, sampler.max_length), ROWS)
     if 0 < sampler.slots < len(row_key_B):

@@ -177,6 +177,7 @@ def test_decoding_equals_the_last_query_of_whole_sequences(step: int):
         suffix_key_BKHT=np.moveaxis(suffix_key, 1, 3),
         suffix_value_BKTH=suffix_value.swapaxes(1, 2),
         step=jnp.int32(step),
+        platform="cpu",
     )
     prompt_of_row = np.arange(num_rows) // num_generations
     written = slice(0, step + 1)

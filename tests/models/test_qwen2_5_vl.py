@@ -14,6 +14,7 @@ from r1vl_jax.data.images import pack
 from r1vl_jax.models.attention import attention
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision, windows
+from r1vl_jax.models.qwen2_vl.layers import scan
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sharding import make_mesh, shardings
 
@@ -47,7 +48,8 @@ def test_windows_of_shards_are_numbered_apart():
 def test_blocks_see_windows_but_for_the_full_ones():
     config = dataclasses.replace(preset("2.5-tiny").vision, depth=3, fullatt_block_indexes=(1,))
     attend = functools.partial(attention, platform="cpu")
-    make = functools.partial(WindowedVision, config, 8, dtype="float32", remat="none", attend=attend)
+    through = functools.partial(scan, remat="none", is_unrolled=False)
+    make = functools.partial(WindowedVision, config, 8, dtype="float32", scan=through, attend=attend)
     vision = _packed((1, 4, 6))
     segment_LZM = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))).segments(vision)
     np.testing.assert_array_equal(segment_LZM, [windows(vision, 4), vision.segment_ZM, windows(vision, 4)])

@@ -54,6 +54,25 @@ def test_gradients_are_equal(programs, inputs):
         jax.tree.map(compare, programs[remat](*inputs), expected)
 
 
+def test_layers_one_after_another_give_the_same(programs, inputs):
+    definition = dataclasses.replace(DEFINITION, config=DEEP, remat="dots", scan_layers=False)
+
+    def loss(params, prompts):
+        model = definition.bind(params)
+        return jnp.mean(model.prefill(prompts, model.image_features(prompts.vision))[0] ** 3)
+
+    unrolled = jax.jit(jax.grad(loss)).lower(*inputs).compile()
+    assert " while(" in programs["dots"].as_text()
+    assert " while(" not in unrolled.as_text()
+    jax.tree.map(
+        lambda actual, expected: np.testing.assert_allclose(
+            actual, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+        ),
+        unrolled(*inputs),
+        programs["dots"](*inputs),
+    )
+
+
 def test_memory_falls_with_what_is_kept(programs):
     """`pytest -s` shows it. A CPU offloads to itself, which saves nothing."""
     mebibytes = {name: program.memory_analysis().temp_size_in_bytes / 2**20 for name, program in programs.items()}

@@ -4,9 +4,11 @@ import functools
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from r1vl_jax.arrays import Params
+from r1vl_jax.models.attention import decode_attention
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.model import Definition, Qwen2VL
 from r1vl_jax.models.qwen2_vl.rope import Rotation, text_rotation
@@ -15,10 +17,15 @@ from r1vl_jax.models.qwen2_vl.rope import Rotation, text_rotation
 class Decoder:
     """What decoding needs of a model; to be made inside the jitted function that uses it."""
 
-    def __init__(self, definition: Definition, copy: Params):
-        """Binds a copy of `sampling.sync`: `embed_tokens`, `layers` (a list), `norm` and, if it is apart, `lm_head`."""
+    def __init__(self, definition: Definition, copy: Params, mesh: Mesh | None = None):
+        """Binds a copy of `sampling.sync`: `embed_tokens`, `layers` (a list), `norm` and, if it is apart, `lm_head`.
+
+        Args:
+            mesh: the devices of the definition as sampling lays them out.
+        """
         layer, norm = _graphdefs(definition)
         self._config, self._dtype = definition.config, jnp.dtype(definition.dtype)
+        self._attend = functools.partial(decode_attention, platform=definition.platform, mesh=mesh)
         self._embedding_VD = copy["embed_tokens"]["embedding"]
         self._layers = [nnx.merge(layer, params) for params in copy["layers"]]
         self._norm = nnx.merge(norm, copy["norm"])
@@ -64,6 +71,7 @@ class Decoder:
                 prefix_mask_PS=prefix.mask_PS,
                 suffix=(suffix.key_BKHT[index], suffix.value_BKTH[index]),
                 step=step,
+                attend=self._attend,
             )
             key_BKHT.append(key)
             value_BKTH.append(value)

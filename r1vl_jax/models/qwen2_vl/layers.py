@@ -1,11 +1,12 @@
 """What the text and the vision tower share: linear maps, and layers that are alike stacked on a leading axis L.
 
-A stack is a module like its layers, with every parameter's first axis counting them. It compiles as one layer, whatever
-the depth: `scan` walks through it. Decoding takes the layers apart instead (`sampling.sync`).
+A stack is a module like its layers, with every parameter's first axis counting them. `scan` walks through it, so that
+it compiles as one layer, whatever the depth, unless it is unrolled. Decoding takes the layers apart instead
+(`sampling.sync`).
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 from flax import nnx
@@ -18,10 +19,19 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 RESIDUAL_GAIN = 0.5
 
 _LAYER_INPUT = "layer_input"
+_CUDNN_ATTENTION = "dot_product_attention_fwd_wrapper"  # as JAX names the kernel that gives result and log-sum-exp
+
+
+def _is_product(primitive: Any, *operands: Any, **settings: Any) -> bool:
+    """Whether what a primitive computes is the result of a linear map, or of a kernel of attention."""
+    is_dot = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *operands, **settings)
+    return is_dot or primitive.name == _CUDNN_ATTENTION
+
+
 # remat -> what the backward pass finds in memory; the rest of a layer it computes again. "none" keeps all.
 _KEPT = {
     "block": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _is_product,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=[_LAYER_INPUT],
@@ -69,8 +79,21 @@ def stack(create: Callable[[nnx.Rngs], Layer], num_layers: int, rngs: nnx.Rngs) 
     return nnx.vmap(create)(rngs.fork(split=num_layers))
 
 
+class Scan(Protocol):
+    """`scan` with its settings."""
+
+    def __call__(
+        self, layers: nnx.Module, apply: Callable[..., tuple[Array, Any]], x: Array, *per_layer: Array
+    ) -> tuple[Array, Any]: ...
+
+
 def scan(
-    layers: nnx.Module, apply: Callable[..., tuple[Array, Any]], x: Array, *per_layer: Array, remat: str
+    layers: nnx.Module,
+    apply: Callable[..., tuple[Array, Any]],
+    x: Array,
+    *per_layer: Array,
+    remat: str,
+    is_unrolled: bool,
 ) -> tuple[Array, Any]:
     """Sends x through a stack, layer by layer.
 
@@ -80,6 +103,7 @@ def scan(
         remat: what the backward pass needs of a layer's inside is kept in memory ("none"), computed again from the
             layer's input ("block"), or from the results of matrix products ("dots"); with "offload" the layers' inputs
             wait in the host's memory, too.
+        is_unrolled: whether layers stand in the program one after another, and not as one in a loop.
 
     Returns:
         x behind the last layer, and what was kept, with a leading axis L.
@@ -91,4 +115,4 @@ def scan(
         return apply(nnx.merge(graphdef, state_of_layer), checkpoint_name(x, _LAYER_INPUT), *own)
 
     body = body if remat == "none" else jax.checkpoint(body, policy=_KEPT[remat])
-    return jax.lax.scan(body, x, (state, *per_layer))
+    return jax.lax.scan(body, x, (state, *per_layer), unroll=is_unrolled)

@@ -44,6 +44,7 @@ class Definition:
     Attributes:
         dtype: of the computation; parameters stay as they are.
         remat: what the backward pass computes again: "none", "block", "dots" or "offload" (see `layers.scan`).
+        scan_layers: whether layers compile as one, in a loop.
         platform: "cpu", "gpu" or "tpu", where the program will run.
         mesh: the devices it will run on, see `sharding`; None leaves placement to the compiler.
         lora: the adapter; None computes the base.
@@ -52,6 +53,7 @@ class Definition:
     config: Config
     dtype: str = "float32"
     remat: str = "block"
+    scan_layers: bool = True
     platform: str = "cpu"
     mesh: Mesh | None = None
     lora: LoRA | None = None
@@ -86,8 +88,9 @@ class Qwen2VL(nnx.Module):
         config, dtype = definition.config, jnp.dtype(definition.dtype)
         attend = functools.partial(attention, platform=definition.platform, mesh=definition.mesh)
         self.definition = definition
+        self.scan = functools.partial(scan, remat=definition.remat, is_unrolled=not definition.scan_layers)
         self.visual = _TOWER_OF[type(config.vision)](
-            config.vision, config.hidden_size, dtype=dtype, remat=definition.remat, attend=attend, rngs=rngs
+            config.vision, config.hidden_size, dtype=dtype, scan=self.scan, attend=attend, rngs=rngs
         )
         self.text = Text(config, dtype=dtype, attend=attend, rngs=rngs)
         if not config.tie_word_embeddings:
@@ -136,7 +139,7 @@ class Qwen2VL(nnx.Module):
         def apply(layer: DecoderLayer, x_BTD: Float[Array, "B T D"]):
             return layer(x_BTD, rotation, mask_BT, branches)[0], None
 
-        x_BTD, _ = scan(self.text.layers, apply, x_BTD, remat=self.definition.remat)
+        x_BTD, _ = self.scan(self.text.layers, apply, x_BTD)
         return self.text.norm(x_BTD)
 
     def prefill(
@@ -149,6 +152,6 @@ class Qwen2VL(nnx.Module):
         def apply(layer: DecoderLayer, x_PSD: Float[Array, "P S D"]):
             return layer(x_PSD, rotation, prompts.mask_PS)
 
-        x_PSD, (key_LPSKH, value_LPSKH) = scan(self.text.layers, apply, x_PSD, remat=self.definition.remat)
+        x_PSD, (key_LPSKH, value_LPSKH) = self.scan(self.text.layers, apply, x_PSD)
         key_LPKHS, value_LPKSH = jnp.moveaxis(key_LPSKH, 2, 4), jnp.swapaxes(value_LPSKH, 2, 3)
         return self.text.norm(x_PSD), PrefixCache(list(key_LPKHS), list(value_LPKSH), prompts.mask_PS)

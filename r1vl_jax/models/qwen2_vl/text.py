@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from r1vl_jax.models.attention import Attend, decode_attention
+from r1vl_jax.models.attention import Attend
 from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
@@ -80,12 +80,17 @@ class DecoderLayer(nnx.Module):
         prefix_mask_PS: Bool[Array, "P S"],
         suffix: CachedKeyValue,
         step: Int[Array, ""] | Int[Array, " B"],
+        attend: Attend,
     ) -> tuple[Float[Array, "B 1 D"], CachedKeyValue]:
-        """One new token per row, written into column `step` of the suffix, which is returned."""
+        """One new token per row, written into column `step` of the suffix, which is returned.
+
+        Args:
+            attend: `attention.decode_attention` for one platform and mesh.
+        """
         query_B1NH, (key_B1KH, value_B1KH) = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
         key_BKHT = _written(suffix[0], key_B1KH[:, 0], step, axis=3)
         value_BKTH = _written(suffix[1], value_B1KH[:, 0], step, axis=2)
-        mixed_BNH = decode_attention(
+        mixed_BNH = attend(
             query_B1NH[:, 0],
             prefix_key_PKHS=prefix[0],
             prefix_value_PKSH=prefix[1],

@@ -14,7 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.models.attention import Attend
 from r1vl_jax.models.qwen2_vl.config import TowerConfig, VisionConfig
-from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, scan, stack
+from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, Scan, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation
 
 # Makes a part of a block; called with sizes, dtype and rngs.
@@ -108,11 +108,11 @@ class Vision(nnx.Module):
         norm: Make = layer_norm,
         mlp: Make = VisionMLP,
         dtype: DTypeLike,
-        remat: str,
+        scan: Scan,
         attend: Attend,
         rngs: nnx.Rngs,
     ):
-        self.config, self.remat = config, remat
+        self.config, self.scan = config, scan
         self.patch_embed = PatchEmbed(config, dtype=dtype, rngs=rngs)
         self.blocks = stack(
             lambda rngs: VisionBlock(config, norm=norm, mlp=mlp, dtype=dtype, attend=attend, rngs=rngs),
@@ -128,7 +128,7 @@ class Vision(nnx.Module):
             return block(x_ZME, rotation, segment_ZM), None
 
         x_ZME = self.patch_embed.proj(vision.patch_ZMC)
-        x_ZME, _ = scan(self.blocks, apply, x_ZME, self.segments(vision), remat=self.remat)
+        x_ZME, _ = self.scan(self.blocks, apply, x_ZME, self.segments(vision))
         return self.merger(x_ZME)
 
     def segments(self, vision: PackedVision) -> Int[Array, "L Z M"]:

@@ -1,0 +1,149 @@
+"""On a GPU: its kernels of attention beside the plain one, in bfloat16, at the shapes of `configs/2b.py` and `7b.py`.
+
+    python -m benchmarks.kernels [--rows=16] [--length=1024]
+
+Prints how far the results are from plain attention in float32, as a share of their norm, and the seconds. The exit
+status is 1 where a kernel is further from it than twice plain attention in bfloat16.
+"""
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from r1vl_jax.models.attention import attention, decode_attention
+from r1vl_jax.models.branches import Branches
+
+_REPEATS, _CALLS = 5, 20
+_SAMPLES = 4  # of a prompt
+
+Attend = Callable[..., Any]  # (platform, *inputs) -> results
+
+
+def _normal(number: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(number), shape, jnp.bfloat16)
+
+
+def _gradients(attend: Attend, weight: jax.Array) -> Attend:
+    """Result, and gradients of its product with a weight."""
+
+    def of(platform: str, *inputs: jax.Array) -> Any:
+        def product(*inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            output = attend(platform, *inputs)
+            return jnp.sum(weight * output.astype(jnp.float32)), output
+
+        return jax.grad(product, argnums=(0, 1, 2), has_aux=True)(*inputs)
+
+    return of
+
+
+def _text(rows: int, length: int, num_heads: int, num_kv_heads: int) -> tuple[Attend, list[jax.Array]]:
+    """Prompts, the first half padding, with samples behind them, forward and back."""
+    columns = length * (1 + _SAMPLES)
+    segment_BT = jnp.ones((rows, columns), jnp.int32).at[0, : length // 2].set(0)
+
+    def attend(platform: str, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        branches = Branches(_SAMPLES, length)
+        return attention(query, key, value, segment_BT=segment_BT, is_causal=True, branches=branches, platform=platform)
+
+    heads = (num_heads, num_kv_heads, num_kv_heads)
+    inputs = [_normal(number, rows, columns, each, 128) for number, each in enumerate(heads)]
+    return _gradients(attend, _normal(3, rows, columns, num_heads, 128)), inputs
+
+
+def _pictures(rows: int, length: int) -> tuple[Attend, list[jax.Array]]:
+    """Two pictures a row and padding, forward and back."""
+    columns = 2 * length
+    segment_BT = jnp.repeat(jnp.array([[1, 2, 2, 0]]), columns // 4, axis=1) * jnp.ones((rows, 1), jnp.int32)
+
+    def attend(platform: str, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return attention(query, key, value, segment_BT=segment_BT, is_causal=False, platform=platform)
+
+    return _gradients(attend, _normal(3, rows, columns, 16, 80)), [_normal(n, rows, columns, 16, 80) for n in range(3)]
+
+
+def _decoding(rows: int, length: int, num_heads: int, num_kv_heads: int) -> tuple[Attend, list[jax.Array]]:
+    """A token in the middle of a completion, for the samples of so many prompts."""
+    samples = rows * _SAMPLES
+
+    def attend(platform: str, query: jax.Array, *caches: jax.Array) -> jax.Array:
+        prefix_key, prefix_value, suffix_key, suffix_value = caches
+        return decode_attention(
+            query,
+            prefix_key_PKHS=prefix_key,
+            prefix_value_PKSH=prefix_value,
+            prefix_mask_PS=jnp.ones((rows, length), bool).at[0, : length // 2].set(False),
+            suffix_key_BKHT=suffix_key,
+            suffix_value_BKTH=suffix_value,
+            step=jnp.int32(length // 2),
+            platform=platform,
+        )
+
+    shapes = [(number, num_kv_heads, *each) for number in (rows, samples) for each in ((128, length), (length, 128))]
+    return attend, [_normal(0, samples, num_heads, 128), *(_normal(n, *shape) for n, shape in enumerate(shapes))]
+
+
+def _error(actual: Any, exact: Any) -> float:
+    """The largest of all results."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(exact), strict=True)
+    return max(float(jnp.linalg.norm(a.astype(jnp.float32) - e) / jnp.linalg.norm(e)) for a, e in pairs)
+
+
+def _seconds(program: Callable[[], Any]) -> float:
+    trials = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        results = [program() for _ in range(_CALLS)]
+        jax.block_until_ready(results[-1])
+        trials.append((time.perf_counter() - start) / _CALLS)
+    return statistics.median(trials)
+
+
+def run(rows: int, length: int, platform: str, console: Console) -> bool:
+    """Whether every kernel is near enough."""
+    cases = {
+        "2B, text, forward and back": _text(rows // _SAMPLES, length, 12, 2),
+        "7B, text, forward and back": _text(rows // _SAMPLES, length, 28, 4),
+        "pictures, forward and back": _pictures(rows // _SAMPLES, length),
+        "2B, a token": _decoding(rows, length, 12, 2),
+        "7B, a token": _decoding(rows, length, 28, 4),
+    }
+    table = Table("attention", box=None, pad_edge=False)
+    for heading in ("kernel: error", "plain: error", "kernel: s", "plain: s", "times"):
+        table.add_column(heading, justify="right")
+    is_near = True
+    for name, (attend, inputs) in cases.items():
+        kernel, plain = (jax.jit(functools.partial(attend, each)) for each in (platform, "cpu"))
+        with jax.default_matmul_precision("highest"):
+            exact = jax.jit(functools.partial(attend, "cpu"))(*(each.astype(jnp.float32) for each in inputs))
+        errors = [_error(program(*inputs), exact) for program in (kernel, plain)]
+        seconds = [_seconds(functools.partial(program, *inputs)) for program in (kernel, plain)]
+        is_near &= errors[0] <= 2 * errors[1]  # false for NaN, too
+        figures = [f"{each:.2g}" for each in (*errors, *seconds, seconds[1] / seconds[0])]
+        table.add_row(name, *figures)
+    device = jax.devices()[0].device_kind
+    console.print(f"{device}, jax {jax.__version__}; {rows} prompts, {_SAMPLES} samples each, {length} tokens each")
+    console.print(table)
+    return is_near
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=16, help="prompts, a multiple of 4")
+    parser.add_argument("--length", type=int, default=1024, help="of a prompt and of a completion, a multiple of 64")
+    arguments = parser.parse_args()
+    sys.exit(not run(arguments.rows, arguments.length, jax.default_backend(), Console(highlight=False)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The check of a GPU's kernels: it runs, and it sees a kernel that is wrong."""
+
+import io
+
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from benchmarks import kernels
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=120)
+
+
+def test_what_is_the_same_is_near(console):
+    assert kernels.run(rows=4, length=64, platform="cpu", console=console)
+    assert "7B, a token" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("wrong", [lambda output: 1.02 * output, lambda output: output + jnp.nan])
+def test_what_is_wrong_is_seen(console, monkeypatch, wrong):
+    def attend(*inputs, platform, **settings):
+        output = kernels_decode(*inputs, platform="cpu", **settings)
+        return wrong(output) if platform == "gpu" else output
+
+    kernels_decode = kernels.decode_attention
+    monkeypatch.setattr(kernels, "decode_attention", attend)
+    monkeypatch.setattr(
+        kernels, "attention", lambda *inputs, platform, **settings: jnp.zeros_like(inputs[0]) * jnp.sum(inputs[0])
+    )
+    assert not kernels.run(rows=4, length=64, platform="gpu", console=console)
