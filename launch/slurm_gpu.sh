@@ -20,4 +20,5 @@ fi
 # JAX gives each process under SLURM one GPU unless told otherwise.
 JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((${SLURM_GPUS_ON_NODE:-8} - 1)))
 export JAX_LOCAL_DEVICE_IDS
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}" # JAX would take three quarters
 exec srun --kill-on-bad-exit=1 python -m r1vl_jax.train --config="$1" "${@:2}"

@@ -78,7 +78,8 @@ def sample(
 def prefill(sampler: Sampler) -> jax.stages.Wrapped:
     """The program (parameters, prompts) -> Prefilled: the vision tower runs and the prompts are read, once each.
 
-    It computes on the trainer's mesh; what it returns lies on the sampler's.
+    It computes on the trainer's mesh. What it returns lies on the sampler's, but where a program with the kernels of
+    cuDNN may know one mesh only, on a GPU, it stays on the trainer's.
     """
 
     def prefill(params: Params, prompts: PromptBatch) -> Prefilled:
@@ -87,7 +88,8 @@ def prefill(sampler: Sampler) -> jax.stages.Wrapped:
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
         return Prefilled(hidden_PSD[:, -1], prefix, prompts.next_position_P, prompts.prompt_id_P)
 
-    rows, caches = (placement(sampler.mesh, spec) for spec in (ROWS, CACHE))
+    mesh = sampler.definition.mesh if sampler.definition.platform == "gpu" else sampler.mesh
+    rows, caches = (placement(mesh, spec) for spec in (ROWS, CACHE))
     return jax.jit(prefill, out_shardings=Prefilled(rows, PrefixCache(caches, caches, rows), rows, rows))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small import CONFIG, DEFINITION, make_prompts
 
+from r1vl_jax.models.qwen2_vl import layers
 from r1vl_jax.models.qwen2_vl.config import VisionConfig
 
 REMATS = ("none", "dots", "block", "offload")
@@ -71,6 +72,16 @@ def test_layers_one_after_another_give_the_same(programs, inputs):
         unrolled(*inputs),
         programs["dots"](*inputs),
     )
+
+
+def test_results_of_cudnn_are_kept():
+    """No GPU is needed to see that JAX still calls its kernel so, and that what a layer keeps knows the name."""
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    primitive = fused._dot_product_attention_fwd_p_wrapper
+    assert layers._KEPT["dots"](primitive)
+    assert not layers._KEPT["dots"](fused._dot_product_attention_bwd_p_wrapper)
+    assert not layers._KEPT["block"](primitive)
 
 
 def test_memory_falls_with_what_is_kept(programs):

@@ -11,7 +11,7 @@ from r1vl_jax import sharding
 from r1vl_jax.arrays import Rollout
 from r1vl_jax.config import Mesh
 from r1vl_jax.models.lora import LoRA
-from r1vl_jax.sampling.loop import sample
+from r1vl_jax.sampling.loop import prefill, sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.trainable import combine
@@ -54,6 +54,18 @@ def alone():
 def test_the_completions_of_one_device(alone, definition, sizes, tensor):
     mesh, expected = sharding.make_mesh(Mesh(*sizes)), alone[definition]
     assert_equal(sampled(definition, mesh, tensor), expected, mesh)
+
+
+def test_on_gpus_prompts_are_read_by_a_program_of_one_mesh(alone):
+    """cuDNN's kernels want that; here it is the plain attention that is computed."""
+    definition, mesh = dataclasses.replace(DEFINITION, platform="gpu"), sharding.make_mesh(Mesh(1, 4, 2))
+    assert_equal(sampled(definition, mesh, 1), alone[DEFINITION], mesh)
+    sampler = Sampler(dataclasses.replace(definition, mesh=mesh), Temperature(1.0), 2, 8, (EOS,), (), tensor=1)
+    params = jax.device_put(make_params(), sharding.shardings(make_params(), mesh))
+    lowered = prefill(sampler).lower(params, sharding.divide(in_rows(make_prompts(8)), mesh))
+    meshes = {each.mesh for each in jax.tree.leaves(lowered.compile().output_shardings)}
+    assert meshes == {mesh}
+    assert sampler.mesh != mesh
 
 
 @pytest.mark.parametrize(("tensor", "slots"), [(2, 8), pytest.param(1, 8, marks=pytest.mark.slow)])
