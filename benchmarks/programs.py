@@ -10,9 +10,11 @@ the seconds (medians, after one run that is not counted) stand
     MFU         operations that the result needs, by the formulas of `r1vl_jax.compiling.operations`, over seconds and
                 over what the devices are published to do in bfloat16; nothing that is computed twice counts
     of products the same over what large products reach here
-    of memory   bytes that decoding must read, over seconds and over what reading reaches here: for every token all
-                weights of the decoder and its head, and the keys and values so far, a prompt's once for all its
-                completions
+    MBU         bytes that decoding must read, over seconds and over what the devices are published to read: for every
+                token all weights of the decoder and its head, and the keys and values so far, a prompt's once for all
+                its completions. With `sampling.slots` it depends on lengths, and is left out
+    of reading  the same over what reading reaches here
+    GiB         arguments, results and temporaries; what else a run holds meanwhile is not there
 """
 
 import functools
@@ -48,8 +50,13 @@ from r1vl_jax.sharding import make_mesh
 
 _GIB = 2**30
 _WIDTH = 120  # columns, where nobody looks at a terminal
-# Operations a second in bfloat16, without sparsity, of https://www.nvidia.com/en-us/data-center/h200 and /h100 (SXM).
-_PUBLISHED = {"NVIDIA H200": 989.5e12, "NVIDIA H100 80GB HBM3": 989.5e12}
+# Of https://www.nvidia.com/en-us/data-center/h200 and /h100 (SXM): bytes and operations a second, these in bfloat16.
+_PUBLISHED = {
+    "NVIDIA H200": Machine(4.8e12, 989.5e12, read_bytes=0),
+    "NVIDIA H100 80GB HBM3": Machine(3.35e12, 989.5e12, read_bytes=0),
+}
+# Of compiler and device, and of what JAX cannot lower.
+_FAILURES = (jax.errors.JaxRuntimeError, ValueError, NotImplementedError)
 _SPREAD = 0.02  # of random weights, which is Hugging Face's `initializer_range`
 
 
@@ -101,7 +108,7 @@ def measure(config: Config, names: Iterable[str], *, repeats: int) -> Iterator[M
         if program.name in chosen:
             try:
                 yield _measured(program, config, model, repeats)
-            except jax.errors.JaxRuntimeError as error:  # memory, mostly
+            except _FAILURES as error:
                 yield Failed(program.name, str(error).splitlines()[0])
 
 
@@ -115,6 +122,7 @@ def _measured(program: Program, config: Config, model: Definition, repeats: int)
         start = time.perf_counter()
         result = jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - start)
+        num_steps = int(result.num_steps) if program.name == "decode" else 0
         if any(leaf.is_deleted() for leaf in jax.tree.leaves(arguments[0])):  # what is updated takes its own place
             arguments = (result[0], *arguments[1:])
         del result
@@ -124,19 +132,26 @@ def _measured(program: Program, config: Config, model: Definition, repeats: int)
         program.name,
         seconds[1:],
         program.operations.model,
-        _bytes_of_decoding(config, model) if program.name == "decode" else None,
+        _bytes_read(num_steps, _mesh(program), config, model) if num_steps else None,
         (total + memory.temp_size_in_bytes) / _GIB,
         compile_s,
     )
 
 
-def _bytes_of_decoding(config: Config, model: Definition) -> float:
-    """Of each device, if rows are divided over all of them and each has the whole decoder."""
-    num_prompts, length = config.train.prompts_per_update, config.sampling.max_completion_length
+def _mesh(program: Program) -> jax.sharding.Mesh:
+    """Of the parameters that it takes."""
+    return jax.tree.leaves(program.arguments[0])[0].sharding.mesh
+
+
+def _bytes_read(num_steps: int, mesh: jax.sharding.Mesh, config: Config, model: Definition) -> float | None:
+    """That each device must read, where those along the axis `tensor` share the decoder; None with a queue."""
+    if config.sampling.slots:
+        return None
+    num_prompts, tensor = config.train.prompts_per_update, mesh.shape["tensor"]
     rows = num_prompts * config.sampling.num_generations
-    assert model.mesh is not None
-    past = (num_prompts * config.data.max_prompt_length + rows * (length - 1) / 2) / model.mesh.size
-    return length * bytes_of_token(model.config, jnp.dtype(model.dtype).itemsize, past)
+    past = num_prompts * config.data.max_prompt_length + rows * (num_steps - 1) / 2
+    whole = bytes_of_token(model.config, jnp.dtype(model.dtype).itemsize, past * tensor / mesh.size)
+    return num_steps * whole / tensor
 
 
 def _filled(tree: Any, sizes: Sizes) -> Any:
@@ -208,17 +223,18 @@ def _uniform(shape: tuple[int, ...]) -> jax.Array:
     return (mixed >> 8).astype(jnp.float32) * 2.0**-24
 
 
-def figures(measured: Measured, machine: Machine, num_devices: int, published: float | None) -> dict[str, Any]:
+def figures(measured: Measured, machine: Machine, num_devices: int, published: Machine | None) -> dict[str, Any]:
     """As JSON has them."""
     rate = measured.operations / measured.median / num_devices
     read = measured.read_bytes and measured.read_bytes / measured.median
     return asdict(measured) | {
         "median_s": measured.median,
         "operations_per_s": rate,
-        "mfu": published and rate / published,
+        "mfu": published and rate / published.operations_per_s,
         "of_products": rate / machine.operations_per_s,
         "read_bytes_per_s": read,
-        "of_memory": read and read / machine.bytes_per_s,
+        "mbu": published and read and read / published.bytes_per_s,
+        "of_reading": read and read / machine.bytes_per_s,
     }
 
 
@@ -229,21 +245,20 @@ def show(rows: list[dict[str, Any]], machine: Machine, console: Console) -> None
         f" {machine.operations_per_s / 1e12:,.3g} TFLOP/s, reading {machine.bytes_per_s / 1e9:,.0f} GB/s"
     )
     table = Table("program", box=None, pad_edge=False)
-    times = ("median s", "least", "most")
-    for heading in (*times, "TFLOP", "TFLOP/s", "MFU", "of products", "of memory", "GiB", "compiled in s"):
+    times, shares = ("median s", "least", "most"), {"mfu": "MFU", "of_products": "of products"}
+    shares |= {"mbu": "MBU", "of_reading": "of reading"}
+    for heading in (*times, "TFLOP", "TFLOP/s", *shares.values(), "GiB", "compiled in s"):
         table.add_column(heading, justify="right")
-
-    def share(value: float | None) -> str:
-        return "" if value is None else f"{value:.1%}"
-
     for row in rows:
-        times = row["median_s"], min(row["seconds"]), max(row["seconds"])
+        if "reason" in row:
+            table.add_row(row["name"], "failed")
+            continue
         table.add_row(
             row["name"],
-            *(f"{seconds:.3g}" for seconds in times),
+            *(f"{seconds:.3g}" for seconds in (row["median_s"], min(row["seconds"]), max(row["seconds"]))),
             f"{row['operations'] / 1e12:,.3g}",
             f"{row['operations_per_s'] / 1e12:,.3g}",
-            *(share(row[name]) for name in ("mfu", "of_products", "of_memory")),
+            *("" if row[name] is None else f"{row[name]:.1%}" for name in shares),
             f"{row['memory_gib']:.1f}",
             f"{row['compile_s']:.0f}",
         )
@@ -251,24 +266,28 @@ def show(rows: list[dict[str, Any]], machine: Machine, console: Console) -> None
 
 
 def run(config: Config, names: list[str], *, repeats: int, json_file: str | None) -> None:
+    if json_file and (Path(json_file).is_dir() or not Path(json_file).parent.is_dir()):
+        raise ValueError(f"--json={json_file}: expected a file in a directory that is there; make it first")
     results = []
     for result in measure(config, names, repeats=repeats):
         results.append(result)
         print(f"{result.name}: {result.reason if isinstance(result, Failed) else result.seconds}", file=sys.stderr)
-    measured = [result for result in results if isinstance(result, Measured)]
-    read = next((each.read_bytes for each in measured if each.read_bytes), None)
+    read = next((each.read_bytes for each in results if isinstance(each, Measured) and each.read_bytes), None)
     token_bytes = read / config.sampling.max_completion_length if read else _GIB
     machine = measure_machine(config.model.dtype, int(token_bytes))
     published = _PUBLISHED.get(jax.devices()[0].device_kind) if config.model.dtype == "bfloat16" else None
-    rows = [figures(each, machine, jax.device_count(), published) for each in measured]
+    rows = [
+        asdict(each) if isinstance(each, Failed) else figures(each, machine, jax.device_count(), published)
+        for each in results
+    ]
     console = Console(highlight=False)
     show(rows, machine, console if console.is_terminal else Console(width=_WIDTH, highlight=False))
     if json_file:
         device = {"kind": jax.devices()[0].device_kind, "number": jax.device_count(), "jax": jax.__version__}
         result = {"command": sys.argv, "device": device, "machine": asdict(machine), "programs": rows}
         Path(json_file).write_text(json.dumps(result, indent=2) + "\n")
-    if len(measured) < len(results):
-        raise ValueError("not all programs ran")
+    if failed := [each.name for each in results if isinstance(each, Failed)]:
+        raise ValueError(f"failed: {', '.join(failed)}")
 
 
 def main() -> None:

@@ -30,6 +30,13 @@ def test_scripts_called_without_a_configuration_tell_their_usage(script):
     assert "CONFIG" in called.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "b"]])
+def test_figures_of_a_gpu_want_one_directory(arguments):
+    called = subprocess.run([GPU_FIGURES, *arguments], capture_output=True, text=True, check=False)
+    assert called.returncode == 2
+    assert called.stderr == f"usage: {GPU_FIGURES} DIRECTORY\n"
+
+
 @pytest.mark.parametrize("processes", ["0", "two", ""])
 def test_processes_are_counted_from_one(processes):
     command = [LAUNCH / "local.sh", f"--processes={processes}", "c.py"]

@@ -165,7 +165,7 @@ class _World:
             "decode",
             stage,
             decode(sampler),
-            (self.copy, self._prefilled(sampler, prompts), shapes.key(self.decoding_mesh)),
+            (self.copy, self._prefilled(sampler, prompts), shapes.key(self._prompts_mesh)),
             held={"policy": self.policy, "prompts": prompts},
             operations=self.count.decode(num_prompts * sampler.num_generations),
             settings=("sampling.slots",),
@@ -245,6 +245,11 @@ class _World:
         assert self.sampler.mesh is not None
         return self.sampler.mesh
 
+    @property
+    def _prompts_mesh(self) -> jax.sharding.Mesh:
+        assert self.sampler.prompts_mesh is not None
+        return self.sampler.prompts_mesh
+
     @functools.cached_property
     def copy(self) -> Params:
         """The sampler's parameters, as `sampling.sync` returns them."""
@@ -255,12 +260,12 @@ class _World:
         return shapes.at(copy, copy_placements(copy, mesh))
 
     def _prefilled(self, sampler: Sampler, prompts: PromptBatch) -> Prefilled:
-        """What decoding goes on from, on the sampler's mesh."""
+        """What decoding goes on from."""
         prefilled = jax.eval_shape(prefill(sampler), self.policy, prompts)
         is_cache = {4: CACHE}  # a cache has rows, heads, and positions and the width of a head
         return shapes.at(
             prefilled,
-            jax.tree.map(lambda leaf: placement(self.decoding_mesh, is_cache.get(leaf.ndim, ROWS)), prefilled),
+            jax.tree.map(lambda leaf: placement(self._prompts_mesh, is_cache.get(leaf.ndim, ROWS)), prefilled),
         )
 
     @property

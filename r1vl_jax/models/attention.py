@@ -66,15 +66,8 @@ def _branched(
 ) -> Float[Array, "B T N H"]:
     """The stem by itself; then every branch as a row of its own, behind the stem's keys and values."""
     stem = branches.stem(query_BTNH.shape[1])
-
-    def own(array_BT: Array) -> Array:
-        return array_BT[:, stem:].reshape(-1, branches.length, *array_BT.shape[2:])
-
-    def with_stem(array_BT: Array) -> Array:
-        return jnp.concatenate([jnp.repeat(array_BT[:, :stem], branches.number, axis=0), own(array_BT)], axis=1)
-
     of_stem = attend(query_BTNH[:, :stem], key_BTKH[:, :stem], value_BTKH[:, :stem], segment_BT[:, :stem])
-    of_branches = attend(own(query_BTNH), with_stem(key_BTKH), with_stem(value_BTKH), with_stem(segment_BT))
+    of_branches = attend(branches.own(query_BTNH), *map(branches.with_stem, (key_BTKH, value_BTKH, segment_BT)))
     return jnp.concatenate([of_stem, of_branches.reshape(query_BTNH[:, stem:].shape)], axis=1)
 
 

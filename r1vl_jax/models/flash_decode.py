@@ -1,9 +1,10 @@
-"""Decoding's attention on GPU by kernels that read keys and values once and never write scores.
+"""Decoding's attention on GPU by kernels that never write scores.
 
-A program of the kernel attends to one block of keys for one head: those of a prompt for all of its samples together,
-those of a row's own tokens for the row. A second kernel merges what they found, by its log-sum-exp.
+A program of the first kernel attends to one block of keys for one head: those of a prompt for many of its samples
+together, those of a row's own tokens for the row. A second kernel merges what they found, by its log-sum-exp.
 """
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ except ImportError:  # JAX 0.11 announces that it will go; plain attention is th
     triton: Any = None
 
 _BLOCKS = (128, 64)  # keys of a program; they must divide into whole blocks
-_LEAST_QUERIES = 16  # rows of the smallest product on tensor cores
+_LEAST_QUERIES, _MOST_QUERIES = 16, 64  # of a program: the rows of the smallest product on tensor cores; no fewer fit
 _HIDDEN = -1e30
 
 # Of I blocks: what R queries of a head would get if there were no other [B, K, I, R, H], and the logarithm of the sum
@@ -32,11 +33,17 @@ _Found = tuple[Array, Array]
 
 def is_suited(query_BNH: Array, prefix_mask_PS: Array, suffix_key_BKHT: Array) -> bool:
     """Whether the kernels can take these: 16 bits, as wide as tensor cores multiply, whole blocks of keys."""
-    if triton is None:
-        return False
-    width, lengths = query_BNH.shape[-1], (prefix_mask_PS.shape[-1], suffix_key_BKHT.shape[-1])
-    is_block = all(length % _BLOCKS[-1] == 0 for length in lengths)
-    return query_BNH.dtype in (jnp.bfloat16, jnp.float16) and width in (16, 32, 64, 128) and is_block
+    _, num_heads, width = query_BNH.shape
+    lengths = prefix_mask_PS.shape[-1], suffix_key_BKHT.shape[-1]
+    is_suited = (
+        query_BNH.dtype in (jnp.bfloat16, jnp.float16)
+        and width in (16, 32, 64, 128)
+        and num_heads // suffix_key_BKHT.shape[1] <= _MOST_QUERIES
+        and all(length % _BLOCKS[-1] == 0 for length in lengths)
+    )
+    if is_suited and triton is None:
+        warnings.warn("this JAX has no Pallas for Triton: decoding on GPU takes plain attention", stacklevel=2)
+    return is_suited and triton is not None
 
 
 def flash_decode(
@@ -79,16 +86,20 @@ def flash_decode(
 def _attend(query_BNH: Array, prefix: tuple[Array, ...], suffix: tuple[Array, ...], *, interpret: bool) -> Array:
     num_rows, num_heads, width = query_BNH.shape
     num_prompts, num_kv_heads, _, _ = prefix[0].shape
-    query_PGKQH = query_BNH.reshape(num_prompts, -1, num_kv_heads, num_heads // num_kv_heads, width)
-    query_PKGQH = jnp.swapaxes(query_PGKQH, 1, 2)
-    of_prompt = _find(query_PKGQH.reshape(num_prompts, num_kv_heads, 1, -1, width), *prefix, interpret=interpret)
-    own = _find(query_PKGQH, *suffix, interpret=interpret)
+    num_samples, num_queries = num_rows // num_prompts, num_heads // num_kv_heads
+    query_BKQH = query_BNH.reshape(num_rows, num_kv_heads, num_queries, width)
+    together = next(
+        size for size in range(num_samples, 0, -1) if not num_samples % size and size * num_queries <= _MOST_QUERIES
+    )
+    query_CKGQH = jnp.swapaxes(query_BKQH.reshape(-1, together, *query_BKQH.shape[1:]), 1, 2)
+    of_prompt = _find(query_CKGQH.reshape(*query_CKGQH.shape[:2], 1, -1, width), *prefix, interpret=interpret)
+    own = _find(query_CKGQH, *suffix, interpret=interpret)
     merged_BKQH = _merge(of_prompt, own, query_BNH.dtype, interpret=interpret)
     return merged_BKQH.reshape(query_BNH.shape)
 
 
 def _find(
-    query_PKGRH: Float[Array, "P K G R H"],
+    query_CKGRH: Float[Array, "C K G R H"],
     key_BKHS: Float[Array, "B K H S"],
     value_BKSH: Float[Array, "B K S H"],
     is_visible_BS: Bool[Array, "B S"],
@@ -96,13 +107,14 @@ def _find(
     *,
     interpret: bool,
 ) -> _Found:
-    """Row p*G + g has the queries [p, :, g].
+    """For C * G rows of queries, equally many of which see each row of keys.
 
     Args:
         end_B: no key of a row is visible from this column on.
     """
-    _, num_kv_heads, num_samples, num_queries, width = query_PKGRH.shape
-    num_rows, length = is_visible_BS.shape
+    num_groups, num_kv_heads, num_samples, num_queries, width = query_CKGRH.shape
+    num_rows, length = num_groups * num_samples, is_visible_BS.shape[1]
+    num_readers = num_rows // len(is_visible_BS)
     block = next(size for size in _BLOCKS if length % size == 0)
     parts = (num_rows, num_kv_heads, length // block, num_queries)
     return pl.pallas_call(
@@ -113,10 +125,10 @@ def _find(
                 (None, None, None, num_queries, width),
                 lambda row, head, _: (row // num_samples, head, row % num_samples, 0, 0),
             ),
-            pl.BlockSpec((None, None, width, block), lambda row, head, number: (row, head, 0, number)),
-            pl.BlockSpec((None, None, block, width), lambda row, head, number: (row, head, number, 0)),
-            pl.BlockSpec((None, block), lambda row, head, number: (row, number)),
-            pl.BlockSpec((1,), lambda row, head, number: (row,)),
+            pl.BlockSpec((None, None, width, block), lambda row, head, number: (row // num_readers, head, 0, number)),
+            pl.BlockSpec((None, None, block, width), lambda row, head, number: (row // num_readers, head, number, 0)),
+            pl.BlockSpec((None, block), lambda row, head, number: (row // num_readers, number)),
+            pl.BlockSpec((1,), lambda row, head, number: (row // num_readers,)),
         ],
         out_specs=(
             pl.BlockSpec((None, None, None, num_queries, width), lambda row, head, number: (row, head, number, 0, 0)),
@@ -126,7 +138,7 @@ def _find(
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
         interpret=interpret,
         name="flash_decode",
-    )(query_PKGRH, key_BKHS, value_BKSH, is_visible_BS, end_B)
+    )(query_CKGRH, key_BKHS, value_BKSH, is_visible_BS, end_B)
 
 
 def _find_kernel(
@@ -157,12 +169,12 @@ def _find_kernel(
 
 
 def _merge(of_prompt: _Found, own: _Found, dtype: Any, *, interpret: bool) -> Float[Array, "B K Q H"]:
-    """Of every row, what was found for it among the samples of its prompt and in its own tokens."""
+    """Of every row, what was found for it in its prompt, with other samples, and in its own tokens."""
     num_rows, num_kv_heads, _, num_queries, width = own[0].shape
-    num_samples = num_rows // len(of_prompt[0])
+    together = num_rows // len(of_prompt[0])
 
     def place_in_prompt(row: Any, head: Any, query: Any) -> tuple[Any, ...]:
-        return row // num_samples, head, 0, row % num_samples * num_queries + query
+        return row // together, head, 0, row % together * num_queries + query
 
     def place(row: Any, head: Any, query: Any) -> tuple[Any, ...]:
         return row, head, 0, query

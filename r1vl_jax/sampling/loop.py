@@ -78,8 +78,7 @@ def sample(
 def prefill(sampler: Sampler) -> jax.stages.Wrapped:
     """The program (parameters, prompts) -> Prefilled: the vision tower runs and the prompts are read, once each.
 
-    It computes on the trainer's mesh. What it returns lies on the sampler's, but where a program with the kernels of
-    cuDNN may know one mesh only, on a GPU, it stays on the trainer's.
+    It computes on the trainer's mesh; what it returns lies on `sampler.prompts_mesh`.
     """
 
     def prefill(params: Params, prompts: PromptBatch) -> Prefilled:
@@ -88,8 +87,7 @@ def prefill(sampler: Sampler) -> jax.stages.Wrapped:
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
         return Prefilled(hidden_PSD[:, -1], prefix, prompts.next_position_P, prompts.prompt_id_P)
 
-    mesh = sampler.definition.mesh if sampler.definition.platform == "gpu" else sampler.mesh
-    rows, caches = (placement(mesh, spec) for spec in (ROWS, CACHE))
+    rows, caches = (placement(sampler.prompts_mesh, spec) for spec in (ROWS, CACHE))
     return jax.jit(prefill, out_shardings=Prefilled(rows, PrefixCache(caches, caches, rows), rows, rows))
 
 

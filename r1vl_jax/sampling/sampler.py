@@ -43,6 +43,14 @@ class Sampler:
         """The devices of the definition, which are the trainer's, laid out for decoding."""
         return self.definition.mesh and decoding_mesh(self.definition.mesh, self.tensor)
 
+    @property
+    def prompts_mesh(self) -> jax.sharding.Mesh | None:
+        """Where the caches of prompts lie: where tokens are drawn. On a GPU, where prompts were read.
+
+        A program with the kernels of cuDNN may know one mesh only.
+        """
+        return self.definition.mesh if self.definition.platform == "gpu" else self.mesh
+
     def on_trainer_mesh(self) -> "Sampler":
         """The same, with the decoder divided as the trainer divides it: for one program that samples and trains.
 

@@ -1,6 +1,7 @@
 """The check of a GPU's kernels: it runs, and it sees a kernel that is wrong."""
 
 import io
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -15,8 +16,24 @@ def console() -> Console:
 
 
 def test_what_is_the_same_is_near(console):
-    assert kernels.run(rows=4, length=64, platform="cpu", console=console)
+    assert kernels.run(4, length=64, platform="cpu", console=console)
     assert "7B, a token" in console.file.getvalue()
+
+
+def test_where_there_is_no_kernel_it_is_told(console, monkeypatch):
+    monkeypatch.setattr(kernels.flash_decode, "triton", None)
+    with pytest.warns(UserWarning, match="takes plain attention"):
+        assert not kernels.run(4, length=64, platform="cpu", console=console)
+    assert console.file.getvalue().count("none") == 2
+
+
+@pytest.mark.parametrize("flags", [["--prompts=3"], ["--prompts=0"], ["--length=1"], []])
+def test_what_cannot_be_is_refused(monkeypatch, flags):
+    """Without flags: that there is no GPU."""
+    monkeypatch.setattr(sys, "argv", ["kernels", *flags])
+    with pytest.raises(SystemExit) as refused:
+        kernels.main()
+    assert refused.value.code not in (0, None)
 
 
 @pytest.mark.parametrize("wrong", [lambda output: 1.02 * output, lambda output: output + jnp.nan])
@@ -30,4 +47,4 @@ def test_what_is_wrong_is_seen(console, monkeypatch, wrong):
     monkeypatch.setattr(
         kernels, "attention", lambda *inputs, platform, **settings: jnp.zeros_like(inputs[0]) * jnp.sum(inputs[0])
     )
-    assert not kernels.run(rows=4, length=64, platform="gpu", console=console)
+    assert not kernels.run(4, length=64, platform="gpu", console=console)

@@ -17,6 +17,7 @@ from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.compiling import shapes
 from r1vl_jax.config import Config, Data, Mesh, Model, Sampling, Train
 from r1vl_jax.models.presets import preset
+from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def test_decoding_must_read_its_weights_for_every_token(measured):
     weights = 4 * (sizes.num_hidden_layers * layer + sizes.hidden_size * sizes.vocab_size)
     said = 4 * (4 * 64 + 8 * 7.5) / 8 * 2 * 2 * sizes.head_dim * sizes.num_hidden_layers  # of each of eight devices
     assert sizes.num_key_value_heads == 2
-    assert measured["decode"].read_bytes == 16 * (weights + said)
+    assert measured["decode"].read_bytes == 16 * (weights / 2 + said)  # four prompts: each is read by two devices
     assert measured["update"].read_bytes is None
 
 
@@ -77,13 +78,43 @@ def test_prompts_are_full_and_their_pictures_in_their_place():
 def test_shares_are_of_what_was_measured():
     each = programs.Measured("decode", [2.0, 1.0, 4.0], operations=80.0, read_bytes=60.0, memory_gib=1.0, compile_s=3.0)
     machine = Machine(bytes_per_s=100.0, operations_per_s=40.0, read_bytes=60)
-    figures = programs.figures(each, machine, num_devices=2, published=50.0)
+    figures = programs.figures(each, machine, num_devices=2, published=Machine(120.0, 50.0, 0))
     assert figures["median_s"] == 2.0
     assert figures["mfu"] == 80 / 2 / 2 / 50
     assert figures["of_products"] == 80 / 2 / 2 / 40
-    assert figures["of_memory"] == 60 / 2 / 100
-    update = dataclasses.replace(each, read_bytes=None)
-    assert programs.figures(update, machine, num_devices=1, published=None)["of_memory"] is None
+    assert figures["mbu"] == 60 / 2 / 120
+    assert figures["of_reading"] == 60 / 2 / 100
+    update = programs.figures(dataclasses.replace(each, read_bytes=None), machine, num_devices=1, published=None)
+    assert update["mfu"] is update["mbu"] is update["of_reading"] is None
+
+
+@pytest.mark.parametrize(("tensor", "expected"), [(1, 8 * 500 + 8 * 3 * 10), (2, 4 * 500 + 8 * 3 * 10)])
+def test_devices_that_share_the_decoder_read_less_of_it(monkeypatch, tensor, expected):
+    """As many keys and values, as heads are divided in place of rows."""
+    monkeypatch.setattr(programs, "bytes_of_token", lambda sizes, itemsize, past: 500 + 10 * past)
+    config = Config(data=Data(max_prompt_length=5), train=Train(prompts_per_update=2), sampling=Sampling(4))
+    mesh = make_mesh(Mesh(tensor=tensor), jax.devices()[:8])
+    definition = Definition(preset("tiny"))
+    # Two prompts of 5 tokens, and of each of eight rows 0 to 7 tokens: 38 in all, over eight devices.
+    assert programs._bytes_read(8, mesh, config, definition) == expected + 8 * 10 * (38 / 8 - 3)
+    queued = dataclasses.replace(config, sampling=Sampling(4, slots=8))
+    assert programs._bytes_read(8, mesh, queued, definition) is None
+
+
+def test_what_fails_is_told_and_the_rest_is_measured(monkeypatch, tmp_path, capsys):
+    def measured(program, config, model, repeats):
+        if program.name == "prefill":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too much\nof it")
+        return programs.Measured(program.name, [1.0], 2.0, None, 0.5, 0.1)
+
+    monkeypatch.setattr(programs, "_measured", measured)
+    monkeypatch.setattr(programs, "measure_machine", lambda dtype, read_bytes: Machine(1.0, 1.0, 1))
+    with pytest.raises(ValueError, match="failed: prefill"):
+        programs.run(CONFIG, ["prefill", "update"], repeats=1, json_file=f"{tmp_path}/figures.json")
+    rows = json.loads((tmp_path / "figures.json").read_text())["programs"]
+    assert rows[0] == {"name": "prefill", "reason": "RESOURCE_EXHAUSTED: too much"}
+    assert rows[1]["median_s"] == 1.0
+    assert "failed" in capsys.readouterr().out
 
 
 def _started(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -97,14 +128,18 @@ def test_command(tmp_path):
     settings = [f"--config.{setting}" for setting in sizes]
     done = _started("--programs=decode", "--repeats=1", f"--json={tmp_path}/figures.json", *settings)
     assert done.returncode == 0, done.stderr[-3_000:]
-    assert "of memory" in done.stdout
+    assert "of reading" in done.stdout
     (row,) = json.loads((tmp_path / "figures.json").read_text())["programs"]
     assert row["name"] == "decode"
     assert len(row["seconds"]) == 1
 
 
-def test_an_unknown_program_is_refused():
-    refused = _started("--programs=decod")
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [("--programs=decod", "there is no decod; "), ("--json=/not/there.json", "--json=/not/there.json: ")],
+)
+def test_what_cannot_be_is_refused(flag, told):
+    refused = _started(flag)
     assert refused.returncode == 1
-    assert "there is no decod; " in refused.stderr
+    assert told in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -13,7 +13,7 @@ from r1vl_jax.models.cudnn import cudnn_attention, is_suited
 
 NO_GAPS = [[1] * 24, [1] * 24]
 GAPS = [[0] * 3 + [1] * 21, [1] * 10 + [0] + [1] * 11 + [0] * 2]
-PICTURES = [[0] * 3 + [1] * 9 + [2] * 12, [7] * 5 + [40_000] * 3 + [32_768] * 14 + [0] * 2]
+PICTURES = [[0] * 3 + [1] * 9 + [2] * 12, [7] * 5 + [2**24 - 1] * 3 + [2**23] * 14 + [0] * 2]
 
 
 def _inputs(num_heads: int, num_kv_heads: int, width: int) -> list[np.ndarray]:
@@ -73,8 +73,8 @@ def test_nothing_is_heard_of_another_segment():
     ("dtype", "width", "is_causal", "expected"),
     [
         ("bfloat16", 128, True, True),
-        ("bfloat16", 80, False, True),
-        ("bfloat16", 128, False, False),  # no room for segments
+        ("bfloat16", 104, False, True),
+        ("bfloat16", 112, False, False),  # no room for segments
         ("bfloat16", 20, True, False),
         ("float32", 128, True, False),
     ],

@@ -43,6 +43,7 @@ def _exact(query_BNH, caches, step) -> np.ndarray:
         ((2, 2, 2, 7, 64, 192, 192), (0, 63, 64, 129)),  # blocks of 64, three of them
         ((1, 2, 1, 2, 16, 64, 256), (127, 128, 255)),
         ((3, 1, 2, 17, 16, 64, 128), (100,)),  # more queries than the smallest product has rows
+        ((2, 20, 1, 7, 16, 64, 64), (40,)),  # of twenty samples no more than five together
     ],
 )
 @pytest.mark.parametrize("is_common", [True, False])
@@ -75,21 +76,24 @@ def test_devices_have_their_own_rows_and_heads(num_prompts):
     def attend(query_BNH, caches):
         return flash_decode(query_BNH, **caches, step=jnp.int32(20), mesh=mesh, interpret=True)
 
-    actual = np.asarray(jax.jit(attend)(query_BNH, caches), np.float32)
+    output = jax.jit(attend)(query_BNH, caches)
     expected = _exact(query_BNH, caches, jnp.int32(20))
-    assert np.linalg.norm(actual - expected) < 4e-3 * np.linalg.norm(expected)
+    assert np.linalg.norm(np.asarray(output, np.float32) - expected) < 4e-3 * np.linalg.norm(expected)
+    rows = 2 if num_prompts == 4 else 6
+    assert {shard.data.shape for shard in output.addressable_shards} == {(rows, 3, 32)}
 
 
 @pytest.mark.parametrize(
-    ("dtype", "width", "prefix", "suffix", "expected"),
+    ("dtype", "queries", "width", "prefix", "suffix", "expected"),
     [
-        ("bfloat16", 128, 1024, 1024, True),
-        ("bfloat16", 128, 64, 192, True),
-        ("bfloat16", 128, 1024, 100, False),
-        ("bfloat16", 96, 64, 64, False),
-        ("float32", 128, 64, 64, False),
+        ("bfloat16", 4, 128, 1024, 1024, True),
+        ("bfloat16", 64, 128, 64, 192, True),
+        ("bfloat16", 65, 128, 64, 192, False),
+        ("bfloat16", 4, 128, 1024, 100, False),
+        ("bfloat16", 4, 96, 64, 64, False),
+        ("float32", 4, 128, 64, 64, False),
     ],
 )
-def test_what_is_suited(dtype, width, prefix, suffix, expected):
-    query_BNH, suffix_key = jnp.zeros((2, 4, width), dtype), jnp.zeros((2, 1, width, suffix), dtype)
+def test_what_is_suited(dtype, queries, width, prefix, suffix, expected):
+    query_BNH, suffix_key = jnp.zeros((2, queries, width), dtype), jnp.zeros((2, 1, width, suffix), dtype)
     assert is_suited(query_BNH, jnp.ones((2, prefix), bool), suffix_key) == expected
