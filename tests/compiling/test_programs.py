@@ -99,7 +99,7 @@ def test_what_is_on_the_devices_beside_a_program():
 
 @pytest.mark.parametrize("name", [*SAMPLING, "reference scores", "update", "fused step", "evaluation decode"])
 def test_lowered_for_gpus_without_one(name):
-    exported = lower_for_gpu(programs_of("gpu", num_devices=2)[name])
+    exported = lower_for_gpu(programs_of("gpu", num_devices=2, model__dtype="float32")[name])
     assert (exported.platforms, exported.nr_devices) == (("cuda",), 2)
     assert ("stablehlo.dot_general" in exported.mlir_module()) == (not name.startswith("sync"))
 
