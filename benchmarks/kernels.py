@@ -2,16 +2,14 @@
 
     python -m benchmarks.kernels [--prompts=16] [--length=1024]
 
-Prints how far the results are from plain attention in float32, as a share of their norm, and the seconds; forward and
-back for a quarter of the prompts. The exit status is 1 where there is no kernel, or one that is further from it than
-twice plain attention in bfloat16.
+Prints how far the results are from plain attention in float32, as a share of their norm, and the least seconds;
+forward and back for a quarter of the prompts. The exit status is 1 where there is no kernel, or one that is further
+from it than twice plain attention in bfloat16.
 """
 
 import argparse
 import functools
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +18,11 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers.ceilings import least_seconds
 from r1vl_jax.models import cudnn, flash_decode
 from r1vl_jax.models.attention import attention, decode_attention
 from r1vl_jax.models.branches import Branches
 
-_REPEATS, _CALLS = 5, 20
 _SAMPLES = 4  # of a prompt
 
 Attend = Callable[..., Any]  # (platform, *inputs) -> results
@@ -109,16 +107,6 @@ def _error(actual: Any, exact: Any) -> float:
     return max(float(jnp.linalg.norm(a.astype(jnp.float32) - e) / jnp.linalg.norm(e)) for a, e in pairs)
 
 
-def _seconds(program: Callable[[], Any]) -> float:
-    trials = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        results = [program() for _ in range(_CALLS)]
-        jax.block_until_ready(results[-1])
-        trials.append((time.perf_counter() - start) / _CALLS)
-    return statistics.median(trials)
-
-
 def run(prompts: int, length: int, platform: str, console: Console) -> bool:
     """Whether there is a kernel for everything, and near enough."""
     cases = {
@@ -141,7 +129,7 @@ def run(prompts: int, length: int, platform: str, console: Console) -> bool:
         with jax.default_matmul_precision("highest"):
             exact = jax.jit(functools.partial(attend, "cpu"))(*(each.astype(jnp.float32) for each in inputs))
         errors = [_error(program(*inputs), exact) for program in (kernel, plain)]
-        seconds = [_seconds(functools.partial(program, *inputs)) for program in (kernel, plain)]
+        seconds = [least_seconds(functools.partial(program, *inputs)) for program in (kernel, plain)]
         is_near &= errors[0] <= 2 * errors[1]  # false for NaN, too
         table.add_row(name, *(f"{each:.2g}" for each in (*errors, *seconds, seconds[1] / seconds[0])))
     device = jax.devices()[0].device_kind

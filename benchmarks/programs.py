@@ -39,7 +39,7 @@ from benchmarks.peers.ceilings import Machine, bytes_of_token, measure_machine
 from r1vl_jax.arrays import PackedVision, PromptBatch
 from r1vl_jax.assembly import make_definition, mesh_limits
 from r1vl_jax.checkpoint.model_config import expected_config
-from r1vl_jax.command_line import start_with_recipe
+from r1vl_jax.command_line import check_json, start_with_recipe
 from r1vl_jax.compiling import shapes
 from r1vl_jax.compiling.programs import Program, programs
 from r1vl_jax.config import Config, resolve
@@ -266,8 +266,7 @@ def show(rows: list[dict[str, Any]], machine: Machine, console: Console) -> None
 
 
 def run(config: Config, names: list[str], *, repeats: int, json_file: str | None) -> None:
-    if json_file and (Path(json_file).is_dir() or not Path(json_file).parent.is_dir()):
-        raise ValueError(f"--json={json_file}: expected a file in a directory that is there; make it first")
+    check_json(json_file)
     results = []
     for result in measure(config, names, repeats=repeats):
         results.append(result)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from r1vl_jax import tpu_compiler
-from r1vl_jax.command_line import start_with_recipe
+from r1vl_jax.command_line import check_json, start_with_recipe
 from r1vl_jax.compiling.report import Report, show, to_json
 from r1vl_jax.compiling.search import first_that_fits
 from r1vl_jax.compiling.survey import survey
@@ -42,8 +42,7 @@ def run(config: Config, options: flags.FlagValues) -> Report:
     """Compiles, prints and writes what the options ask for."""
     topology = parse(options.topology, options.slices)
     save_to = Path(options.save) if options.save else None
-    if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
-        raise ValueError(f"--json={options.json}: expected a file in a directory that is there; make it first")
+    check_json(options.json)
     if save_to and save_to.exists() and not save_to.is_dir():
         raise ValueError(f"--save={options.save}: expected a directory, which is made where it is missing; got a file")
     if options.programs == []:

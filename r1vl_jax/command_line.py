@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -36,3 +37,13 @@ def start_with_recipe(start: Callable[[ConfigDict], None], *, status_of_refusal:
         refuse("\n".join(unknown))
     tpu_compiler.set_options()
     app.run(lambda _: start(recipe.value), flags_parser=parse)
+
+
+def check_json(path: str | None) -> None:
+    """Of a flag `--json`; before the work whose figures the file receives.
+
+    Raises:
+        ValueError: there can be no such file.
+    """
+    if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+        raise ValueError(f"--json={path}: expected a file in a directory that is there; make it first")

@@ -8,7 +8,6 @@ token needs.
 """
 
 import dataclasses
-import importlib.util
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -130,17 +129,15 @@ def _bytes_per_s(dtype: str, read_bytes: int) -> float:
     ]
     if matrix.devices().pop().platform == "cpu" and dtype == "float32":
         programs += _on_host(np.asarray(matrix))
-    return matrix.nbytes / min(map(_seconds, programs))
+    return matrix.nbytes / min(map(least_seconds, programs))
 
 
 def _on_host(matrix: np.ndarray) -> list[Callable[[], object]]:
     """NumPy, a thread for each processor; and torch where it is installed."""
-    threads = ThreadPoolExecutor()
+    threads, torch = ThreadPoolExecutor(), _torch()
     parts = np.array_split(matrix.reshape(-1), threads._max_workers)
     programs: list[Callable[[], object]] = [lambda: list(threads.map(lambda part: np.dot(part, part), parts))]
-    try:
-        import torch
-    except ImportError:
+    if torch is None:
         return programs
     tensor, vector = torch.tensor(matrix), torch.ones(matrix.shape[1])
     return [*programs, lambda: tensor.sum(), lambda: tensor @ vector]
@@ -152,12 +149,20 @@ def _operations_per_s(dtype: str) -> float:
     matrix = _random((side, side), dtype)
     multiply = jax.jit(jnp.matmul)
     programs: list[Callable[[], object]] = [lambda: multiply(matrix, matrix)]
-    if platform == "cpu" and importlib.util.find_spec("torch"):
-        import torch
-
+    torch = _torch() if platform == "cpu" else None
+    if torch is not None:
         tensor = torch.rand(side, side).to(getattr(torch, dtype))
         programs.append(lambda: tensor @ tensor)
-    return 2 * side**3 / min(map(_seconds, programs))
+    return 2 * side**3 / min(map(least_seconds, programs))
+
+
+def _torch() -> Any:
+    """None where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
 
 
 def _random(shape: tuple[int, ...], dtype: str) -> jax.Array:
@@ -165,7 +170,7 @@ def _random(shape: tuple[int, ...], dtype: str) -> jax.Array:
     return jax.random.normal(jax.random.key(0), shape, dtype)
 
 
-def _seconds(program: Callable[[], object]) -> float:
+def least_seconds(program: Callable[[], object]) -> float:
     """The least time of a call; short ones are repeated, so that neither the clock nor the host is part of it."""
 
     def seconds(calls: int) -> float:

@@ -104,6 +104,19 @@ def test_lowered_for_gpus_without_one(name):
     assert ("stablehlo.dot_general" in exported.mlir_module()) == (not name.startswith("sync"))
 
 
+@pytest.mark.parametrize(("platform", "is_one_mesh"), [("gpu", True), ("cpu", False)])
+def test_decoding_goes_on_from_where_prompts_were_read(platform, is_one_mesh):
+    """On GPUs they stay on the trainer's mesh, which has two devices for every copy here."""
+    world = programs_of(platform, model__dtype="float32", mesh__tensor=2)
+    reading, (copy, prefilled, _) = world["prefill"], world["decode"].arguments
+    placed = reading.lower().compile().output_shardings
+    jax.tree.map(lambda is_at, leaf: pytest.fail(str(leaf)) if is_at != leaf.sharding else None, placed, prefilled)
+    trainer, sampler = (jax.tree.leaves(tree)[0].sharding.mesh for tree in (reading.arguments[0], copy))
+    assert (trainer.shape["tensor"], sampler.shape["tensor"]) == (2, 1)
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(prefilled)} == {trainer if is_one_mesh else sampler}
+    world["decode"].lower()
+
+
 def test_a_program_is_compiled_saved_loaded_and_run(tmp_path):
     program = programs_of("cpu", num_devices=2)["reference scores"]
     result = compile_for(program, GIB)
