@@ -1,16 +1,17 @@
-"""On a GPU: its kernels of attention beside the plain one, in bfloat16, at the shapes of `configs/2b.py` and `7b.py`.
+"""On a GPU: its kernels beside plain computation, in bfloat16, at the shapes of `configs/2b.py` and `7b.py`.
 
     python -m benchmarks.kernels [--prompts=16] [--length=1024]
 
-Prints how far the results are from plain attention in float32, as a share of their norm, and the least seconds;
-forward and back for a quarter of the prompts. The exit status is 1 where there is no kernel, or one that is further
-from it than twice plain attention in bfloat16.
+Prints how far the results are from those of float32, as a share of their norm, and the least seconds: of attention,
+forward and back for a quarter of the prompts, and of decoding's attention and linear maps. The exit status is 1 where
+there is no kernel, or one that is further from it than twice the plain computation in bfloat16.
 """
 
 import argparse
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,20 +20,34 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.ceilings import least_seconds
-from r1vl_jax.models import cudnn, flash_decode
+from r1vl_jax.models import cudnn, few_rows, flash_decode
 from r1vl_jax.models.attention import attention, decode_attention
 from r1vl_jax.models.branches import Branches
+from r1vl_jax.models.flash_decode import KeyValue
+from r1vl_jax.models.presets import PRESETS
+from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig
+from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
 
 _SAMPLES = 4  # of a prompt
+_TOKENS = 32  # of a completion
 
-Attend = Callable[..., Any]  # (platform, *inputs) -> results
+Compute = Callable[..., Any]  # (platform, *inputs) -> results
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is computed both ways, and whether there is a kernel for it."""
+
+    compute: Compute
+    inputs: list[jax.Array]
+    has_kernel: bool
 
 
 def _normal(number: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(number), shape, jnp.bfloat16)
 
 
-def _gradients(attend: Attend, weight: jax.Array) -> Attend:
+def _gradients(attend: Compute, weight: jax.Array) -> Compute:
     """Result, and gradients of its product with a weight."""
 
     def of(platform: str, *inputs: jax.Array) -> Any:
@@ -45,7 +60,7 @@ def _gradients(attend: Attend, weight: jax.Array) -> Attend:
     return of
 
 
-def _text(rows: int, length: int, num_heads: int, num_kv_heads: int) -> tuple[Attend, list[jax.Array]]:
+def _text(rows: int, length: int, sizes: Config) -> Case:
     """Prompts with samples behind them; the first prompt and every sample are padded by a half."""
     half, columns = length // 2, length * (1 + _SAMPLES)
     segment_BT = jnp.ones((rows, columns), jnp.int32).at[0, :half].set(0)
@@ -64,12 +79,12 @@ def _text(rows: int, length: int, num_heads: int, num_kv_heads: int) -> tuple[At
             platform=platform,
         )
 
-    heads = (num_heads, num_kv_heads, num_kv_heads)
-    inputs = [_normal(number, rows, columns, each, 128) for number, each in enumerate(heads)]
-    return _gradients(attend, _normal(3, rows, columns, num_heads, 128)), inputs
+    inputs = [_normal(number, rows, columns, each, sizes.head_dim) for number, each in enumerate(_heads(sizes))]
+    has_kernel = cudnn.is_suited(inputs[0], is_causal=True)
+    return Case(_gradients(attend, _normal(3, *inputs[0].shape)), inputs, has_kernel)
 
 
-def _pictures(rows: int, length: int) -> tuple[Attend, list[jax.Array]]:
+def _pictures(rows: int, length: int, sizes: TowerConfig) -> Case:
     """Two pictures a row and padding, forward and back."""
     columns = 2 * length
     segment_BT = jnp.repeat(jnp.array([[1, 2, 2, 0]]), columns // 4, axis=1) * jnp.ones((rows, 1), jnp.int32)
@@ -77,28 +92,80 @@ def _pictures(rows: int, length: int) -> tuple[Attend, list[jax.Array]]:
     def attend(platform: str, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return attention(query, key, value, segment_BT=segment_BT, is_causal=False, platform=platform)
 
-    return _gradients(attend, _normal(3, rows, columns, 16, 80)), [_normal(n, rows, columns, 16, 80) for n in range(3)]
+    inputs = [_normal(number, rows, columns, sizes.num_heads, sizes.head_dim) for number in range(3)]
+    has_kernel = cudnn.is_suited(inputs[0], is_causal=False)
+    return Case(_gradients(attend, _normal(3, *inputs[0].shape)), inputs, has_kernel)
 
 
-def _decoding(rows: int, length: int, num_heads: int, num_kv_heads: int) -> tuple[Attend, list[jax.Array]]:
-    """A token in the middle of a completion, for the samples of so many prompts."""
-    samples = rows * _SAMPLES
+def _decoding(rows: int, length: int, sizes: Config) -> Case:
+    """Tokens around the middle of a completion, one after another, for the samples of so many prompts."""
+    samples, tokens = rows * _SAMPLES, min(_TOKENS, length)
 
-    def attend(platform: str, query: jax.Array, *caches: jax.Array) -> jax.Array:
-        prefix_key, prefix_value, suffix_key, suffix_value = caches
-        return decode_attention(
-            query,
-            prefix_key_PKHS=prefix_key,
-            prefix_value_PKSH=prefix_value,
-            prefix_mask_PS=jnp.ones((rows, length), bool).at[0, : length // 2].set(False),
-            suffix_key_BKHT=suffix_key,
-            suffix_value_BKTH=suffix_value,
-            step=jnp.int32(length // 2),
-            platform=platform,
-        )
+    def attend(platform: str, query: jax.Array, *others: jax.Array) -> Any:
+        new_key, new_value, prefix_key, prefix_value, *suffix = others
 
-    shapes = [(number, num_kv_heads, *each) for number in (rows, samples) for each in ((128, length), (length, 128))]
-    return attend, [_normal(0, samples, num_heads, 128), *(_normal(n, *shape) for n, shape in enumerate(shapes))]
+        def token(number: jax.Array, carry: tuple[jax.Array, KeyValue]) -> tuple[jax.Array, KeyValue]:
+            total, suffix = carry
+            output, suffix = decode_attention(
+                query[number],
+                (new_key[number], new_value[number]),
+                prefix=(prefix_key, prefix_value),
+                prefix_mask_PS=jnp.ones((rows, length), bool).at[0, : length // 2].set(False),
+                suffix=suffix,
+                step=(length - tokens) // 2 + number,
+                platform=platform,
+            )
+            return total + output, suffix
+
+        return jax.lax.fori_loop(0, tokens, token, (jnp.zeros(query.shape[1:]), (suffix[0], suffix[1])))
+
+    width, kv_heads = sizes.head_dim, sizes.num_key_value_heads
+    caches = [(number, kv_heads, *each) for number in (rows, samples) for each in ((width, length), (length, width))]
+    shapes = [*((tokens, samples, heads, width) for heads in _heads(sizes)), *caches]
+    inputs = [_normal(number, *shape) for number, shape in enumerate(shapes)]
+    has_kernel = flash_decode.is_suited(inputs[0][0], jnp.ones((rows, length), bool), inputs[-2])
+    return Case(attend, inputs, has_kernel)
+
+
+def _linear_maps(rows: int, sizes: Config) -> Case:
+    """Those of a layer, its norms and its rotation, for a token of every row; in the place of attention is nothing."""
+    samples, epsilon, num_kv_heads = rows * _SAMPLES, sizes.rms_norm_eps, sizes.num_key_value_heads
+    hidden, inner, width = sizes.hidden_size, sizes.intermediate_size, sum(_heads(sizes)) * sizes.head_dim
+
+    def compute(platform: str, x: jax.Array, mixed: jax.Array, bias: jax.Array, scale: jax.Array, *kernels: jax.Array):
+        qkv, output, gate, up, down = kernels
+        angle = jnp.arange(samples)[:, None] * jnp.linspace(0.0, 1.0, sizes.head_dim // 2)[None]
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        if platform == "gpu":
+            heads = few_rows.heads(few_rows.product(x, qkv), bias, cos, sin, num_kv_heads=num_kv_heads)
+            x, normed = few_rows.add_and_norm(x, few_rows.product(mixed, output), scale, epsilon=epsilon)
+            added = few_rows.product(few_rows.gated(normed, gate, up), down)
+            return heads, few_rows.add_and_norm(x, added, scale, epsilon=epsilon)
+
+        def norm(x: jax.Array) -> jax.Array:
+            wide = x.astype(jnp.float32)
+            return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=1, keepdims=True) + epsilon) * scale[None]).astype(
+                x.dtype
+            )
+
+        head = (x @ qkv + bias[None]).reshape(samples, 1, -1, sizes.head_dim)
+        turned = rotate(head[:, :, :-num_kv_heads], Rotation(cos[:, None], sin[:, None]))[:, 0]
+        x = x + mixed @ output
+        normed = norm(x)
+        x = x + (jax.nn.silu(normed @ gate) * (normed @ up)) @ down
+        heads = turned[:, :-num_kv_heads], turned[:, -num_kv_heads:], head[:, 0, -num_kv_heads:]
+        return heads, (x, norm(x))
+
+    kernels = (hidden, width), (hidden, hidden), (hidden, inner), (hidden, inner), (inner, hidden)
+    inputs = [_normal(number, *shape) for number, shape in enumerate([(samples, hidden)] * 2 + [(width,), (hidden,)])]
+    inputs += [_normal(number, *shape) * shape[0] ** -0.5 for number, shape in enumerate(kernels)]
+    has_kernel = few_rows.is_suited((hidden, inner, width), head_dim=sizes.head_dim, dtype=inputs[0].dtype)
+    return Case(compute, inputs, has_kernel)
+
+
+def _heads(sizes: Config) -> tuple[int, int, int]:
+    """Of queries, keys and values."""
+    return sizes.num_attention_heads, sizes.num_key_value_heads, sizes.num_key_value_heads
 
 
 def _error(actual: Any, exact: Any) -> float:
@@ -107,43 +174,39 @@ def _error(actual: Any, exact: Any) -> float:
     return max(float(jnp.linalg.norm(a.astype(jnp.float32) - e) / jnp.linalg.norm(e)) for a, e in pairs)
 
 
-def run(prompts: int, length: int, platform: str, console: Console) -> bool:
-    """Whether there is a kernel for everything, and near enough."""
-    cases = {
-        "2B, text, forward and back": _text(prompts // 4, length, 12, 2),
-        "7B, text, forward and back": _text(prompts // 4, length, 28, 4),
-        "pictures, forward and back": _pictures(prompts // 4, length),
-        "2B, a token": _decoding(prompts, length, 12, 2),
-        "7B, a token": _decoding(prompts, length, 28, 4),
-    }
-    table = Table("attention", box=None, pad_edge=False)
+def run(prompts: int, length: int, sizes: Sequence[Config], platform: str, console: Console) -> bool:
+    """Whether there is a kernel for everything, and near enough; a model is called by its width."""
+    cases = {"pictures, forward and back": functools.partial(_pictures, prompts // 4, length, sizes[0].vision)}
+    for each in sizes:
+        cases |= {
+            f"{each.hidden_size}, text, forward and back": functools.partial(_text, prompts // 4, length, each),
+            f"{each.hidden_size}, {_TOKENS} tokens": functools.partial(_decoding, prompts, length, each),
+            f"{each.hidden_size}, linear maps": functools.partial(_linear_maps, prompts, each),
+        }
+    table = Table("", box=None, pad_edge=False)
     for heading in ("kernel: error", "plain: error", "kernel: s", "plain: s", "times"):
         table.add_column(heading, justify="right")
     is_near = True
-    for name, (attend, inputs) in cases.items():
-        if not _has_kernel(inputs):
+    for name, make in cases.items():
+        case = make()
+        if not case.has_kernel:
             table.add_row(name, "none")
             is_near = False
             continue
-        kernel, plain = (jax.jit(functools.partial(attend, each)) for each in (platform, "cpu"))
+        kernel, plain = (jax.jit(functools.partial(case.compute, each)) for each in (platform, "cpu"))
         with jax.default_matmul_precision("highest"):
-            exact = jax.jit(functools.partial(attend, "cpu"))(*(each.astype(jnp.float32) for each in inputs))
-        errors = [_error(program(*inputs), exact) for program in (kernel, plain)]
-        seconds = [least_seconds(functools.partial(program, *inputs)) for program in (kernel, plain)]
+            wide = (each.astype(jnp.float32) for each in case.inputs)
+            exact = jax.jit(functools.partial(case.compute, "cpu"))(*wide)
+        errors = [_error(program(*case.inputs), exact) for program in (kernel, plain)]
+        seconds = [least_seconds(functools.partial(program, *case.inputs)) for program in (kernel, plain)]
         is_near &= errors[0] <= 2 * errors[1]  # false for NaN, too
-        table.add_row(name, *(f"{each:.2g}" for each in (*errors, *seconds, seconds[1] / seconds[0])))
+        figures = [f"{each:.2g}" for each in (*errors, *seconds, seconds[1] / seconds[0])]
+        print(f"{name}: {', '.join(figures)}", file=sys.stderr)  # so that they are there, whatever comes next
+        table.add_row(name, *figures)
     device = jax.devices()[0].device_kind
     console.print(f"{device}, jax {jax.__version__}; {prompts} prompts, {_SAMPLES} samples each, {length} tokens each")
     console.print(table)
     return is_near
-
-
-def _has_kernel(inputs: list[jax.Array]) -> bool:
-    if len(inputs) == 3:
-        query, key, _ = inputs
-        return cudnn.is_suited(query, is_causal=query.shape[2] > key.shape[2])  # pictures have as many of either
-    query, prefix_key, _, suffix_key, _ = inputs
-    return flash_decode.is_suited(query, jnp.ones(prefix_key.shape[::3], bool), suffix_key)
 
 
 def main() -> None:
@@ -155,7 +218,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if jax.default_backend() != "gpu":
         sys.exit(f"kernels are for a GPU, and JAX finds {jax.devices()[0].device_kind}")
-    sys.exit(not run(arguments.prompts, arguments.length, "gpu", Console(highlight=False)))
+    sizes = [PRESETS[name] for name in ("2b", "7b")]
+    sys.exit(not run(arguments.prompts, arguments.length, sizes, "gpu", Console(highlight=False)))
 
 
 def _multiple_of(unit: int) -> Callable[[str], int]:

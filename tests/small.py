@@ -1,6 +1,7 @@
 """A very small model and prompts with pictures for it, for tests that look at the loop and not at the numbers."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -40,12 +41,16 @@ TEXTS = [b"" if token < 8 else PIECES[token % len(PIECES)].encode() for token in
 VOCABULARY = Vocabulary(
     np.cumsum([0, *map(len, TEXTS)], dtype=np.int32), np.frombuffer(b"".join(TEXTS), np.uint8).copy()
 )
-_init = jax.jit(DEFINITION.init)  # compiled once
 
 
-def make_params(seed: int = 0, scale: float = 1.0):
+@functools.cache
+def _init(definition: Definition):
+    return jax.jit(definition.init)
+
+
+def make_params(seed: int = 0, scale: float = 1.0, definition: Definition = DEFINITION):
     """Parameters large enough that different tokens give different distributions."""
-    params = _init(jax.random.key(seed))
+    params = _init(definition)(jax.random.key(seed))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * scale if getattr(path[-1], "key", "") in ("kernel", "embedding") else leaf, params
     )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from r1vl_jax.models import cudnn, flash_decode
 from r1vl_jax.models.branches import Branches
+from r1vl_jax.models.flash_decode import KeyValue
 from r1vl_jax.models.splash import splash_attention
 
 # A score that no visible key can reach. It is finite, so that rows without any visible key stay finite too.
@@ -145,36 +146,37 @@ def _attend(
 
 def decode_attention(
     query_BNH: Float[Array, "B N H"],
+    new: KeyValue,
     *,
-    prefix_key_PKHS: Float[Array, "P K H S"],
-    prefix_value_PKSH: Float[Array, "P K S H"],
+    prefix: KeyValue,
     prefix_mask_PS: Bool[Array, "P S"],
-    suffix_key_BKHT: Float[Array, "B K H T"],
-    suffix_value_BKTH: Float[Array, "B K T H"],
+    suffix: KeyValue,
     step: Int[Array, ""] | Int[Array, " B"],
     platform: str,
     mesh: Mesh | None = None,
-) -> Float[Array, "B N H"]:
-    """Attention of one new token per row to its prompt and to the row's own tokens up to column `step`, its or all's.
+) -> tuple[Float[Array, "B N H"], KeyValue]:
+    """Attention of one new token per row to its prompt and to the row's own tokens, itself included.
 
     The two parts are attended to apart and merged by their log-sum-exp, so the keys of a prompt are read once for all
     the rows that share it: row p*G + g belongs to prompt p.
 
     Args:
+        new: key and value of the token, [B, K, H] each.
+        prefix, suffix: of the P prompts and of the rows' own tokens, as `cache` has them for a layer.
+        step: the column of the token in the suffix, of all rows or of each; columns before it are attended to.
         platform, mesh: as for `attention`; the mesh is the one tokens are drawn on.
+
+    Returns:
+        What the token gets, and the suffix with the token in it.
     """
     _check(platform)
-    if platform == "gpu" and flash_decode.is_suited(query_BNH, prefix_mask_PS, suffix_key_BKHT):
+    if platform == "gpu" and flash_decode.is_suited(query_BNH, prefix_mask_PS, suffix[0]):
         return flash_decode.flash_decode(
-            query_BNH,
-            prefix_key_PKHS=prefix_key_PKHS,
-            prefix_value_PKSH=prefix_value_PKSH,
-            prefix_mask_PS=prefix_mask_PS,
-            suffix_key_BKHT=suffix_key_BKHT,
-            suffix_value_BKTH=suffix_value_BKTH,
-            step=step,
-            mesh=mesh,
+            query_BNH, new, prefix=prefix, prefix_mask_PS=prefix_mask_PS, suffix=suffix, step=step, mesh=mesh
         )
+    suffix_key_BKHT = _written(suffix[0], new[0], step, axis=3)
+    suffix_value_BKTH = _written(suffix[1], new[1], step, axis=2)
+    prefix_key_PKHS, prefix_value_PKSH = prefix
     num_prompts, num_kv_heads, head_dim, _ = prefix_key_PKHS.shape
     num_rows, _, _, length = suffix_key_BKHT.shape
     query_BNH = query_BNH * head_dim**-0.5
@@ -195,7 +197,19 @@ def decode_attention(
 
     prefix_part, suffix_part = _shares(rows(top_PKGQ), rows(total_PKGQ), top_BKQ, total_BKQ)
     output_BKQH = rows(prefix_PKGQH) * prefix_part[..., None] + suffix_BKQH * suffix_part[..., None]
-    return output_BKQH.reshape(query_BNH.shape).astype(query_BNH.dtype)
+    output_BNH = output_BKQH.reshape(query_BNH.shape).astype(query_BNH.dtype)
+    return output_BNH, (suffix_key_BKHT, suffix_value_BKTH)
+
+
+def _written(
+    cache: Float[Array, "B K *T"], new_BKH: Float[Array, "B K H"], step: Int[Array, ""] | Int[Array, " B"], *, axis: int
+) -> Float[Array, "B K *T"]:
+    """The cache with a column replaced, the same one of all rows or one of each; `axis` counts the columns."""
+    if jnp.ndim(step) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache, jnp.expand_dims(new_BKH, axis), step, axis)
+    row_B = jnp.arange(len(cache))
+    at = (row_B, slice(None), step) if axis == 2 else (row_B, slice(None), slice(None), step)
+    return cache.at[at].set(new_BKH)
 
 
 def _check(platform: str) -> None:

@@ -1,10 +1,12 @@
 """Decoding's attention on GPU by kernels that never write scores.
 
-A program of the first kernel attends to one block of keys for one head: those of a prompt for many of its samples
-together, those of a row's own tokens for the row. A second kernel merges what they found, by its log-sum-exp.
+A program of the first kernel walks through some of a head's keys: those of a prompt for many of its samples together,
+those of a row's own tokens for the row. A second kernel merges what they found, by its log-sum-exp.
 """
 
+import math
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,13 +24,17 @@ try:
 except ImportError:  # JAX 0.11 announces that it will go; plain attention is there
     triton: Any = None
 
-_BLOCKS = (128, 64)  # keys of a program; they must divide into whole blocks
+_BLOCK = 64  # keys that are read at one time
+_AHEAD = 3  # blocks on their way
+_PROGRAMS = 264  # about as many, if there are blocks for them: two for each processor of an H100 or H200
 _LEAST_QUERIES, _MOST_QUERIES = 16, 64  # of a program: the rows of the smallest product on tensor cores; no fewer fit
 _HIDDEN = -1e30
 
-# Of I blocks: what R queries of a head would get if there were no other [B, K, I, R, H], and the logarithm of the sum
-# of the scores' exponentials [B, K, I, R].
-_Found = tuple[Array, Array]
+KeyValue = tuple[Array, Array]  # of a token [B, K, H], or of a cache [B, K, H, T] and [B, K, T, H]
+
+# Of I parts of the keys: what R queries of a head would get if there were no other [B, K, I, R, H], and the logarithm
+# of the sum of the scores' exponentials [B, K, I, R].
+_Found = Sequence[Array]
 
 
 def is_suited(query_BNH: Array, prefix_mask_PS: Array, suffix_key_BKHT: Array) -> bool:
@@ -39,7 +45,7 @@ def is_suited(query_BNH: Array, prefix_mask_PS: Array, suffix_key_BKHT: Array) -
         query_BNH.dtype in (jnp.bfloat16, jnp.float16)
         and width in (16, 32, 64, 128)
         and num_heads // suffix_key_BKHT.shape[1] <= _MOST_QUERIES
-        and all(length % _BLOCKS[-1] == 0 for length in lengths)
+        and all(length % _BLOCK == 0 for length in lengths)
     )
     if is_suited and triton is None:
         warnings.warn("this JAX has no Pallas for Triton: decoding on GPU takes plain attention", stacklevel=2)
@@ -48,42 +54,46 @@ def is_suited(query_BNH: Array, prefix_mask_PS: Array, suffix_key_BKHT: Array) -
 
 def flash_decode(
     query_BNH: Float[Array, "B N H"],
+    new: KeyValue,
     *,
-    prefix_key_PKHS: Float[Array, "P K H S"],
-    prefix_value_PKSH: Float[Array, "P K S H"],
+    prefix: KeyValue,
     prefix_mask_PS: Bool[Array, "P S"],
-    suffix_key_BKHT: Float[Array, "B K H T"],
-    suffix_value_BKTH: Float[Array, "B K T H"],
+    suffix: KeyValue,
     step: Int[Array, ""] | Int[Array, " B"],
     mesh: Mesh | None,
     interpret: bool = False,
-) -> Float[Array, "B N H"]:
+) -> tuple[Float[Array, "B N H"], KeyValue]:
     """`attention.decode_attention`, for what is suited.
 
     Args:
         mesh: rows lie over its (data, fsdp) if the prompts divide so, heads over its tensor axis; None is one device.
         interpret: computes what the kernels would on whatever device there is, slowly; for tests.
     """
-    num_prompts, prefix_length = prefix_mask_PS.shape
-    end_B = jnp.broadcast_to(step + 1, query_BNH.shape[:1])
-    is_past_BT = jnp.arange(suffix_key_BKHT.shape[-1])[None] < end_B[:, None]
     attend = partial(_attend, interpret=interpret)
     if mesh is not None:
-        is_divided = num_prompts % num_batch_shards(mesh) == 0
+        is_divided = len(prefix_mask_PS) % num_batch_shards(mesh) == 0
         rows = PartitionSpec(BATCH_AXES if is_divided else None)
         heads = PartitionSpec(*rows, "tensor")
         attend = jax.shard_map(
             attend,
             mesh=mesh,
-            in_specs=(heads, (heads, heads, rows, rows), (heads, heads, rows, rows)),
+            in_specs=(heads, heads, heads, rows, heads, rows),
             out_specs=heads,
             check_vma=False,
         )
-    prefix = prefix_key_PKHS, prefix_value_PKSH, prefix_mask_PS, jnp.full(num_prompts, prefix_length)
-    return attend(query_BNH, prefix, (suffix_key_BKHT, suffix_value_BKTH, is_past_BT, end_B))
+    return attend(query_BNH, new, prefix, prefix_mask_PS, suffix, jnp.broadcast_to(step, query_BNH.shape[:1]))
 
 
-def _attend(query_BNH: Array, prefix: tuple[Array, ...], suffix: tuple[Array, ...], *, interpret: bool) -> Array:
+def _attend(
+    query_BNH: Array,
+    new: KeyValue,
+    prefix: KeyValue,
+    prefix_mask_PS: Array,
+    suffix: KeyValue,
+    step_B: Array,
+    *,
+    interpret: bool,
+) -> tuple[Array, KeyValue]:
     num_rows, num_heads, width = query_BNH.shape
     num_prompts, num_kv_heads, _, _ = prefix[0].shape
     num_samples, num_queries = num_rows // num_prompts, num_heads // num_kv_heads
@@ -91,81 +101,168 @@ def _attend(query_BNH: Array, prefix: tuple[Array, ...], suffix: tuple[Array, ..
     together = next(
         size for size in range(num_samples, 0, -1) if not num_samples % size and size * num_queries <= _MOST_QUERIES
     )
-    query_CKGQH = jnp.swapaxes(query_BKQH.reshape(-1, together, *query_BKQH.shape[1:]), 1, 2)
-    of_prompt = _find(query_CKGQH.reshape(*query_CKGQH.shape[:2], 1, -1, width), *prefix, interpret=interpret)
-    own = _find(query_CKGQH, *suffix, interpret=interpret)
+    query_CGKQH = query_BKQH.reshape(-1, together, *query_BKQH.shape[1:])
+    of_prompt = _find(_prompt_kernel, query_CGKQH, prefix, prefix_mask_PS, is_written=False, interpret=interpret)
+    *own, key, value = _find(
+        _own_kernel, query_BKQH[:, None], suffix, step_B, *new, is_written=True, interpret=interpret
+    )
     merged_BKQH = _merge(of_prompt, own, query_BNH.dtype, interpret=interpret)
-    return merged_BKQH.reshape(query_BNH.shape)
+    return merged_BKQH.reshape(query_BNH.shape), (key, value)
 
 
 def _find(
-    query_CKGRH: Float[Array, "C K G R H"],
-    key_BKHS: Float[Array, "B K H S"],
-    value_BKSH: Float[Array, "B K S H"],
-    is_visible_BS: Bool[Array, "B S"],
-    end_B: Int[Array, " B"],
-    *,
+    kernel: Callable[..., None],
+    query_CGKQH: Float[Array, "C G K Q H"],
+    cache: KeyValue,
+    *of_cache: Array,
+    is_written: bool,
     interpret: bool,
-) -> _Found:
-    """For C * G rows of queries, equally many of which see each row of keys.
+) -> list[Array]:
+    """For C groups of rows, equally many of which read each row of a cache; a program takes a group together.
 
     Args:
-        end_B: no key of a row is visible from this column on.
+        kernel: what a program does with its queries, keys and values, its part of `of_cache`, and its results.
+        of_cache: for each row of the cache a number, or one for every column, or what every head has.
+        is_written: whether the kernel is given the caches again, among its results, to change them in place.
+
+    Returns:
+        What was found, and the caches if they are written.
     """
-    num_groups, num_kv_heads, num_samples, num_queries, width = query_CKGRH.shape
-    num_rows, length = num_groups * num_samples, is_visible_BS.shape[1]
-    num_readers = num_rows // len(is_visible_BS)
-    block = next(size for size in _BLOCKS if length % size == 0)
-    parts = (num_rows, num_kv_heads, length // block, num_queries)
+    num_groups, num_samples, num_kv_heads, num_queries, width = query_CGKQH.shape
+    num_caches, _, _, length = cache[0].shape
+    num_readers = num_groups // num_caches
+    num_parts = min(2 ** int(math.log2(max(_PROGRAMS / (num_groups * num_kv_heads), 1))), length // _BLOCK)
+    parts = (num_groups, num_kv_heads, num_parts, num_samples * num_queries)
+    query = pl.BlockSpec((None, num_samples, None, num_queries, width), lambda group, head, _: (group, 0, head, 0, 0))
+    caches = [
+        pl.BlockSpec((None, None, *each.shape[2:]), lambda group, head, _: (group // num_readers, head, 0, 0))
+        for each in cache
+    ]
+    others = {
+        1: pl.BlockSpec((1,), lambda group, head, _: (group // num_readers,)),
+        2: pl.BlockSpec((None, length), lambda group, head, _: (group // num_readers, 0)),
+        3: pl.BlockSpec((None, None, width), lambda group, head, _: (group // num_readers, head, 0)),
+    }
+    found = [
+        pl.BlockSpec((None, None, None, parts[-1], width), lambda group, head, part: (group, head, part, 0, 0)),
+        pl.BlockSpec((None, None, None, parts[-1]), lambda group, head, part: (group, head, part, 0)),
+    ]
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*parts, width), parts)]
+    shapes += [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in cache] if is_written else []
     return pl.pallas_call(
-        _find_kernel,
+        kernel,
         grid=parts[:3],
-        in_specs=[
-            pl.BlockSpec(
-                (None, None, None, num_queries, width),
-                lambda row, head, _: (row // num_samples, head, row % num_samples, 0, 0),
-            ),
-            pl.BlockSpec((None, None, width, block), lambda row, head, number: (row // num_readers, head, 0, number)),
-            pl.BlockSpec((None, None, block, width), lambda row, head, number: (row // num_readers, head, number, 0)),
-            pl.BlockSpec((None, block), lambda row, head, number: (row // num_readers, number)),
-            pl.BlockSpec((1,), lambda row, head, number: (row // num_readers,)),
-        ],
-        out_specs=(
-            pl.BlockSpec((None, None, None, num_queries, width), lambda row, head, number: (row, head, number, 0, 0)),
-            pl.BlockSpec((None, None, None, num_queries), lambda row, head, number: (row, head, number, 0)),
-        ),
-        out_shape=tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*parts, width), parts)),
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
+        in_specs=[query, *caches, *(others[each.ndim] for each in of_cache)],
+        out_specs=[*found, *caches][: len(shapes)],
+        out_shape=shapes,
+        input_output_aliases={1: 2, 2: 3} if is_written else {},
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=_AHEAD),
         interpret=interpret,
         name="flash_decode",
-    )(query_CKGRH, key_BKHS, value_BKSH, is_visible_BS, end_B)
+    )(query_CGKQH, *cache, *of_cache)
 
 
-def _find_kernel(
-    query_ref: Any, key_ref: Any, value_ref: Any, is_visible_ref: Any, end_ref: Any, output_ref: Any, log_ref: Any
+def _prompt_kernel(query_ref: Any, key_ref: Any, value_ref: Any, mask_ref: Any, output_ref: Any, log_ref: Any) -> None:
+    query_RH = _queries(query_ref)
+    num_queries, width = query_RH.shape
+    nothing = jnp.full(num_queries, _HIDDEN), jnp.zeros(num_queries), jnp.zeros((num_queries, width))
+    found = _walk(query_RH, key_ref, value_ref, lambda block: mask_ref[block], nothing, len(mask_ref) // _BLOCK)
+    _store(found, query_ref, output_ref, log_ref)
+
+
+def _own_kernel(
+    query_ref: Any,
+    key_ref: Any,
+    value_ref: Any,
+    step_ref: Any,
+    new_key_ref: Any,
+    new_value_ref: Any,
+    output_ref: Any,
+    log_ref: Any,
+    written_key_ref: Any,
+    written_value_ref: Any,
 ) -> None:
-    num_queries, width = query_ref.shape
+    """The first part begins with the new token and writes it; no part reads its column."""
+    query_RH, step, is_first = _queries(query_ref), step_ref[0], pl.program_id(2) == 0
+    new_key_H, new_value_H = new_key_ref[...], new_value_ref[...]
+    score_R = query_RH.shape[1] ** -0.5 * jnp.sum(
+        query_RH.astype(jnp.float32) * new_key_H.astype(jnp.float32)[None], axis=1
+    )
+    start = (
+        jnp.where(is_first, score_R, _HIDDEN),
+        jnp.where(is_first, jnp.ones_like(score_R), 0.0),
+        jnp.where(is_first, jnp.broadcast_to(new_value_H.astype(jnp.float32)[None], query_RH.shape), 0.0),
+    )
+
+    def is_visible(block: Any) -> Bool[Array, " S"]:
+        return block.start + jnp.arange(_BLOCK) < step
+
+    found = _walk(query_RH, key_ref, value_ref, is_visible, start, pl.cdiv(step, _BLOCK))
+    _store(found, query_ref, output_ref, log_ref)
+
+    @pl.when(is_first)
+    def _() -> None:
+        written_key_ref[:, step] = new_key_H
+        written_value_ref[step, :] = new_value_H
+
+
+def _walk(
+    query_RH: Array,
+    key_ref: Any,
+    value_ref: Any,
+    is_visible: Callable[[Any], Array],
+    start: tuple[Array, Array, Array],
+    num_blocks: Any,
+) -> tuple[Array, Array, Array]:
+    """Through this program's part of the first blocks of keys.
+
+    Args:
+        is_visible: (the columns of a block) -> which of them are.
+        start: what was found before: of every query the largest score, and relative to its exponential the sum of the
+            exponentials, and of these with the values.
+
+    Returns:
+        The same with all that is found.
+    """
+    in_part = pl.cdiv(num_blocks, pl.num_programs(2))
+    first = pl.program_id(2) * in_part
+
+    def step(number: Array, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        top_R, total_R, sum_RH = found
+        block = pl.ds(number * _BLOCK, _BLOCK)
+        score_RS = jnp.dot(query_RH, key_ref[:, block], preferred_element_type=jnp.float32)
+        score_RS = jnp.where(is_visible(block)[None], query_RH.shape[1] ** -0.5 * score_RS, _HIDDEN)
+        new_top_R = jnp.maximum(top_R, jnp.max(score_RS, axis=1))
+        weight_RS, kept_R = jnp.exp(score_RS - new_top_R[:, None]), jnp.exp(top_R - new_top_R)
+        value_SH = value_ref[block, :]
+        added_RH = jnp.dot(weight_RS.astype(value_SH.dtype), value_SH, preferred_element_type=jnp.float32)
+        return new_top_R, kept_R * total_R + jnp.sum(weight_RS, axis=1), kept_R[:, None] * sum_RH + added_RH
+
+    return jax.lax.fori_loop(first, jnp.minimum(first + in_part, num_blocks), step, start)
+
+
+def _store(found: tuple[Array, Array, Array], query_ref: Any, output_ref: Any, log_ref: Any) -> None:
+    top_R, total_R, sum_RH = found
+    rows, is_query_R = _rows(query_ref)
+    total_R = jnp.maximum(total_R, 1e-30)  # of a part without keys: so that what it found is finite, and weighs nothing
+    triton.store(output_ref.at[rows, :], sum_RH / total_R[:, None], mask=is_query_R[:, None])
+    triton.store(log_ref.at[rows], top_R + jnp.log(total_R), mask=is_query_R)
+
+
+def _queries(query_ref: Any) -> Float[Array, "R H"]:
+    """Those of all samples; keys and values are loaded whole: with a mask they would be read number by number."""
+    _, num_queries, width = query_ref.shape
+    _, is_query_R = _rows(query_ref)
+    row_R1 = jnp.arange(len(is_query_R))[:, None]
+    places = query_ref.at[row_R1 // num_queries, row_R1 % num_queries, jnp.arange(width)[None]]
+    return triton.load(places, mask=is_query_R[:, None], other=0.0)
+
+
+def _rows(query_ref: Any) -> tuple[Any, Bool[Array, " R"]]:
+    """As many as the smallest product has, or the next power of two, and which of them there are queries for."""
+    num_queries = query_ref.shape[0] * query_ref.shape[1]
     num_padded = max(_LEAST_QUERIES, pl.next_power_of_2(num_queries))
-    rows, is_query_R = pl.ds(0, num_padded), jnp.arange(num_padded) < num_queries
-    has_keys = pl.program_id(2) * len(is_visible_ref) < end_ref[0]
-
-    @pl.when(has_keys)
-    def _() -> None:
-        query_RH = triton.load(query_ref.at[rows, :], mask=is_query_R[:, None], other=0.0)
-        key_HS, value_SH = key_ref[...], value_ref[...]  # without a mask, which would have them read number by number
-        is_visible_1S = is_visible_ref[...][None]
-        score_RS = width**-0.5 * jnp.dot(query_RH, key_HS, preferred_element_type=jnp.float32)
-        score_RS = jnp.where(is_visible_1S, score_RS, _HIDDEN)
-        top_R = jnp.max(score_RS, axis=1)
-        weight_RS = jnp.exp(score_RS - top_R[:, None])
-        total_R = jnp.sum(weight_RS, axis=1)
-        sum_RH = jnp.dot(weight_RS.astype(value_SH.dtype), value_SH, preferred_element_type=jnp.float32)
-        triton.store(output_ref.at[rows, :], sum_RH / total_R[:, None], mask=is_query_R[:, None])
-        triton.store(log_ref.at[rows], top_R + jnp.log(total_R), mask=is_query_R)
-
-    @pl.when(jnp.logical_not(has_keys))
-    def _() -> None:
-        triton.store(log_ref.at[rows], jnp.full(num_padded, _HIDDEN), mask=is_query_R)  # so nobody reads the output
+    return pl.ds(0, num_padded), jnp.arange(num_padded) < num_queries
 
 
 def _merge(of_prompt: _Found, own: _Found, dtype: Any, *, interpret: bool) -> Float[Array, "B K Q H"]:
@@ -180,10 +277,10 @@ def _merge(of_prompt: _Found, own: _Found, dtype: Any, *, interpret: bool) -> Fl
         return row, head, 0, query
 
     def specs(found: _Found, place: Any) -> tuple[pl.BlockSpec, pl.BlockSpec]:
-        num_blocks = found[0].shape[2]
+        num_parts = found[0].shape[2]
         return (
-            pl.BlockSpec((None, None, num_blocks, None, width), lambda *index: (*place(*index), 0)),
-            pl.BlockSpec((None, None, num_blocks, None), place),
+            pl.BlockSpec((None, None, num_parts, None, width), lambda *index: (*place(*index), 0)),
+            pl.BlockSpec((None, None, num_parts, None), place),
         )
 
     return pl.pallas_call(
@@ -207,12 +304,12 @@ def _merge_kernel(output_ref: Any, log_ref: Any, own_output_ref: Any, own_log_re
 
 
 def _logs(ref: Any) -> Array:
-    """Of all blocks, filled up to a power of two by blocks in which nothing is seen."""
+    """Of all parts, filled up to a power of two by parts in which nothing is seen."""
     num_padded = pl.next_power_of_2(ref.shape[0])
     return triton.load(ref.at[pl.ds(0, num_padded)], mask=jnp.arange(num_padded) < ref.shape[0], other=_HIDDEN)
 
 
 def _weighted(ref: Any, share_I: Array) -> Array:
-    """The sum over blocks; those without a share may hold anything."""
-    output_IH = triton.load(ref.at[pl.ds(0, len(share_I)), :], mask=share_I[:, None] > 0, other=0.0)
+    is_part_I = jnp.arange(len(share_I)) < ref.shape[0]
+    output_IH = triton.load(ref.at[pl.ds(0, len(share_I)), :], mask=is_part_I[:, None], other=0.0)
     return jnp.sum(share_I[:, None] * output_IH, axis=0)

@@ -168,17 +168,20 @@ def test_decoding_equals_the_last_query_of_whole_sequences(step: int):
     prefix_key, prefix_value = _random(2, num_prompts, prefix_length, K, H, seed=5)
     suffix_key, suffix_value = _random(2, num_rows, suffix_length, K, H, seed=6)
     query_BNH = _random(num_rows, N, H, seed=7)
+    stale_key, stale_value = (part.copy() for part in (suffix_key, suffix_value))
+    stale_key[:, step] = stale_value[:, step] = np.nan
 
-    actual_BNH = decode_attention(
+    actual_BNH, (written_key, written_value) = decode_attention(
         query_BNH,
-        prefix_key_PKHS=np.moveaxis(prefix_key, 1, 3),
-        prefix_value_PKSH=prefix_value.swapaxes(1, 2),
+        (suffix_key[:, step], suffix_value[:, step]),
+        prefix=(np.moveaxis(prefix_key, 1, 3), prefix_value.swapaxes(1, 2)),
         prefix_mask_PS=prefix_mask_PS,
-        suffix_key_BKHT=np.moveaxis(suffix_key, 1, 3),
-        suffix_value_BKTH=suffix_value.swapaxes(1, 2),
+        suffix=(np.moveaxis(stale_key, 1, 3), stale_value.swapaxes(1, 2)),
         step=jnp.int32(step),
         platform="cpu",
     )
+    np.testing.assert_array_equal(written_key, np.moveaxis(suffix_key, 1, 3))
+    np.testing.assert_array_equal(written_value, suffix_value.swapaxes(1, 2))
     prompt_of_row = np.arange(num_rows) // num_generations
     written = slice(0, step + 1)
     mask_BS = np.concatenate([prefix_mask_PS[prompt_of_row], np.ones((num_rows, step + 1), bool)], axis=1)

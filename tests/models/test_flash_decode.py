@@ -12,28 +12,36 @@ from r1vl_jax.sharding import make_mesh
 
 
 def _inputs(num_prompts: int, num_samples: int, num_kv_heads: int, group: int, width: int, prefix: int, suffix: int):
-    """Queries, caches and the mask of the prompts, the first of which is short."""
+    """Queries, a new key and value, and caches with the mask of the prompts, the first of which is short."""
     rng = np.random.default_rng(0)
     num_rows = num_prompts * num_samples
 
     def normal(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
 
+    def caches(rows: int, length: int) -> tuple[jax.Array, jax.Array]:
+        return normal(rows, num_kv_heads, width, length), normal(rows, num_kv_heads, length, width)
+
     mask_PS = np.ones((num_prompts, prefix), bool)
     mask_PS[0, : prefix - 5] = False
-    caches = {
-        "prefix_key_PKHS": normal(num_prompts, num_kv_heads, width, prefix),
-        "prefix_value_PKSH": normal(num_prompts, num_kv_heads, prefix, width),
-        "prefix_mask_PS": mask_PS,
-        "suffix_key_BKHT": normal(num_rows, num_kv_heads, width, suffix),
-        "suffix_value_BKTH": normal(num_rows, num_kv_heads, suffix, width),
+    new = normal(num_rows, num_kv_heads, width), normal(num_rows, num_kv_heads, width)
+    settings = {
+        "prefix": caches(num_prompts, prefix),
+        "prefix_mask_PS": jnp.asarray(mask_PS),
+        "suffix": caches(num_rows, suffix),
     }
-    return normal(num_rows, num_kv_heads * group, width), caches
+    return normal(num_rows, num_kv_heads * group, width), new, settings
 
 
-def _exact(query_BNH, caches, step) -> np.ndarray:
-    wide = {name: each if each.dtype == bool else each.astype(jnp.float32) for name, each in caches.items()}
-    return np.asarray(decode_attention(query_BNH.astype(jnp.float32), **wide, step=step, platform="cpu"))
+def _check(actual, query_BNH, new, settings, step) -> None:
+    """As plain attention in float32; the caches are the same to the bit."""
+    inputs = jax.tree.map(
+        lambda each: each if each.dtype == bool else each.astype(jnp.float32), (query_BNH, new, settings)
+    )
+    output, suffix = decode_attention(*inputs[:2], **inputs[2], step=step, platform="cpu")
+    assert jnp.linalg.norm(actual[0].astype(jnp.float32) - output) < 4e-3 * jnp.linalg.norm(output)
+    for written, expected in zip(actual[1], suffix, strict=True):
+        np.testing.assert_array_equal(written.astype(jnp.float32), expected)
 
 
 @pytest.mark.parametrize(
@@ -48,39 +56,38 @@ def _exact(query_BNH, caches, step) -> np.ndarray:
 )
 @pytest.mark.parametrize("is_common", [True, False])
 def test_it_is_the_plain_attention(sizes, steps, is_common):
-    query_BNH, caches = _inputs(*sizes)
+    query_BNH, new, settings = _inputs(*sizes)
     last = sizes[-1] - 1
     for step in steps:
         step = jnp.int32(step) if is_common else (step + 40 * jnp.arange(len(query_BNH))) % last
-        expected = _exact(query_BNH, caches, step)
-        actual = np.asarray(flash_decode(query_BNH, **caches, step=step, mesh=None, interpret=True), np.float32)
-        assert np.linalg.norm(actual - expected) < 4e-3 * np.linalg.norm(expected)
+        actual = flash_decode(query_BNH, new, **settings, step=step, mesh=None, interpret=True)
+        _check(actual, query_BNH, new, settings, step)
 
 
-def test_columns_behind_the_step_may_hold_anything():
-    query_BNH, caches = _inputs(2, 2, 2, 3, 32, 64, 192)
-    for name, axis in (("suffix_key_BKHT", 3), ("suffix_value_BKTH", 2)):
-        column = jnp.expand_dims(jnp.arange(192), [each for each in range(4) if each != axis])
-        caches[name] = jnp.where(column > 70, 1e4, caches[name])
-    expected = _exact(query_BNH, caches, jnp.int32(70))
-    actual = np.asarray(flash_decode(query_BNH, **caches, step=jnp.int32(70), mesh=None, interpret=True), np.float32)
-    assert np.linalg.norm(actual - expected) < 4e-3 * np.linalg.norm(expected)
+@pytest.mark.parametrize("step", [63, 64, 70])
+def test_columns_from_the_step_on_may_hold_anything(step):
+    query_BNH, new, settings = _inputs(2, 2, 2, 3, 32, 64, 192)
+    key_BKHT, value_BKTH = settings["suffix"]
+    column = jnp.arange(192)
+    settings["suffix"] = jnp.where(column >= step, 1e4, key_BKHT), jnp.where(column[:, None] >= step, 1e4, value_BKTH)
+    actual = flash_decode(query_BNH, new, **settings, step=jnp.int32(step), mesh=None, interpret=True)
+    _check(actual, query_BNH, new, settings, jnp.int32(step))
 
 
 @pytest.mark.parametrize("num_prompts", [4, 3])
 def test_devices_have_their_own_rows_and_heads(num_prompts):
     """Three prompts do not divide over four parts: then every part has all of them."""
     mesh = make_mesh(Mesh(data=1, fsdp=4, tensor=2), jax.devices()[:8])
-    query_BNH, caches = _inputs(num_prompts, 2, 2, 3, 32, 64, 64)
+    query_BNH, new, settings = _inputs(num_prompts, 2, 2, 3, 32, 64, 64)
 
-    def attend(query_BNH, caches):
-        return flash_decode(query_BNH, **caches, step=jnp.int32(20), mesh=mesh, interpret=True)
+    def attend(query_BNH, new, settings):
+        return flash_decode(query_BNH, new, **settings, step=jnp.int32(20), mesh=mesh, interpret=True)
 
-    output = jax.jit(attend)(query_BNH, caches)
-    expected = _exact(query_BNH, caches, jnp.int32(20))
-    assert np.linalg.norm(np.asarray(output, np.float32) - expected) < 4e-3 * np.linalg.norm(expected)
+    actual = jax.jit(attend)(query_BNH, new, settings)
+    _check(jax.device_get(actual), query_BNH, new, settings, jnp.int32(20))
     rows = 2 if num_prompts == 4 else 6
-    assert {shard.data.shape for shard in output.addressable_shards} == {(rows, 3, 32)}
+    assert {shard.data.shape for shard in actual[0].addressable_shards} == {(rows, 3, 32)}
+    assert {shard.data.shape for shard in actual[1][0].addressable_shards} == {(rows, 1, 32, 64)}
 
 
 @pytest.mark.parametrize(

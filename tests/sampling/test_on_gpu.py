@@ -12,18 +12,24 @@ from small import DEFINITION, EOS, in_rows, make_params, make_prompts
 from r1vl_jax import sharding
 from r1vl_jax.arrays import Rollout
 from r1vl_jax.config import Mesh
-from r1vl_jax.models import cudnn, flash_decode
+from r1vl_jax.models import cudnn, few_rows, flash_decode
+from r1vl_jax.models.lora import LoRA
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
 
 NUM_PROMPTS, PROMPT_LENGTH, MAX_LENGTH = 4, 64, 64  # whole blocks
+# As wide as the kernels of linear maps want it.
+WIDE = dataclasses.replace(
+    DEFINITION,
+    config=dataclasses.replace(DEFINITION.config, hidden_size=128, intermediate_size=192, mrope_section=(8, 4, 4)),
+)
 
 
 @pytest.fixture
 def calls(monkeypatch) -> dict[str, list[Any]]:
     """Meshes of the calls of each kernel, which take float32 here."""
-    seen: dict[str, list[Any]] = {"cudnn": [], "flash_decode": []}
+    seen: dict[str, list[Any]] = {"cudnn": [], "flash_decode": [], "few_rows": []}
 
     def watched(name: str, kernel: Any, **settings: Any) -> Any:
         def call(*inputs: Any, **others: Any) -> Any:
@@ -32,18 +38,21 @@ def calls(monkeypatch) -> dict[str, list[Any]]:
 
         return call
 
-    for module in (cudnn, flash_decode):
+    for module in (cudnn, flash_decode, few_rows):
         monkeypatch.setattr(module, "is_suited", lambda *inputs, **settings: True)
     attend, decode = cudnn.cudnn_attention, flash_decode.flash_decode
     monkeypatch.setattr(cudnn, "cudnn_attention", watched("cudnn", attend, implementation="xla"))
     monkeypatch.setattr(flash_decode, "flash_decode", watched("flash_decode", decode, interpret=True))
+    monkeypatch.setattr(few_rows, "_call", watched("few_rows", few_rows._call, interpret=True))
     return seen
 
 
-def _sampled(platform: str, mesh: jax.sharding.Mesh, slots: int = 0) -> tuple[Sampler, Rollout]:
-    definition = dataclasses.replace(DEFINITION, platform=platform, mesh=mesh)
-    sampler = Sampler(definition, Temperature(1.0), 2, MAX_LENGTH, (EOS,), (), slots=slots, tensor=1)
-    params = make_params(scale=0.5)
+def _sampled(
+    platform: str, mesh: jax.sharding.Mesh, slots: int = 0, tensor: int = 1, lora: LoRA | None = None
+) -> tuple[Sampler, Rollout]:
+    definition = dataclasses.replace(WIDE, platform=platform, mesh=mesh, lora=lora)
+    sampler = Sampler(definition, Temperature(1.0), 2, MAX_LENGTH, (EOS,), (), slots=slots, tensor=tensor)
+    params = make_params(scale=0.25, definition=dataclasses.replace(WIDE, lora=lora))
     params = jax.device_put(params, sharding.shardings(params, mesh))
     prompts = sharding.divide(in_rows(make_prompts(NUM_PROMPTS, length=PROMPT_LENGTH)), mesh)
     return sampler, sample(sampler, params, prompts, jax.random.key(1))
@@ -54,10 +63,30 @@ def _plain() -> Rollout:
     return _sampled("cpu", sharding.make_mesh(Mesh(1, 1, 1), jax.devices()[:1]))[1]
 
 
-@pytest.mark.parametrize(("sizes", "slots"), [((1, 1, 1), 0), ((1, 1, 1), 3), ((1, 2, 2), 0)])
-def test_completions_are_those_of_plain_attention(calls, sizes, slots):
+@pytest.mark.parametrize(
+    ("sizes", "slots", "tensor"), [((1, 1, 1), 0, 1), ((1, 1, 1), 3, 1), ((1, 2, 2), 0, 1), ((1, 2, 2), 0, 2)]
+)
+def test_completions_are_those_of_plain_computation(calls, sizes, slots, tensor):
+    """The kernels of linear maps want whole matrices."""
     mesh = sharding.make_mesh(Mesh(*sizes), jax.devices()[: np.prod(sizes)])
-    sampler, rollout = _sampled("gpu", mesh, slots)
+    sampler, rollout = _sampled("gpu", mesh, slots, tensor)
+    _check(rollout)
+    layers = WIDE.config.num_hidden_layers
+    assert len(calls["cudnn"]) >= 2  # of the tower and of the prompts
+    assert calls["flash_decode"] == [None if tensor == 1 else sampler.mesh] * layers
+    assert len(calls["few_rows"]) == (7 * layers if tensor == 1 else 0)
+
+
+def test_adapters_are_multiplied_without_the_kernels_of_linear_maps(calls):
+    """A fresh adapter changes nothing."""
+    mesh = sharding.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    _, rollout = _sampled("gpu", mesh, lora=LoRA(4, 8.0, ("q_proj", "down_proj")))
+    _check(rollout)
+    assert calls["flash_decode"]
+    assert not calls["few_rows"]
+
+
+def _check(rollout: Rollout) -> None:
     expected = _plain()
     mask_BT = np.asarray(expected.completions.mask_BT)
     assert 8 < mask_BT.sum() < mask_BT.size
@@ -65,6 +94,3 @@ def test_completions_are_those_of_plain_attention(calls, sizes, slots):
     tokens = (np.where(mask_BT, each.completions.token_BT, 0) for each in (rollout, expected))
     np.testing.assert_array_equal(*tokens)
     np.testing.assert_allclose(rollout.logp_BT, expected.logp_BT, atol=2e-3)
-    assert len(calls["cudnn"]) >= 2  # of the tower and of the prompts
-    assert len(calls["flash_decode"]) >= DEFINITION.config.num_hidden_layers
-    assert set(calls["flash_decode"]) == {sampler.mesh}

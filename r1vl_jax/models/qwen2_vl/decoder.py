@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from r1vl_jax.arrays import Params
 from r1vl_jax.models.attention import decode_attention
+from r1vl_jax.models.qwen2_vl import gpu_layers
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.model import Definition, Qwen2VL
 from r1vl_jax.models.qwen2_vl.rope import Rotation, text_rotation
@@ -24,13 +25,14 @@ class Decoder:
             mesh: the devices of the definition as sampling lays them out.
         """
         layer, norm = _graphdefs(definition)
-        self._config, self._dtype = definition.config, jnp.dtype(definition.dtype)
-        self._attend = functools.partial(decode_attention, platform=definition.platform, mesh=mesh)
+        self._definition, self._mesh = definition, mesh
         self._embedding_VD = copy["embed_tokens"]["embedding"]
         self._layers = [nnx.merge(layer, params) for params in copy["layers"]]
         self._norm = nnx.merge(norm, copy["norm"])
         head_DV = copy["lm_head"]["kernel"] if "lm_head" in copy else self._embedding_VD.T
-        self.head_DV: Float[Array, "D V"] = head_DV.astype(self._dtype)
+        self.head_DV: Float[Array, "D V"] = head_DV.astype(definition.dtype)
+        may_have_kernels = definition.platform == "gpu" and definition.lora is None
+        self._gpu_layers = gpu_layers.make_layers(copy["layers"], copy["norm"]) if may_have_kernels else None
 
     def rotation(self, next_position_B: Int[Array, " B"], length: int) -> Rotation:
         """Angles of the first `length` tokens behind each prompt, [B, T, H/2].
@@ -41,7 +43,7 @@ class Decoder:
             next_position_B: rope position of the first token, the same in time, height and width.
         """
         position_BT = next_position_B[:, None] + jnp.arange(length)[None]
-        return text_rotation(jnp.broadcast_to(position_BT[None], (3, *position_BT.shape)), self._config)
+        return text_rotation(jnp.broadcast_to(position_BT[None], (3, *position_BT.shape)), self._definition.config)
 
     def __call__(
         self,
@@ -61,7 +63,23 @@ class Decoder:
         Returns:
             Hidden states behind the final norm, for drawing the next token, and the suffix with this one in it.
         """
-        x_B1D = self._embedding_VD[token_B[:, None]].astype(self._dtype)
+        definition, mesh = self._definition, self._mesh
+        x_B1D = self._embedding_VD[token_B[:, None]].astype(definition.dtype)
+        if self._gpu_layers is not None and gpu_layers.are_suited(
+            definition.config, definition.dtype, mesh, num_rows=len(token_B), num_prompts=len(prefix.mask_PS)
+        ):
+            return gpu_layers.read_token(
+                self._gpu_layers,
+                x_B1D[:, 0],
+                self._layers[0].input_layernorm(x_B1D)[:, 0],
+                rotation,
+                prefix=prefix,
+                suffix=suffix,
+                step=step,
+                config=definition.config,
+                mesh=mesh,
+            )
+        attend = functools.partial(decode_attention, platform=definition.platform, mesh=mesh)
         key_BKHT, value_BKTH = [], []
         for index, layer in enumerate(self._layers):
             x_B1D, (key, value) = layer.decode(
@@ -71,7 +89,7 @@ class Decoder:
                 prefix_mask_PS=prefix.mask_PS,
                 suffix=(suffix.key_BKHT[index], suffix.value_BKTH[index]),
                 step=step,
-                attend=self._attend,
+                attend=attend,
             )
             key_BKHT.append(key)
             value_BKTH.append(value)

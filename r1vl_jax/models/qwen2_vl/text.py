@@ -12,7 +12,7 @@ from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
 
 KeyValue = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
-CachedKeyValue = tuple[Float[Array, "B K H T"], Float[Array, "B K T H"]]  # as `cache` has them
+Cached = tuple[Float[Array, "B K H T"], Float[Array, "B K T H"]]  # as `cache` has them
 
 
 class SelfAttention(nnx.Module):
@@ -76,30 +76,27 @@ class DecoderLayer(nnx.Module):
         x_B1D: Float[Array, "B 1 D"],
         rotation: Rotation,
         *,
-        prefix: CachedKeyValue,
+        prefix: Cached,
         prefix_mask_PS: Bool[Array, "P S"],
-        suffix: CachedKeyValue,
+        suffix: Cached,
         step: Int[Array, ""] | Int[Array, " B"],
         attend: Attend,
-    ) -> tuple[Float[Array, "B 1 D"], CachedKeyValue]:
+    ) -> tuple[Float[Array, "B 1 D"], Cached]:
         """One new token per row, written into column `step` of the suffix, which is returned.
 
         Args:
             attend: `attention.decode_attention` for one platform and mesh.
         """
-        query_B1NH, (key_B1KH, value_B1KH) = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
-        key_BKHT = _written(suffix[0], key_B1KH[:, 0], step, axis=3)
-        value_BKTH = _written(suffix[1], value_B1KH[:, 0], step, axis=2)
-        mixed_BNH = attend(
+        query_B1NH, new = self.self_attn.project(self.input_layernorm(x_B1D), rotation)
+        mixed_BNH, suffix = attend(
             query_B1NH[:, 0],
-            prefix_key_PKHS=prefix[0],
-            prefix_value_PKSH=prefix[1],
+            (new[0][:, 0], new[1][:, 0]),
+            prefix=prefix,
             prefix_mask_PS=prefix_mask_PS,
-            suffix_key_BKHT=key_BKHT,
-            suffix_value_BKTH=value_BKTH,
+            suffix=suffix,
             step=step,
         )
-        return self._add(x_B1D, mixed_BNH[:, None]), (key_BKHT, value_BKTH)
+        return self._add(x_B1D, mixed_BNH[:, None]), suffix
 
     def _add(self, x_BTD: Float[Array, "B T D"], mixed_BTNH: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         x_BTD = x_BTD + self.self_attn.o_proj(mixed_BTNH.reshape(x_BTD.shape))
@@ -122,17 +119,6 @@ class Text(nnx.Module):
     def embed(self, token: Int[Array, "*tokens"]) -> Float[Array, "*tokens D"]:
         # Rows first, cast after: nnx.Embed would cast the whole table.
         return self.embed_tokens.embedding[token].astype(self.embed_tokens.dtype)
-
-
-def _written(
-    cache: Float[Array, "B K *T"], new_BKH: Float[Array, "B K H"], step: Int[Array, ""] | Int[Array, " B"], *, axis: int
-) -> Float[Array, "B K *T"]:
-    """The cache with a column replaced, the same one of all rows or one of each; `axis` counts the columns."""
-    if jnp.ndim(step) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, jnp.expand_dims(new_BKH, axis), step, axis)
-    row_B = jnp.arange(len(cache))
-    at = (row_B, slice(None), step) if axis == 2 else (row_B, slice(None), slice(None), step)
-    return cache.at[at].set(new_BKH)
 
 
 def _norm(config: Config, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:

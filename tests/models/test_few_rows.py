@@ -1,0 +1,106 @@
+"""The kernels of decoding's linear maps on GPU, computed by Pallas' interpreter: the same as plain products."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jaxtyping import Array
+
+from r1vl_jax.config import Mesh
+from r1vl_jax.models import few_rows
+from r1vl_jax.models.presets import PRESETS
+from r1vl_jax.models.qwen2_vl.gpu_layers import are_suited
+from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
+from r1vl_jax.sharding import make_mesh
+
+ROUNDED = 3e-3  # of the norm: what bfloat16 leaves of a result
+
+
+@pytest.fixture(autouse=True)
+def _interpreted(monkeypatch):
+    monkeypatch.setattr(few_rows, "_call", functools.partial(few_rows._call, interpret=True))
+
+
+def _normal(number: int, *shape: int, scale: float = 1.0) -> Array:
+    return (scale * jax.random.normal(jax.random.key(number), shape)).astype(jnp.bfloat16)
+
+
+def _error(actual: Array, expected: Array) -> float:
+    assert actual.shape == expected.shape
+    return float(jnp.linalg.norm(actual.astype(jnp.float32) - expected) / jnp.linalg.norm(expected))
+
+
+def _wide(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(array.astype(jnp.float32) for array in arrays)
+
+
+ROWS = pytest.mark.parametrize("num_rows", [1, 16, 24, 64, 100, 128])
+
+
+@ROWS
+@pytest.mark.parametrize("dim", [64, 768, 1536])
+def test_products(num_rows, dim):
+    """In parts: all of the matrix, and none of it twice."""
+    x, kernel = _normal(0, num_rows, dim), _normal(1, dim, 320, scale=dim**-0.5)
+    wide_x, wide_kernel = _wide(x, kernel)
+    parts = few_rows.product(x, kernel)
+    assert parts.dtype == jnp.float32
+    assert len(parts) == {64: 1, 768: 2, 1536: 4}[dim]
+    assert _error(jnp.sum(parts, axis=0), wide_x @ wide_kernel) < 1e-6
+
+
+@ROWS
+def test_gated_products(num_rows):
+    x, gate, up = _normal(0, num_rows, 768), _normal(1, 768, 192, scale=0.1), _normal(2, 768, 192, scale=0.1)
+    wide_x, wide_gate, wide_up = _wide(x, gate, up)
+    assert _error(few_rows.gated(x, gate, up), jax.nn.silu(wide_x @ wide_gate) * (wide_x @ wide_up)) < ROUNDED
+
+
+@pytest.mark.parametrize("dim", [64, 320, 1536])
+def test_sums_and_their_norms(dim):
+    x, scale, added = (
+        _normal(0, 5, dim),
+        1 + _normal(1, dim, scale=0.1),
+        jax.random.normal(jax.random.key(2), (3, 5, dim)),
+    )
+    total, normed = few_rows.add_and_norm(x, added, scale, epsilon=0.5)
+    wide_x, wide_scale = _wide(x, scale)
+    expected = wide_x + jnp.sum(added, axis=0)
+    mean_square = jnp.mean(expected**2, axis=1, keepdims=True)
+    assert _error(total, expected) < ROUNDED
+    assert _error(normed, expected / jnp.sqrt(mean_square + 0.5) * wide_scale[None]) < ROUNDED
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "width"), [(6, 2, 64), (1, 1, 32)])
+def test_heads_are_told_apart_and_rotated(num_heads, num_kv_heads, width):
+    every = num_heads + 2 * num_kv_heads
+    projected = jax.random.normal(jax.random.key(0), (3, 5, every * width))
+    bias, angle = _normal(1, every * width), jax.random.normal(jax.random.key(2), (5, width // 2))
+    actual = few_rows.heads(projected, bias, jnp.cos(angle), jnp.sin(angle), num_kv_heads=num_kv_heads)
+    head = (jnp.sum(projected, axis=0) + bias.astype(jnp.float32)[None]).reshape(5, 1, every, width)
+    turned = rotate(head, Rotation(jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]))[:, 0]
+    key, value = turned[:, num_heads : num_heads + num_kv_heads], head[:, 0, -num_kv_heads:]
+    for each, expected in zip(actual, (turned[:, :num_heads], key, value), strict=True):
+        assert _error(each, expected) < ROUNDED
+
+
+@pytest.mark.parametrize(
+    ("preset", "dtype", "sizes", "num_prompts", "expected"),
+    [
+        ("2b", "bfloat16", (1, 1, 1), 3, True),
+        ("7b", "bfloat16", (2, 4, 1), 8, True),
+        ("tiny", "float16", None, 3, True),
+        ("7b", "float32", (1, 1, 1), 8, False),
+        ("7b", "bfloat16", (2, 4, 1), 4, False),  # prompts that do not divide
+        ("7b", "bfloat16", (1, 4, 2), 8, False),  # half of a matrix
+    ],
+)
+def test_what_is_suited(preset, dtype, sizes, num_prompts, expected):
+    mesh = sizes and make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
+    assert are_suited(PRESETS[preset], dtype, mesh, num_rows=2 * num_prompts, num_prompts=num_prompts) == expected
+
+
+def test_a_jax_without_its_compiler_is_seen(monkeypatch):
+    monkeypatch.setattr(few_rows, "triton", None)
+    assert not are_suited(PRESETS["2b"], "bfloat16", None, num_rows=4, num_prompts=2)
