@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure of one GPU with 141 GB: kernels, the programs of 2B and 7B (LoRA), a short run of all stages.
+# Every figure of one GPU with 141 GB: kernels, programs of 2B, of 7B with LoRA, its decoding, a short run of all stages.
 #
 #   [PROGRAMS=decode,update] [REPEATS=5] [LIMIT=1800] benchmarks/gpu.sh DIRECTORY
 #
@@ -24,8 +24,9 @@ programs+=(--config.loss.logp_chunk_size=4096)
 part python3 -m benchmarks.kernels
 part python3 -m benchmarks.programs --config=configs/2b.py --json="$out/2b.json" "${programs[@]}" \
   --config.train.micro_batches=4 --config.model.scan_layers=False
-part python3 -m benchmarks.programs --config=configs/7b.py --json="$out/7b.json" "${programs[@]}" \
+part python3 -m benchmarks.programs --config=configs/7b.py --json="$out/7b_lora.json" "${programs[@]}" \
   --config.train.micro_batches=8 --config.model.lora_r=64
+part python3 -m benchmarks.programs --config=configs/7b.py --json="$out/7b.json" "${programs[@]}" --programs=decode
 part python3 -m r1vl_jax.train --config=configs/tiny.py --config.workdir="$out/tiny" --config.model.dtype=bfloat16 \
   --config.{alignment,warmup,train}.max_steps=3 --config.data.{train,warmup,alignment,eval}_records=256 \
   --config.eval.{num_problems,batch_size}=32 --config.eval.{steps,supervised_steps}=0
