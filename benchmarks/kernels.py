@@ -3,15 +3,16 @@
     python -m benchmarks.kernels [--prompts=16] [--length=1024]
 
 Prints how far the results are from those of float32, as a share of their norm, and the least seconds: of attention,
-forward and back for a quarter of the prompts, and of decoding's attention and linear maps. The exit status is 1 where
-there is no kernel, or one that is further from it than twice the plain computation in bfloat16.
+forward and back for a quarter of the prompts, of decoding's attention, and of a whole layer of it (with a copy of its
+caches, which decoding does not make). The exit status is 1 where there is no kernel, or one that is further from it
+than twice the plain computation in bfloat16.
 """
 
 import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,13 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.ceilings import least_seconds
-from r1vl_jax.models import cudnn, few_rows, flash_decode
+from r1vl_jax.models import cudnn, flash_decode
 from r1vl_jax.models.attention import attention, decode_attention
 from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.flash_decode import KeyValue
 from r1vl_jax.models.presets import PRESETS
+from r1vl_jax.models.qwen2_vl import gpu_layers
+from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig
-from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
+from r1vl_jax.models.qwen2_vl.decoder import Decoder
+from r1vl_jax.models.qwen2_vl.model import Definition
 
 _SAMPLES = 4  # of a prompt
 _TOKENS = 32  # of a completion
@@ -119,48 +123,46 @@ def _decoding(rows: int, length: int, sizes: Config) -> Case:
 
         return jax.lax.fori_loop(0, tokens, token, (jnp.zeros(query.shape[1:]), (suffix[0], suffix[1])))
 
-    width, kv_heads = sizes.head_dim, sizes.num_key_value_heads
-    caches = [(number, kv_heads, *each) for number in (rows, samples) for each in ((width, length), (length, width))]
-    shapes = [*((tokens, samples, heads, width) for heads in _heads(sizes)), *caches]
+    shapes = [(tokens, samples, heads, sizes.head_dim) for heads in _heads(sizes)] + _caches(rows, length, sizes)
     inputs = [_normal(number, *shape) for number, shape in enumerate(shapes)]
     has_kernel = flash_decode.is_suited(inputs[0][0], jnp.ones((rows, length), bool), inputs[-2])
     return Case(attend, inputs, has_kernel)
 
 
-def _linear_maps(rows: int, sizes: Config) -> Case:
-    """Those of a layer, its norms and its rotation, for a token of every row; in the place of attention is nothing."""
-    samples, epsilon, num_kv_heads = rows * _SAMPLES, sizes.rms_norm_eps, sizes.num_key_value_heads
-    hidden, inner, width = sizes.hidden_size, sizes.intermediate_size, sum(_heads(sizes)) * sizes.head_dim
+def _layer(rows: int, length: int, sizes: Config) -> Case:
+    """What decoding does of a token in a model of one layer, without head: its linear maps, norms and attention."""
+    samples, vocabulary = rows * _SAMPLES, 1_024
+    sizes = replace(sizes, num_hidden_layers=1, vocab_size=vocabulary, tie_word_embeddings=True)
+    definition = Definition(sizes, dtype="bfloat16", platform="gpu")
+    text = definition.abstract_params()["text"]
+    text["layers"] = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), text["layers"])]
+    leaves, structure = jax.tree.flatten(text)
+    params = [_normal(n, *leaf.shape) * leaf.shape[0] ** -0.5 for n, leaf in enumerate(leaves)]
 
-    def compute(platform: str, x: jax.Array, mixed: jax.Array, bias: jax.Array, scale: jax.Array, *kernels: jax.Array):
-        qkv, output, gate, up, down = kernels
-        angle = jnp.arange(samples)[:, None] * jnp.linspace(0.0, 1.0, sizes.head_dim // 2)[None]
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
-        if platform == "gpu":
-            heads = few_rows.heads(few_rows.product(x, qkv), bias, cos, sin, num_kv_heads=num_kv_heads)
-            x, normed = few_rows.add_and_norm(x, few_rows.product(mixed, output), scale, epsilon=epsilon)
-            added = few_rows.product(few_rows.gated(normed, gate, up), down)
-            return heads, few_rows.add_and_norm(x, added, scale, epsilon=epsilon)
+    def compute(platform: str, *inputs: jax.Array) -> Any:
+        (prefix_key, prefix_value, suffix_key, suffix_value), params = inputs[:4], inputs[4:]
+        decoder = Decoder(
+            replace(definition, platform=platform, dtype=str(prefix_key.dtype)), structure.unflatten(params)
+        )
+        return decoder(
+            jnp.arange(samples) % vocabulary,
+            decoder.rotation(jnp.arange(samples), 1),
+            prefix=PrefixCache([prefix_key], [prefix_value], jnp.ones((rows, length), bool)),
+            suffix=SuffixCache([suffix_key], [suffix_value]),
+            step=jnp.int32(length // 2),
+        )
 
-        def norm(x: jax.Array) -> jax.Array:
-            wide = x.astype(jnp.float32)
-            return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=1, keepdims=True) + epsilon) * scale[None]).astype(
-                x.dtype
-            )
-
-        head = (x @ qkv + bias[None]).reshape(samples, 1, -1, sizes.head_dim)
-        turned = rotate(head[:, :, :-num_kv_heads], Rotation(cos[:, None], sin[:, None]))[:, 0]
-        x = x + mixed @ output
-        normed = norm(x)
-        x = x + (jax.nn.silu(normed @ gate) * (normed @ up)) @ down
-        heads = turned[:, :-num_kv_heads], turned[:, -num_kv_heads:], head[:, 0, -num_kv_heads:]
-        return heads, (x, norm(x))
-
-    kernels = (hidden, width), (hidden, hidden), (hidden, inner), (hidden, inner), (inner, hidden)
-    inputs = [_normal(number, *shape) for number, shape in enumerate([(samples, hidden)] * 2 + [(width,), (hidden,)])]
-    inputs += [_normal(number, *shape) * shape[0] ** -0.5 for number, shape in enumerate(kernels)]
-    has_kernel = few_rows.is_suited((hidden, inner, width), head_dim=sizes.head_dim, dtype=inputs[0].dtype)
+    inputs = [_normal(number, *shape) for number, shape in enumerate(_caches(rows, length, sizes))] + params
+    has_kernel = gpu_layers.are_suited(sizes, definition.dtype, None, num_rows=samples, num_prompts=rows)
     return Case(compute, inputs, has_kernel)
+
+
+def _caches(rows: int, length: int, sizes: Config) -> list[tuple[int, ...]]:
+    """Shapes of keys and values of prompts, and of their samples' completions."""
+    width, kv_heads = sizes.head_dim, sizes.num_key_value_heads
+    return [
+        (number, kv_heads, *each) for number in (rows, rows * _SAMPLES) for each in ((width, length), (length, width))
+    ]
 
 
 def _heads(sizes: Config) -> tuple[int, int, int]:
@@ -181,7 +183,7 @@ def run(prompts: int, length: int, sizes: Sequence[Config], platform: str, conso
         cases |= {
             f"{each.hidden_size}, text, forward and back": functools.partial(_text, prompts // 4, length, each),
             f"{each.hidden_size}, {_TOKENS} tokens": functools.partial(_decoding, prompts, length, each),
-            f"{each.hidden_size}, linear maps": functools.partial(_linear_maps, prompts, each),
+            f"{each.hidden_size}, a layer": functools.partial(_layer, prompts, length, each),
         }
     table = Table("", box=None, pad_edge=False)
     for heading in ("kernel: error", "plain: error", "kernel: s", "plain: s", "times"):

@@ -8,7 +8,7 @@ from r1vl_jax.compiling.programs import Program
 def lower_for_gpu(program: Program) -> export.Exported:
     """The program for as many GPUs as its places name devices, of any kind; its model must be defined for "gpu".
 
-    Nothing is compiled: XLA does that on the GPUs' own machine. The model is in float32: for other kernels JAX wants
-    CUDA's libraries and a GPU.
+    Nothing is compiled: XLA does that on the GPUs' own machine. Programs with attention of whole sequences have to be
+    in float32: for cuDNN's kernels JAX wants CUDA's libraries and a GPU.
     """
     return export.export(program.function, platforms=["cuda"])(*program.static, *program.arguments)

@@ -1,7 +1,7 @@
 """Decoding's linear maps on GPU, by kernels that keep memory busy.
 
 Few rows are multiplied with large matrices, so that reading these takes all the time there is. A program multiplies
-all rows with a strip of columns, or with a part of its rows where there are too few strips to occupy the device; what
+all rows with a strip of columns, or, where there are too few strips to occupy the device, with a part of a strip; what
 follows a product adds its parts up while it does its own work, so that a layer takes ten kernels and not sixteen.
 """
 
@@ -18,21 +18,21 @@ from jaxtyping import Array, Bool, Float
 from r1vl_jax.models.flash_decode import triton
 
 _STRIP = 64  # columns of a program
-_BLOCK = 64  # numbers of a column that are read at one time
+_BLOCK = 64  # rows of a matrix that are read at one time
 _LEAST_BLOCKS = 6  # of a program
 _PROGRAMS = 264  # at most, if there is a choice: two for each processor of an H100 or H200
-_LEAST_ROWS, _MOST_ROWS = 16, 64  # of a program: the rows of the smallest product on tensor cores
-_AHEAD = {True: 3, False: 4}  # blocks on their way, by whether there are more programs than that
+_LEAST_ROWS, _MOST_ROWS = 16, 64  # of x: those of the smallest product on tensor cores, and those it was timed with
 
 Parts = Float[Array, "S R F"]  # whose sum is a product
 
 
-def is_suited(dims: Sequence[int], *, head_dim: int, dtype: Any) -> bool:
-    """Whether the kernels can take 16 bits of numbers, and matrices and heads of these sizes."""
+def is_suited(num_rows: int, dims: Sequence[int], *, head_dim: int, dtype: Any) -> bool:
+    """Whether the kernels can take so many rows of 16 bits, and matrices and heads of these sizes."""
     return (
         triton is not None
         and dtype in (jnp.bfloat16, jnp.float16)
-        and all(dim % max(_STRIP, _BLOCK) == 0 for dim in dims)
+        and num_rows <= _MOST_ROWS
+        and all(dim % _STRIP == dim % _BLOCK == 0 for dim in dims)
         and head_dim in (32, 64, 128)
     )
 
@@ -41,21 +41,21 @@ def product(x_RD: Float[Array, "R D"], kernel_DF: Float[Array, "D F"]) -> Parts:
     """x @ kernel, in float32 and in parts."""
     (num_rows, dim), num_strips = x_RD.shape, kernel_DF.shape[1] // _STRIP
     num_parts = _num_parts(dim // _BLOCK, num_strips)
-    blocks, rows = dim // _BLOCK // num_parts, _rows(num_rows)
+    blocks, rows = dim // _BLOCK // num_parts, _padded(num_rows)
 
     def multiply(x_ref: Any, kernel_ref: Any, part_ref: Any) -> None:
-        first = pl.program_id(2) * blocks
+        first = pl.program_id(1) * blocks
         (part_RF,) = _products(x_ref, kernel_ref, num_rows=num_rows, first=first, blocks=blocks)
         _store(part_ref, part_RF, num_rows=num_rows)
 
     return _call(
         multiply,
-        grid=(pl.cdiv(num_rows, rows), num_strips, num_parts),
+        grid=(num_strips, num_parts),
         in_specs=[
-            pl.BlockSpec((rows, dim), lambda row, strip, part: (row, 0)),
-            pl.BlockSpec((dim, _STRIP), lambda row, strip, part: (0, strip)),
+            pl.BlockSpec((rows, dim), lambda strip, part: (0, 0)),
+            pl.BlockSpec((dim, _STRIP), lambda strip, part: (0, strip)),
         ],
-        out_specs=pl.BlockSpec((None, rows, _STRIP), lambda row, strip, part: (part, row, strip)),
+        out_specs=pl.BlockSpec((None, rows, _STRIP), lambda strip, part: (part, 0, strip)),
         out_shape=jax.ShapeDtypeStruct((num_parts, num_rows, kernel_DF.shape[1]), jnp.float32),
         name="product",
     )(x_RD, kernel_DF)
@@ -64,18 +64,18 @@ def product(x_RD: Float[Array, "R D"], kernel_DF: Float[Array, "D F"]) -> Parts:
 def gated(x_RD: Float[Array, "R D"], gate_DF: Float[Array, "D F"], up_DF: Float[Array, "D F"]) -> Float[Array, "R F"]:
     """silu(x @ gate) * (x @ up)"""
     (num_rows, dim), num_strips = x_RD.shape, gate_DF.shape[1] // _STRIP
-    rows = _rows(num_rows)
+    rows = _padded(num_rows)
 
     def multiply(x_ref: Any, gate_ref: Any, up_ref: Any, output_ref: Any) -> None:
         gate_RF, up_RF = _products(x_ref, gate_ref, up_ref, num_rows=num_rows, first=0, blocks=dim // _BLOCK)
         _store(output_ref, jax.nn.silu(gate_RF) * up_RF, num_rows=num_rows)
 
-    strip = pl.BlockSpec((dim, _STRIP), lambda row, strip: (0, strip))
+    strip = pl.BlockSpec((dim, _STRIP), lambda strip: (0, strip))
     return _call(
         multiply,
-        grid=(pl.cdiv(num_rows, rows), num_strips),
-        in_specs=[pl.BlockSpec((rows, dim), lambda row, strip: (row, 0)), strip, strip],
-        out_specs=pl.BlockSpec((rows, _STRIP), lambda row, strip: (row, strip)),
+        grid=(num_strips,),
+        in_specs=[pl.BlockSpec((rows, dim), lambda strip: (0, 0)), strip, strip],
+        out_specs=pl.BlockSpec((rows, _STRIP), lambda strip: (0, strip)),
         out_shape=jax.ShapeDtypeStruct((num_rows, gate_DF.shape[1]), x_RD.dtype),
         name="gated",
     )(x_RD, gate_DF, up_DF)
@@ -92,7 +92,8 @@ def add_and_norm(
     def add(x_ref: Any, added_ref: Any, scale_ref: Any, sum_ref: Any, normed_ref: Any) -> None:
         total, sums = jnp.float32(0), []
         for column in columns:
-            sum_ref[column] = sum_C = x_ref[column] + _total(added_ref, column).astype(x_RD.dtype)
+            sum_C = x_ref[column] + _total(added_ref, column).astype(x_RD.dtype)
+            sum_ref[column] = sum_C
             sums.append(sum_C.astype(jnp.float32))
             total += jnp.sum(sums[-1] ** 2)
         factor = jax.lax.rsqrt(total / dim + epsilon)
@@ -182,19 +183,18 @@ def _num_parts(blocks: int, num_strips: int) -> int:
     )
 
 
-def _rows(num_rows: int) -> int:
-    """Of a program."""
-    return min(max(pl.next_power_of_2(num_rows), _LEAST_ROWS), _MOST_ROWS)
+def _padded(num_rows: int) -> int:
+    return max(pl.next_power_of_2(num_rows), _LEAST_ROWS)
 
 
 def _is_row(num_rows: int) -> Bool[Array, "R 1"] | None:
-    """Which rows of this program there are; None stands for all."""
-    rows = _rows(num_rows)
-    return (pl.program_id(0) * rows + jnp.arange(rows) < num_rows)[:, None] if num_rows % rows else None
+    """Which of the padded rows there are; None stands for all."""
+    rows = _padded(num_rows)
+    return (jnp.arange(rows) < num_rows)[:, None] if num_rows < rows else None
 
 
 def _products(x_ref: Any, *kernel_refs: Any, num_rows: int, first: Any, blocks: int) -> tuple[Array, ...]:
-    """Of x with each kernel, over so many blocks of columns of the one and rows of the other."""
+    """x @ kernel for every kernel, over a range of blocks of the dimension that is summed over."""
     is_row_R1 = _is_row(num_rows)
 
     def add(number: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -212,6 +212,7 @@ def _store(ref: Any, value_RF: Array, *, num_rows: int) -> None:
 
 
 def _call(kernel: Any, *, grid: tuple[int, ...], **settings: Any) -> Any:
-    ahead = _AHEAD[math.prod(grid) > _PROGRAMS]
+    # Blocks on their way: so many that all programs find room at one time.
+    ahead = 4 if math.prod(grid) <= _PROGRAMS else 3
     parameters = triton.CompilerParams(num_warps=4, num_stages=ahead)
     return pl.pallas_call(kernel, grid=grid, compiler_params=parameters, **settings)

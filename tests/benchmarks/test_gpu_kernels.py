@@ -2,13 +2,16 @@
 
 import functools
 import io
+import pkgutil
+import re
 import sys
 
-import jax.numpy as jnp
+import jax
 import pytest
 from rich.console import Console
 
 from benchmarks import kernels
+from r1vl_jax.models import cudnn, few_rows, flash_decode
 from r1vl_jax.models.presets import PRESETS
 
 
@@ -23,7 +26,7 @@ def test_what_is_the_same_is_near(console):
 
 
 def test_where_there_is_no_kernel_it_is_told(console, monkeypatch):
-    for module in (kernels.flash_decode, kernels.few_rows):
+    for module in (flash_decode, few_rows):
         monkeypatch.setattr(module, "triton", None)
     with pytest.warns(UserWarning, match="takes plain attention"):
         assert not kernels.run(4, 64, [PRESETS["tiny"]], platform="cpu", console=console)
@@ -39,16 +42,33 @@ def test_what_cannot_be_is_refused(monkeypatch, flags):
     assert refused.value.code not in (0, None)
 
 
-@pytest.mark.parametrize("wrong", [lambda output: 1.02 * output, lambda output: output + jnp.nan])
-def test_what_is_wrong_is_seen(console, monkeypatch, wrong):
-    def attend(*inputs, platform, **settings):
-        output, suffix = kernels_decode(*inputs, platform="cpu", **settings)
-        return wrong(output) if platform == "gpu" else output, suffix
+def _scaled(factor: float):
+    return lambda results: jax.tree.map(lambda each: each * factor, results)
 
-    kernels_decode = kernels.decode_attention
-    monkeypatch.setattr(kernels.few_rows, "_call", functools.partial(kernels.few_rows._call, interpret=True))
-    monkeypatch.setattr(kernels, "decode_attention", attend)
-    monkeypatch.setattr(
-        kernels, "attention", lambda *inputs, platform, **settings: jnp.zeros_like(inputs[0]) * jnp.sum(inputs[0])
-    )
-    assert not kernels.run(4, 64, [PRESETS["tiny"]], platform="gpu", console=console)
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "rows"),
+    [
+        ("", None, []),
+        ("cudnn.cudnn_attention", _scaled(1.02), ["pictures", "128, text"]),
+        ("flash_decode.flash_decode", _scaled(1.02), ["128, 32 tokens", "128, a layer"]),
+        ("flash_decode.flash_decode", _scaled(float("nan")), ["128, 32 tokens", "128, a layer"]),
+        ("few_rows.product", _scaled(1.1), ["128, a layer"]),
+        ("few_rows.add_and_norm", _scaled(1.1), ["128, a layer"]),
+    ],
+)
+def test_what_is_wrong_is_seen(console, capsys, monkeypatch, name, wrong, rows):
+    """And nothing else, with kernels that interpreters compute."""
+    attend, decode = cudnn.cudnn_attention, flash_decode.flash_decode
+    monkeypatch.setattr(cudnn, "cudnn_attention", functools.partial(attend, implementation="xla"))
+    monkeypatch.setattr(flash_decode, "flash_decode", functools.partial(decode, interpret=True))
+    monkeypatch.setattr(few_rows, "_call", functools.partial(few_rows._call, interpret=True))
+    if wrong is not None:
+        path = f"r1vl_jax.models.{name}"
+        right = pkgutil.resolve_name(path)
+        monkeypatch.setattr(path, lambda *inputs, **settings: wrong(right(*inputs, **settings)))
+    assert kernels.run(4, 64, [PRESETS["tiny"]], platform="gpu", console=console) == (not rows)
+    errors = re.findall(r"^(.*): (\S+), (\S+), \S+, \S+, \S+$", capsys.readouterr().err, re.MULTILINE)
+    assert len(errors) == 4
+    seen = [case for case, kernel, plain in errors if not float(kernel) <= 2 * float(plain)]
+    assert [case.removesuffix(", forward and back") for case in seen] == rows

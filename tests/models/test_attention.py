@@ -194,3 +194,27 @@ def test_decoding_equals_the_last_query_of_whole_sequences(step: int):
         platform="cpu",
     )
     np.testing.assert_allclose(actual_BNH, expected_BSNH[:, -1], atol=1e-6)
+
+
+def test_rows_may_be_at_steps_of_their_own():
+    num_rows, length = 6, 5
+    query, new_key, new_value = (_random(num_rows, heads, H, seed=heads + n) for n, heads in enumerate((N, K, K)))
+    prefix = _random(2, K, H, 4, seed=5), _random(2, K, 4, H, seed=6)
+    suffix = tuple(jnp.asarray(_random(num_rows, K, *shape, seed=7)) for shape in ((H, length), (length, H)))
+
+    def decode(step):
+        return decode_attention(
+            query,
+            (new_key, new_value),
+            prefix=prefix,
+            prefix_mask_PS=np.ones((2, 4), bool),
+            suffix=suffix,
+            step=step,
+            platform="cpu",
+        )
+
+    step_B = jnp.arange(num_rows) % length
+    together = jax.tree.leaves(decode(step_B))
+    for row, step in enumerate(step_B):
+        for actual, expected in zip(together, jax.tree.leaves(decode(step)), strict=True):
+            np.testing.assert_allclose(actual[row], expected[row], atol=1e-6)

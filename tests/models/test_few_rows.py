@@ -1,5 +1,6 @@
 """The kernels of decoding's linear maps on GPU, computed by Pallas' interpreter: the same as plain products."""
 
+import dataclasses
 import functools
 
 import jax
@@ -35,18 +36,18 @@ def _wide(*arrays: Array) -> tuple[Array, ...]:
     return tuple(array.astype(jnp.float32) for array in arrays)
 
 
-ROWS = pytest.mark.parametrize("num_rows", [1, 16, 24, 64, 100, 128])
+ROWS = pytest.mark.parametrize("num_rows", [1, 16, 24, 64])
 
 
 @ROWS
-@pytest.mark.parametrize("dim", [64, 768, 1536])
+@pytest.mark.parametrize("dim", [64, 768, 832, 1536])
 def test_products(num_rows, dim):
     """In parts: all of the matrix, and none of it twice."""
     x, kernel = _normal(0, num_rows, dim), _normal(1, dim, 320, scale=dim**-0.5)
     wide_x, wide_kernel = _wide(x, kernel)
     parts = few_rows.product(x, kernel)
     assert parts.dtype == jnp.float32
-    assert len(parts) == {64: 1, 768: 2, 1536: 4}[dim]
+    assert len(parts) == {64: 1, 768: 2, 832: 1, 1536: 4}[dim]
     assert _error(jnp.sum(parts, axis=0), wide_x @ wide_kernel) < 1e-6
 
 
@@ -54,7 +55,9 @@ def test_products(num_rows, dim):
 def test_gated_products(num_rows):
     x, gate, up = _normal(0, num_rows, 768), _normal(1, 768, 192, scale=0.1), _normal(2, 768, 192, scale=0.1)
     wide_x, wide_gate, wide_up = _wide(x, gate, up)
-    assert _error(few_rows.gated(x, gate, up), jax.nn.silu(wide_x @ wide_gate) * (wide_x @ wide_up)) < ROUNDED
+    output = few_rows.gated(x, gate, up)
+    assert output.dtype == x.dtype
+    assert _error(output, jax.nn.silu(wide_x @ wide_gate) * (wide_x @ wide_up)) < ROUNDED
 
 
 @pytest.mark.parametrize("dim", [64, 320, 1536])
@@ -94,11 +97,38 @@ def test_heads_are_told_apart_and_rotated(num_heads, num_kv_heads, width):
         ("7b", "float32", (1, 1, 1), 8, False),
         ("7b", "bfloat16", (2, 4, 1), 4, False),  # prompts that do not divide
         ("7b", "bfloat16", (1, 4, 2), 8, False),  # half of a matrix
+        ("2b", "bfloat16", None, 32, True),
+        ("2b", "bfloat16", None, 33, False),  # 66 rows
+        ("2b", "bfloat16", (2, 4, 1), 256, True),  # 64 on every device
     ],
 )
 def test_what_is_suited(preset, dtype, sizes, num_prompts, expected):
     mesh = sizes and make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
     assert are_suited(PRESETS[preset], dtype, mesh, num_rows=2 * num_prompts, num_prompts=num_prompts) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"hidden_size": 1568, "num_attention_heads": 14, "num_key_value_heads": 2}, False),
+        ({"intermediate_size": 8992}, False),
+        ({"num_attention_heads": 48, "num_key_value_heads": 1}, False),  # keys of 32 columns, half a strip
+        ({"num_attention_heads": 96, "num_key_value_heads": 4}, False),  # heads of 16
+    ],
+)
+def test_which_sizes_are_suited(change, expected):
+    sizes = dataclasses.replace(PRESETS["2b"], **change)
+    assert are_suited(sizes, "bfloat16", None, num_rows=4, num_prompts=1) == expected
+
+
+@pytest.mark.parametrize(
+    ("dims", "expected"), [((1536, 2048), 4), ((8960, 1536), 10), ((3584, 4608), 2), ((18944, 3584), 4)]
+)
+def test_in_how_many_parts_matrices_are_multiplied(dims, expected):
+    """Those of 2B and 7B: more than a processor's share of programs, each with enough to read."""
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((64, dims[0]), dims))
+    assert len(jax.eval_shape(few_rows.product, *shapes)) == expected
 
 
 def test_a_jax_without_its_compiler_is_seen(monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from r1vl_jax.config import Mesh
+from r1vl_jax.models import flash_decode as flash_decode_module
 from r1vl_jax.models.attention import decode_attention
 from r1vl_jax.models.flash_decode import flash_decode, is_suited
 from r1vl_jax.sharding import make_mesh
@@ -52,10 +53,13 @@ def _check(actual, query_BNH, new, settings, step) -> None:
         ((1, 2, 1, 2, 16, 64, 256), (127, 128, 255)),
         ((3, 1, 2, 17, 16, 64, 128), (100,)),  # more queries than the smallest product has rows
         ((2, 20, 1, 7, 16, 64, 64), (40,)),  # of twenty samples no more than five together
+        ((2, 2, 2, 2, 16, 320, 448), (300, 447)),  # five and seven blocks in four parts, or in two
     ],
 )
-@pytest.mark.parametrize("is_common", [True, False])
-def test_it_is_the_plain_attention(sizes, steps, is_common):
+@pytest.mark.parametrize(("is_common", "num_programs"), [(True, 264), (False, 264), (False, 1), (False, 16)])
+def test_it_is_the_plain_attention(monkeypatch, sizes, steps, is_common, num_programs):
+    """However many parts the keys are divided into: one, as many as there are blocks, or a number between."""
+    monkeypatch.setattr(flash_decode_module, "_PROGRAMS", num_programs)
     query_BNH, new, settings = _inputs(*sizes)
     last = sizes[-1] - 1
     for step in steps:
@@ -65,7 +69,7 @@ def test_it_is_the_plain_attention(sizes, steps, is_common):
 
 
 @pytest.mark.parametrize("step", [63, 64, 70])
-def test_columns_from_the_step_on_may_hold_anything(step):
+def test_columns_from_the_step_on_may_hold_any_number(step):
     query_BNH, new, settings = _inputs(2, 2, 2, 3, 32, 64, 192)
     key_BKHT, value_BKTH = settings["suffix"]
     column = jnp.arange(192)
@@ -96,7 +100,9 @@ def test_devices_have_their_own_rows_and_heads(num_prompts):
         ("bfloat16", 4, 128, 1024, 1024, True),
         ("bfloat16", 64, 128, 64, 192, True),
         ("bfloat16", 65, 128, 64, 192, False),
+        ("float16", 4, 128, 1024, 1024, True),
         ("bfloat16", 4, 128, 1024, 100, False),
+        ("bfloat16", 4, 128, 100, 1024, False),
         ("bfloat16", 4, 96, 64, 64, False),
         ("float32", 4, 128, 64, 64, False),
     ],

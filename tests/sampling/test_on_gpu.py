@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import zlib
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from small import DEFINITION, EOS, in_rows, make_params, make_prompts
 
 from r1vl_jax import sharding
-from r1vl_jax.arrays import Rollout
+from r1vl_jax.arrays import Params, Rollout
 from r1vl_jax.config import Mesh
 from r1vl_jax.models import cudnn, few_rows, flash_decode
 from r1vl_jax.models.lora import LoRA
@@ -28,12 +29,13 @@ WIDE = dataclasses.replace(
 
 @pytest.fixture
 def calls(monkeypatch) -> dict[str, list[Any]]:
-    """Meshes of the calls of each kernel, which take float32 here."""
+    """Of the calls of each kernel, which take float32 here, the mesh; of `flash_decode`, how many rows, too."""
     seen: dict[str, list[Any]] = {"cudnn": [], "flash_decode": [], "few_rows": []}
 
     def watched(name: str, kernel: Any, **settings: Any) -> Any:
         def call(*inputs: Any, **others: Any) -> Any:
-            seen[name].append(others.get("mesh"))
+            mesh = others.get("mesh")
+            seen[name].append((mesh, len(inputs[0])) if name == "flash_decode" else mesh)
             return kernel(*inputs, **others, **settings)
 
         return call
@@ -52,10 +54,21 @@ def _sampled(
 ) -> tuple[Sampler, Rollout]:
     definition = dataclasses.replace(WIDE, platform=platform, mesh=mesh, lora=lora)
     sampler = Sampler(definition, Temperature(1.0), 2, MAX_LENGTH, (EOS,), (), slots=slots, tensor=tensor)
-    params = make_params(scale=0.25, definition=dataclasses.replace(WIDE, lora=lora))
+    params = _uneven(make_params(scale=0.25, definition=dataclasses.replace(WIDE, lora=lora)))
     params = jax.device_put(params, sharding.shardings(params, mesh))
     prompts = sharding.divide(in_rows(make_prompts(NUM_PROMPTS, length=PROMPT_LENGTH)), mesh)
     return sampler, sample(sampler, params, prompts, jax.random.key(1))
+
+
+def _uneven(params: Params) -> Params:
+    """Biases that are not zero, and norms that differ from each other."""
+
+    def changed(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        if path[-1].key not in ("bias", "scale"):
+            return leaf
+        return leaf + 0.3 * jax.random.normal(jax.random.key(zlib.crc32(str(path).encode())), leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(changed, params)
 
 
 @functools.cache
@@ -73,7 +86,9 @@ def test_completions_are_those_of_plain_computation(calls, sizes, slots, tensor)
     _check(rollout)
     layers = WIDE.config.num_hidden_layers
     assert len(calls["cudnn"]) >= 2  # of the tower and of the prompts
-    assert calls["flash_decode"] == [None if tensor == 1 else sampler.mesh] * layers
+    num_rows = slots or 2 * NUM_PROMPTS
+    expected = (None, num_rows // mesh.size) if tensor == 1 else (sampler.mesh, num_rows)
+    assert calls["flash_decode"] == [expected] * layers
     assert len(calls["few_rows"]) == (7 * layers if tensor == 1 else 0)
 
 

@@ -64,12 +64,12 @@ def _layer(params: Params, next_norm_D: Array) -> Layer:
 
 
 def are_suited(config: Config, dtype: str, mesh: Mesh | None, *, num_rows: int, num_prompts: int) -> bool:
-    """Whether the kernels can take these sizes, and every device has rows of its own and all heads."""
+    """Whether the kernels can take these sizes, and every device has prompts of its own, and all heads."""
     num_parts = 1 if mesh is None else num_batch_shards(mesh)
-    if num_rows % num_parts or num_prompts % num_parts or (mesh is not None and mesh.shape["tensor"] > 1):
+    if num_prompts % num_parts or (mesh is not None and mesh.shape["tensor"] > 1):
         return False
     dims = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
-    return few_rows.is_suited(dims, head_dim=config.head_dim, dtype=jnp.dtype(dtype))
+    return few_rows.is_suited(num_rows // num_parts, dims, head_dim=config.head_dim, dtype=jnp.dtype(dtype))
 
 
 def read_token(
