@@ -122,7 +122,8 @@ def _find(
 
     Args:
         kernel: what a program does with its queries, keys and values, its part of `of_cache`, and its results.
-        of_cache: for each row of the cache a number, or one for every column, or what every head has.
+        of_cache: arrays with a row for every row of the cache, [B], [B, S] or [B, K, H]; a program gets its row's
+            number, its row's columns, or its row's and head's vector.
         is_written: whether the kernel is given the caches again, among its results, to change them in place.
 
     Returns:
@@ -165,7 +166,7 @@ def _find(
 def _prompt_kernel(query_ref: Any, key_ref: Any, value_ref: Any, mask_ref: Any, output_ref: Any, log_ref: Any) -> None:
     query_RH = _queries(query_ref)
     num_queries, width = query_RH.shape
-    nothing = jnp.full(num_queries, _HIDDEN), jnp.zeros(num_queries), jnp.zeros((num_queries, width))
+    nothing = jnp.full(num_queries, _HIDDEN), jnp.ones(num_queries), jnp.zeros((num_queries, width))
     found = _walk(query_RH, key_ref, value_ref, lambda block: mask_ref[block], nothing, len(mask_ref) // _BLOCK)
     _store(found, query_ref, output_ref, log_ref)
 
@@ -188,11 +189,8 @@ def _own_kernel(
     score_R = query_RH.shape[1] ** -0.5 * jnp.sum(
         query_RH.astype(jnp.float32) * new_key_H.astype(jnp.float32)[None], axis=1
     )
-    start = (
-        jnp.where(is_first, score_R, _HIDDEN),
-        jnp.where(is_first, jnp.ones_like(score_R), 0.0),
-        jnp.where(is_first, jnp.broadcast_to(new_value_H.astype(jnp.float32)[None], query_RH.shape), 0.0),
-    )
+    value_RH = jnp.broadcast_to(new_value_H.astype(jnp.float32)[None], query_RH.shape)
+    start = jnp.where(is_first, score_R, _HIDDEN), jnp.ones_like(score_R), value_RH
 
     def is_visible(block: Any) -> Bool[Array, " S"]:
         return block.start + jnp.arange(_BLOCK) < step
@@ -219,7 +217,7 @@ def _walk(
     Args:
         is_visible: (the columns of a block) -> which of them are.
         start: what was found before: of every query the largest score, and relative to its exponential the sum of the
-            exponentials, and of these with the values.
+            exponentials, and of these with the values. With a hidden score it is what weighs nothing.
 
     Returns:
         The same with all that is found.
@@ -244,7 +242,6 @@ def _walk(
 def _store(found: tuple[Array, Array, Array], query_ref: Any, output_ref: Any, log_ref: Any) -> None:
     top_R, total_R, sum_RH = found
     rows, is_query_R = _rows(query_ref)
-    total_R = jnp.maximum(total_R, 1e-30)  # of a part without keys: so that what it found is finite, and weighs nothing
     triton.store(output_ref.at[rows, :], sum_RH / total_R[:, None], mask=is_query_R[:, None])
     triton.store(log_ref.at[rows], top_R + jnp.log(total_R), mask=is_query_R)
 
