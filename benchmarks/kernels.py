@@ -136,8 +136,11 @@ def _layer(rows: int, length: int, sizes: Config) -> Case:
     definition = Definition(sizes, dtype="bfloat16", platform="gpu")
     text = definition.abstract_params()["text"]
     text["layers"] = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), text["layers"])]
-    leaves, structure = jax.tree.flatten(text)
-    params = [_normal(n, *leaf.shape) * leaf.shape[0] ** -0.5 for n, leaf in enumerate(leaves)]
+    leaves, structure = jax.tree.flatten_with_path(text)
+    params = [
+        _normal(number, *leaf.shape) * leaf.shape[0] ** -0.5 + (path[-1].key == "scale")  # norms are near 1
+        for number, (path, leaf) in enumerate(leaves)
+    ]
 
     def compute(platform: str, *inputs: jax.Array) -> Any:
         (prefix_key, prefix_value, suffix_key, suffix_value), params = inputs[:4], inputs[4:]

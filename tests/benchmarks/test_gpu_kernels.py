@@ -55,6 +55,8 @@ def _scaled(factor: float):
         ("flash_decode.flash_decode", _scaled(float("nan")), ["128, 32 tokens", "128, a layer"]),
         ("few_rows.product", _scaled(1.1), ["128, a layer"]),
         ("few_rows.add_and_norm", _scaled(1.1), ["128, a layer"]),
+        ("few_rows.gated", _scaled(1.1), ["128, a layer"]),
+        ("few_rows.heads", _scaled(1.1), ["128, a layer"]),
     ],
 )
 def test_what_is_wrong_is_seen(console, capsys, monkeypatch, name, wrong, rows):

@@ -103,6 +103,7 @@ def _read_token(
     *,
     config: Config,
 ) -> tuple[Array, SuffixCache]:
+    add_and_norm = functools.partial(few_rows.add_and_norm, epsilon=config.rms_norm_eps)
     key_BKHT, value_BKTH = [], []
     for index, layer in enumerate(layers):
         query_BNH, *new = few_rows.heads(
@@ -123,7 +124,6 @@ def _read_token(
         )
         key_BKHT.append(key)
         value_BKTH.append(value)
-        add_and_norm = functools.partial(few_rows.add_and_norm, epsilon=config.rms_norm_eps)
         x_BD, normed_BD = add_and_norm(
             x_BD, few_rows.product(mixed_BNH.reshape(x_BD.shape), layer.output_ND), layer.norm_D
         )
