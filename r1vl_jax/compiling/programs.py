@@ -21,7 +21,7 @@ from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.loop import Prefilled, decode, prefill
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, placement
-from r1vl_jax.sampling.sync import copy_ends, copy_layers, copy_placements, ends, layers_at_once
+from r1vl_jax.sampling.sync import can_be_views, copy_ends, copy_layers, copy_placements, ends, layers_at_once
 from r1vl_jax.trainable import combine, partition, stored
 
 EVALUATION = "evaluation"
@@ -112,7 +112,7 @@ class _World:
         )
 
     def sampling(self) -> Iterator[Program]:
-        """The decoder's copy in two programs, then prompts are read, then completions drawn."""
+        """The decoder's copy in two programs, if it takes any, then prompts are read, then completions drawn."""
         yield from self._sync("step_grpo")
         yield from self._draw("step_grpo", self.sampler, self.num_prompts)
 
@@ -131,6 +131,8 @@ class _World:
         yield drawing
 
     def _sync(self, stage: str) -> Iterator[Program]:
+        if can_be_views(self.model, self.decoding_mesh, self.policy):
+            return
         layers, group = self.copy["layers"], layers_at_once(self.model.config.num_hidden_layers)
         per_generation = 1 / self.config.loss.steps_per_generation
         yield self._sampling(

@@ -6,9 +6,11 @@
     layers       stacked on a leading axis            one by one, in a list
     head         `lm_head`, or the embedding          the same; on a CPU always `lm_head`
 
-A few layers are copied at a time: beside the copy only they are in memory. Vision tower and prompts are read with the
-trainer's parameters and are not part of it. Adapters stay beside their matrices: in bfloat16 a sum of both would lose
-an adapter that is small beside its matrix, and with it the agreement of sampler and scorer.
+A few layers are copied at a time: beside the copy only they are in memory. Where nothing changes but the list, on one
+CPU device in float32, nothing is copied: the arrays are views of the trainer's memory, but for a head that is turned.
+Vision tower and prompts are read with the trainer's parameters and are not part of it. Adapters stay beside their
+matrices: in bfloat16 a sum of both would lose an adapter that is small beside its matrix, and with it the agreement of
+sampler and scorer.
 """
 
 import contextlib
@@ -18,6 +20,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -50,11 +54,50 @@ def sync(sampler: Sampler, params: Params) -> Params:
         `embed_tokens`, `layers` (a list), `norm` and `lm_head`, unless that is the embedding as it lies: see `Decoder`.
     """
     definition, mesh = sampler.definition, sampler.mesh
+    if can_be_views(definition, mesh, params):
+        return _views(definition, mesh, params)
     num_layers = definition.config.num_hidden_layers
     layers = []
     for start in range(0, num_layers, layers_at_once(num_layers)):
         layers += copy_layers(definition, mesh)(params["text"]["layers"], jnp.int32(start))
     return copy_ends(definition, mesh)(ends(params)) | {"layers": layers}
+
+
+def can_be_views(definition: Definition, mesh: jax.sharding.Mesh | None, params: Params) -> bool:
+    """Whether a copy would have the same numbers on the same device, where arrays can share memory.
+
+    Args:
+        mesh: the sampler's.
+        params: arrays or their shapes. Of what a program computes on the way nothing can be viewed.
+    """
+    leaves = jax.tree.leaves([params["text"], params.get("lm_head")])
+    return (
+        definition.platform == "cpu"
+        and (mesh is None or mesh.size == 1)
+        and all(leaf.dtype == jnp.dtype(definition.dtype) == jnp.float32 for leaf in leaves)  # numpy has no bfloat16
+        and not any(isinstance(leaf, Tracer) for leaf in leaves)
+    )
+
+
+def _views(definition: Definition, mesh: jax.sharding.Mesh | None, params: Params) -> Params:
+    """What a copy would be, over the trainer's memory; an update that finds a view alive writes elsewhere."""
+    viewed = jax.tree.map(np.from_dlpack, ends(params) | {"layers": params["text"]["layers"]})
+    viewed["layers"] = [jax.tree.map(lambda leaf, i=i: leaf[i], viewed["layers"]) for i in _numbers(definition)]
+    views = jax.device_put(viewed, _view_placements(definition, mesh), may_alias=True)
+    return views | _head(definition, mesh)(params["text"]["embed_tokens"])
+
+
+@functools.cache
+def _view_placements(definition: Definition, mesh: jax.sharding.Mesh | None) -> Any:
+    """Where views lie: `copy_placements`, which are not made again for every draw."""
+    params = definition.abstract_params()
+    layer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params["text"]["layers"])
+    return copy_placements(ends(params) | {"layers": [layer for _ in _numbers(definition)]}, mesh)
+
+
+def _numbers(definition: Definition) -> range:
+    """The layers' numbers."""
+    return range(definition.config.num_hidden_layers)
 
 
 def ends(params: Params) -> Params:
@@ -93,12 +136,24 @@ def copy_ends(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.sta
 
     def copy_ends(ends: Params) -> Params:
         copy = jax.tree.map(lambda leaf: jnp.array(leaf, definition.dtype), ends)
-        if definition.config.tie_word_embeddings and definition.platform == "cpu":
-            copy["lm_head"] = {"kernel": copy["embed_tokens"]["embedding"].T}
-        return copy
+        return copy | _head_apart(definition, copy["embed_tokens"])
 
     copied = jax.eval_shape(copy_ends, ends(definition.abstract_params()))
     return jax.jit(copy_ends, out_shardings=copy_placements(copied, mesh))
+
+
+@functools.cache
+def _head(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
+    """The program embedding -> the head, where that lies apart from it; nothing else."""
+    head_apart = functools.partial(_head_apart, definition)
+    head = jax.eval_shape(head_apart, definition.abstract_params()["text"]["embed_tokens"])
+    return jax.jit(head_apart, out_shardings=copy_placements(head, mesh))
+
+
+def _head_apart(definition: Definition, embed_tokens: Params) -> Params:
+    if definition.config.tie_word_embeddings and definition.platform == "cpu":
+        return {"lm_head": {"kernel": embed_tokens["embedding"].T}}
+    return {}
 
 
 def copy_placements(params: Any, mesh: jax.sharding.Mesh | None) -> Any:

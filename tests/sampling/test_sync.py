@@ -1,6 +1,8 @@
 """The sampler's copy of the decoder: what it holds, where it lies, how long it lives, and what making it costs."""
 
 import dataclasses
+import gc
+import math
 import re
 
 import jax
@@ -23,7 +25,8 @@ KEY = jax.random.key(2)
 
 
 def on_mesh(sizes: tuple[int, int, int], tensor: int, sampler: Sampler = SAMPLER) -> Sampler:
-    definition = dataclasses.replace(sampler.definition, mesh=sharding.make_mesh(Mesh(*sizes)))
+    devices = jax.devices()[: math.prod(sizes)]
+    definition = dataclasses.replace(sampler.definition, mesh=sharding.make_mesh(Mesh(*sizes), devices=devices))
     return dataclasses.replace(sampler, definition=definition, tensor=tensor)
 
 
@@ -70,6 +73,69 @@ def test_a_copy_is_given_back_and_the_parameters_stay(sampler):
         assert not any(leaf.is_deleted() for leaf in leaves)
     assert all(leaf.is_deleted() for leaf in leaves)
     jax.tree.map(np.testing.assert_array_equal, params, make_params())
+
+
+def addresses(tree) -> list[int]:
+    return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("sampler", [SAMPLER, on_mesh((1, 1, 1), 1)], ids=["no mesh", "a mesh of one device"])
+def test_one_cpu_device_reads_the_trainers_memory(sampler):
+    params = make_params() if sampler.mesh is None else placed(sampler, make_params())
+    copy = sync(sampler, params)
+    stacked = params["text"]["layers"]["mlp"]["down_proj"]["kernel"]
+    for number, layer in enumerate(copy["layers"]):
+        kernel = layer["mlp"]["down_proj"]["kernel"]
+        assert kernel.unsafe_buffer_pointer() == stacked.unsafe_buffer_pointer() + number * stacked[0].nbytes
+        jax.tree.map(
+            np.testing.assert_array_equal, layer, jax.tree.map(lambda leaf, i=number: leaf[i], params["text"]["layers"])
+        )
+    for name in ("embed_tokens", "norm"):
+        assert addresses(copy[name]) == addresses(params["text"][name])
+    if sampler.mesh is not None:
+        assert {leaf.sharding.mesh for leaf in jax.tree.leaves(copy)} == {sampler.mesh}
+
+
+def test_a_head_of_its_own_is_read_in_place():
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=False)
+    sampler = dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, config=config))
+    params = make_params(definition=sampler.definition)
+    assert addresses(sync(sampler, params)["lm_head"]) == addresses(params["lm_head"])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "dtype"),
+    [
+        (dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, dtype="bfloat16")), "float32"),
+        (dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, dtype="bfloat16")), "bfloat16"),
+        (SAMPLER, "bfloat16"),
+        (dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, platform="gpu")), "float32"),
+        (on_mesh((1, 2, 1), 1), "float32"),
+    ],
+    ids=["cast", "numpy has no bfloat16", "cast up", "another platform", "two devices"],
+)
+def test_elsewhere_a_copy_has_memory_of_its_own(sampler, dtype):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), make_params())
+    if sampler.mesh is not None:
+        params = placed(sampler, params)
+    first_shard = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(sync(sampler, params))]
+    of_trainer = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(params["text"])]
+    assert not set(addresses(first_shard)) & set(addresses(of_trainer))
+
+
+def test_an_update_waits_for_nobody_and_takes_the_memory_when_the_copy_is_gone():
+    """While views live an update writes elsewhere, and they stay as they were; afterwards it writes in place."""
+    update = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 1, params), donate_argnums=0)
+    params = make_params()
+    with copied(SAMPLER, params) as copy:
+        params = jax.block_until_ready(update(params))
+        before = make_params()["text"]["layers"]["mlp"]["down_proj"]["kernel"]
+        np.testing.assert_array_equal(copy["layers"][1]["mlp"]["down_proj"]["kernel"], before[1])
+    with copied(SAMPLER, params) as copy:
+        jax.block_until_ready(jax.jit(lambda copy: jax.tree.map(jnp.sum, copy))(copy))
+    gc.collect()  # JAX keeps what numpy lent until somebody looks
+    lay = addresses(params["text"])
+    assert addresses(update(params)["text"]) == lay
 
 
 def test_a_copy_is_given_back_when_sampling_fails():
