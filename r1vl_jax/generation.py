@@ -33,7 +33,7 @@ from r1vl_jax.rewards.text import token_sizes
 from r1vl_jax.run import Run
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.sync import copied
+from r1vl_jax.sampling.sync import Copy, copied
 
 
 @dataclass(frozen=True)
@@ -112,20 +112,22 @@ class Generator:
 
     def _draw(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[Draw]:
         """A draw for each key. The sampler's copy of the parameters is gone before anything is scored."""
+        asked = [self._prompts() for _ in keys]  # while devices are still at the update before
         with copied(self.sampler, params) as copy:
-            sampled = [self._sample(params, copy, key) for key in keys]
-        return [self._earned(params, *one) for one in sampled]
+            rollouts = [
+                self._sample(params, copy, divided, key) for (_, _, divided), key in zip(asked, keys, strict=True)
+            ]
+        return [self._earned(params, *of_asked, rollout) for of_asked, rollout in zip(asked, rollouts, strict=True)]
 
-    def _sample(
-        self, params: Params, copy: Params, key: Key[Array, ""]
-    ) -> tuple[list[Record], PromptBatch, PromptBatch, Rollout]:
-        """Records, their prompts on the host and on the devices, and the completions."""
+    def _prompts(self) -> tuple[list[Record], PromptBatch, PromptBatch]:
+        """Records, and their prompts on the host and on the devices."""
         with self.run.timers("data"):
             records, prompts = next(self.stream)
-            divided = self.run.parts.divide(prompts)
+            return records, prompts, self.run.parts.divide(prompts)
+
+    def _sample(self, params: Params, copy: Copy, divided: PromptBatch, key: Key[Array, ""]) -> Rollout:
         with self.run.timers("gen"):
-            rollout = sample(self.sampler, params, divided, key, copy=copy)
-            return records, prompts, divided, jax.block_until_ready(rollout)
+            return jax.block_until_ready(sample(self.sampler, params, divided, key, copy=copy))
 
     def _earned(
         self, params: Params, records: list[Record], prompts: PromptBatch, divided: PromptBatch, rollout: Rollout

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,7 +47,12 @@ class Run:
 
     def key(self, step: int) -> jax.Array:
         """The key that all draws of a step are folded from."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), step)
+        return _key(self.config.seed, step)
+
+
+@partial(jax.jit, static_argnums=0)  # one program, not one for every part
+def _key(seed: int, step: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,10 @@ def test_short_completions_are_scored_without_the_columns_behind_them(generator,
 
 
 def test_the_copy_of_the_parameters_is_gone_when_completions_are_scored(generator, monkeypatch):
-    """Several draws share one copy; nothing else with the shape of one layer's matrix is on the devices."""
+    """Several draws share one copy, made behind the first prompts.
+
+    Nothing else with the shape of one layer's matrix is on the devices.
+    """
     matrix = DEFINITION.config.hidden_size, DEFINITION.config.intermediate_size
     num_matrices = {"sample": [], "refer": []}
 
@@ -188,4 +191,4 @@ def test_the_copy_of_the_parameters_is_gone_when_completions_are_scored(generato
     with pytest.raises(Scored):
         real._draw(make_params(), [jax.random.key(0), jax.random.key(1)])
     of_copy = 2 * DEFINITION.config.num_hidden_layers + 1  # what makes MLP columns: gate and up; the head is as large
-    assert num_matrices == {"sample": [before + of_copy] * 2, "refer": [before]}
+    assert num_matrices == {"sample": [before, before + of_copy], "refer": [before]}

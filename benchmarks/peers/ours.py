@@ -104,7 +104,7 @@ class Ours:
                 prefilled = self._wait(prefill(sampler)(self._params, prompts))
             with watch("copy"):
                 copying = copied(sampler, self._params)
-                copy = self._wait(copying.__enter__())
+                copy = self._wait(copying.__enter__()())
             with watch("decode"):
                 rollout = self._wait(decode(sampler)(copy, prefilled, key))
             copying.__exit__(None, None, None)

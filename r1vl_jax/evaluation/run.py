@@ -14,7 +14,7 @@ from r1vl_jax.data.records import Record
 from r1vl_jax.rewards import Judge
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.sync import copied
+from r1vl_jax.sampling.sync import Copy, copied
 
 Batches = Callable[[], Iterable[tuple[list[Record], PromptBatch]]]
 # (completion, record) -> how many things of the picture were read right, of how many
@@ -71,7 +71,7 @@ class Evaluator:
             results["reading"] = sum(o["read"] for o in outcomes) / max(sum(o["to_read"] for o in outcomes), 1)
         return results
 
-    def _outcomes(self, params: Params, copy: Params, records: list[Record], prompts: PromptBatch) -> list[Mapping]:
+    def _outcomes(self, params: Params, copy: Copy, records: list[Record], prompts: PromptBatch) -> list[Mapping]:
         rollout = sample(self.sampler, params, prompts, jax.random.key(0), copy=copy)
         completions, has_ended_B = self.own_rows((rollout.completions, rollout.has_ended_B))
         texts = self.texts(completions)[: len(records)]

@@ -22,7 +22,7 @@ from r1vl_jax.models.qwen2_vl.decoder import Decoder
 from r1vl_jax.sampling.drawing import draw, is_end, row_keys, uniforms
 from r1vl_jax.sampling.queue import decode_from_queue
 from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, constrain, placement
-from r1vl_jax.sampling.sync import sync
+from r1vl_jax.sampling.sync import Copy, sync
 
 
 @bundle
@@ -56,7 +56,12 @@ class _State:
 
 
 def sample(
-    sampler: Sampler, params: Params, prompts: PromptBatch, key: Key[Array, ""], *, copy: Params | None = None
+    sampler: Sampler,
+    params: Params,
+    prompts: PromptBatch,
+    key: Key[Array, ""],
+    *,
+    copy: Copy | None = None,
 ) -> Rollout:
     """Samples `num_generations` completions for every prompt: `prefill`, `sync` and `decode`, one after another.
 
@@ -65,13 +70,13 @@ def sample(
         params: parameters of the policy.
         prompts: P prompts, padded on the left.
         key: folded from seed and step by the caller; prompt, sample and position are folded in here.
-        copy: of `sync`, where several calls share one; None makes one for this call.
+        copy: gives that of `sync`, where several calls share one, see `copied`; None makes one for this call.
 
     Returns:
         A rollout of P * G rows; row p*G + g is sample g of prompt p.
     """
     prefilled = prefill(sampler)(params, prompts)
-    return decode(sampler)(sync(sampler, params) if copy is None else copy, prefilled, key)
+    return decode(sampler)(sync(sampler, params) if copy is None else copy(), prefilled, key)
 
 
 @functools.cache

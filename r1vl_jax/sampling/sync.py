@@ -15,7 +15,7 @@ sampler and scorer.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -32,15 +32,20 @@ from r1vl_jax.sharding import shardings
 
 LAYERS_AT_ONCE = 4
 
+Copy = Callable[[], Params]  # gives what `sync` made
+
 
 @contextlib.contextmanager
-def copied(sampler: Sampler, params: Params) -> Iterator[Params]:
-    """The copy of `sync`, whose memory is given back when the block is left."""
-    copy = sync(sampler, params)
+def copied(sampler: Sampler, params: Params) -> Iterator[Copy]:
+    """Gives the copy of `sync` whenever it is called, the same one; its memory is given back when the block is left.
+
+    It is made when it is first asked for: by then a device may read the first prompts.
+    """
+    copy = functools.cache(functools.partial(sync, sampler, params))
     try:
         yield copy
     finally:
-        for leaf in jax.tree.leaves(copy):
+        for leaf in jax.tree.leaves(copy() if copy.cache_info().currsize else None):
             leaf.delete()
 
 

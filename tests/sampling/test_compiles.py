@@ -43,7 +43,7 @@ def test_there_is_one_program_for_each_bucket():
         batch = random_batch(rng)
         buckets.add((batch.token_PS.shape[1], batch.vision.segment_ZM.shape[1]))
         sizes.add((batch.mask_PS.sum(), (batch.vision.segment_ZM > 0).sum()))
-        rollout = sample(sampler, params, batch, jax.random.key(number), copy=copy)
+        rollout = sample(sampler, params, batch, jax.random.key(number), copy=lambda: copy)
         jax.block_until_ready(score(learner, params, batch, rollout.completions))
     assert len(sizes) > 100
     assert prefill(sampler)._cache_size() == score._cache_size() - scored_before == len(buckets)

@@ -69,7 +69,8 @@ def test_a_copy_is_given_back_and_the_parameters_stay(sampler):
     """In float32, where a cast is no copy."""
     params = make_params() if sampler.mesh is None else placed(sampler, make_params())
     with copied(sampler, params) as copy:
-        leaves = jax.tree.leaves(copy)
+        leaves = jax.tree.leaves(copy())
+        assert copy() is copy()
         assert not any(leaf.is_deleted() for leaf in leaves)
     assert all(leaf.is_deleted() for leaf in leaves)
     jax.tree.map(np.testing.assert_array_equal, params, make_params())
@@ -128,20 +129,33 @@ def test_an_update_waits_for_nobody_and_takes_the_memory_when_the_copy_is_gone()
     update = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 1, params), donate_argnums=0)
     params = make_params()
     with copied(SAMPLER, params) as copy:
+        views = copy()
         params = jax.block_until_ready(update(params))
         before = make_params()["text"]["layers"]["mlp"]["down_proj"]["kernel"]
-        np.testing.assert_array_equal(copy["layers"][1]["mlp"]["down_proj"]["kernel"], before[1])
+        np.testing.assert_array_equal(views["layers"][1]["mlp"]["down_proj"]["kernel"], before[1])
     with copied(SAMPLER, params) as copy:
-        jax.block_until_ready(jax.jit(lambda copy: jax.tree.map(jnp.sum, copy))(copy))
+        jax.block_until_ready(jax.jit(lambda copy: jax.tree.map(jnp.sum, copy))(copy()))
     gc.collect()  # JAX keeps what numpy lent until somebody looks
     lay = addresses(params["text"])
     assert addresses(update(params)["text"]) == lay
 
 
 def test_a_copy_is_given_back_when_sampling_fails():
-    with pytest.raises(KeyError), copied(SAMPLER, make_params()) as copy:
+    copies = []
+
+    def fail(copy):
+        copies.append(copy())
         raise KeyError
-    assert copy["embed_tokens"]["embedding"].is_deleted()
+
+    with pytest.raises(KeyError), copied(SAMPLER, make_params()) as copy:
+        fail(copy)
+    assert copies[0]["embed_tokens"]["embedding"].is_deleted()
+
+
+def test_a_copy_that_nobody_asks_for_is_not_made(monkeypatch):
+    monkeypatch.setattr("r1vl_jax.sampling.sync.sync", lambda *_: pytest.fail("it is made"))
+    with copied(SAMPLER, make_params()):
+        pass
 
 
 def test_one_copy_serves_several_draws():
