@@ -106,13 +106,13 @@ def measure(
     prefilled, key = prefill(sampler)(params, prompts), jax.random.key(0)
     seconds: list[list[float]] = [[] for _ in samplers]
     with copied(sampler, params) as copy:
-        params = copy()
-        programs = [decode(each).lower(params, prefilled, key).compile() for each in samplers]
-        rollouts = [jax.block_until_ready(program(params, prefilled, key)) for program in programs]
+        decoder = copy()
+        programs = [decode(each).lower(decoder, prefilled, key).compile() for each in samplers]
+        rollouts = [jax.block_until_ready(program(decoder, prefilled, key)) for program in programs]
         for _ in range(repeats):
             for times, program in zip(seconds, programs, strict=True):
                 start = time.perf_counter()
-                jax.block_until_ready(program(params, prefilled, key))
+                jax.block_until_ready(program(decoder, prefilled, key))
                 times.append(time.perf_counter() - start)
     lengths = [np.asarray(rollout.completions.mask_BT).sum(axis=1) for rollout in rollouts]
     if any((length_B != lengths[0]).any() for length_B in lengths):

@@ -110,6 +110,13 @@ def spies(monkeypatch):
     return calls
 
 
+def test_the_key_of_a_step_is_folded_from_the_seed(make_run):
+    run = make_run()
+    for step in (1, 2, 1_000_003):
+        expected = jax.random.fold_in(jax.random.key(run.config.seed), step)
+        np.testing.assert_array_equal(*map(jax.random.key_data, (run.key(step), expected)))
+
+
 def test_the_policy_moves_and_the_reference_stays(make_run, spies):
     params = step_grpo(make_run(), W)
     assert [w for w, _ in spies.sample] == [10, 11, 12]

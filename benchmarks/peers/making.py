@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
-from benchmarks.peers.work import Work
+from benchmarks.peers.work import COPIES, Work
 from r1vl_jax.checkpoint.hf_export import MAX_SHARD_SIZE, write_weights
 from r1vl_jax.checkpoint.hf_files import write_files
 from r1vl_jax.data import vocabulary
@@ -30,7 +30,6 @@ NUM_TEXT_TOKENS = 40  # of a prompt, the marks of its turns included
 
 _PIXELS = {"min_pixels": 28 * 28, "max_pixels": 400_000}
 _SMALLEST_VOCABULARY = 512
-_COPIES = 64  # of every prompt in what ours trains on: grain takes 6 ms to shuffle a data set of 2 by a record
 _SIZES = {
     "tiny": Config(
         vocab_size=_SMALLEST_VOCABULARY,
@@ -66,7 +65,7 @@ def make(work: Work) -> None:
     processor = Processor(vocabulary.load_tokenizer(work.model), load_image_processor(str(work.model), **_PIXELS))
     records = list(_records(processor, work.num_prompts))
     if not work.data.exists():
-        copies = [dataclasses.replace(r, id=f"{r.id}-{n}") for n in range(_COPIES) for r in records]
+        copies = [dataclasses.replace(r, id=f"{r.id}-{n}") for n in range(COPIES) for r in records]
         write_splits(work.data, {"train": copies, "test": records}, settings={})
     arrays: dict[str, Any] = _inputs(records, processor, work)
     np.savez(work.inputs, **arrays)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BETA, LEARNING_RATE, MAX_GRAD_NORM = 0.04, 1e-6, 1.0
+# Of every prompt in what ours trains on: to find a record's place in a shuffle of 2 takes grain 6 ms, of 128 0.2.
+COPIES = 64
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Work:
 
     @property
     def data(self) -> Path:
-        """The prompts as records."""
-        return self.directory / f"data-{self.size}-{self.num_prompts}"
+        """The prompts as records; ours trains on copies of them, shuffled."""
+        return self.directory / f"data-{self.size}-{self.num_prompts}x{COPIES}"
 
     @property
     def inputs(self) -> Path:

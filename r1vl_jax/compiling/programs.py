@@ -112,8 +112,8 @@ class _World:
         )
 
     def sampling(self) -> Iterator[Program]:
-        """The decoder's copy in two programs, if it takes any, then prompts are read, then completions drawn."""
-        yield from self._sync("step_grpo")
+        """The decoder's copy, if it takes a program; prompts are read, before or meanwhile; completions are drawn."""
+        yield from self._sync("step_grpo", self.num_prompts)
         yield from self._draw("step_grpo", self.sampler, self.num_prompts)
 
     def evaluation(self) -> Iterator[Program]:
@@ -125,22 +125,25 @@ class _World:
             for program in self._draw(EVALUATION, greedy, self.config.eval.batch_size)
         )
         if not is_sampled:
-            yield from self._sync(EVALUATION)
+            yield from self._sync(EVALUATION, self.config.eval.batch_size)
         if not is_sampled or self.config.eval.batch_size != self.num_prompts:
             yield reading
         yield drawing
 
-    def _sync(self, stage: str) -> Iterator[Program]:
+    def _sync(self, stage: str, num_prompts: int) -> Iterator[Program]:
+        """The copy in two programs, beside the first prompts; views, which need none, count as a copy all the same."""
         if can_be_views(self.model, self.decoding_mesh, self.policy):
             return
         layers, group = self.copy["layers"], layers_at_once(self.model.config.num_hidden_layers)
         per_generation = 1 / self.config.loss.steps_per_generation
+        prompts = self._prompts(num_prompts)
+        read = {"prompts": prompts, "prompts, read": self._prefilled(self.sampler, prompts)}
         yield self._sampling(
             "sync of layers",
             stage,
             copy_layers(self.model, self.decoding_mesh),
             (self.policy["text"]["layers"], shapes.scalar(self.mesh, jnp.int32)),
-            held={"rest of the policy": _without(self.policy, ("text.layers",)), "copy": layers[:-group]},
+            held={"rest of the policy": _without(self.policy, ("text.layers",)), "copy": layers[:-group]} | read,
             runs=len(layers) / group * per_generation,
         )
         yield self._sampling(
@@ -148,7 +151,8 @@ class _World:
             stage,
             copy_ends(self.model, self.decoding_mesh),
             (ends(self.policy),),
-            held={"rest of the policy": _without(self.policy, ("text.embed", "text.norm", "lm_head")), "copy": layers},
+            held={"rest of the policy": _without(self.policy, ("text.embed", "text.norm", "lm_head")), "copy": layers}
+            | read,
             runs=per_generation,
         )
 

@@ -7,7 +7,9 @@
     head         `lm_head`, or the embedding          the same; on a CPU always `lm_head`
 
 A few layers are copied at a time: beside the copy only they are in memory. Where nothing changes but the list, on one
-CPU device in float32, nothing is copied: the arrays are views of the trainer's memory, but for a head that is turned.
+CPU device in float32, the arrays are views of the trainer's memory. Copied are then a head that is turned, and what
+does not begin where JAX wants an array to.
+
 Vision tower and prompts are read with the trainer's parameters and are not part of it. Adapters stay beside their
 matrices: in bfloat16 a sum of both would lose an adapter that is small beside its matrix, and with it the agreement of
 sampler and scorer.
@@ -15,6 +17,7 @@ sampler and scorer.
 
 import contextlib
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,6 +50,7 @@ def copied(sampler: Sampler, params: Params) -> Iterator[Copy]:
     finally:
         for leaf in jax.tree.leaves(copy() if copy.cache_info().currsize else None):
             leaf.delete()
+        gc.collect(0)  # with it JAX lets go of what was viewed; until then an update cannot write there
 
 
 def sync(sampler: Sampler, params: Params) -> Params:
@@ -73,13 +77,14 @@ def can_be_views(definition: Definition, mesh: jax.sharding.Mesh | None, params:
 
     Args:
         mesh: the sampler's.
-        params: arrays or their shapes. Of what a program computes on the way nothing can be viewed.
+        params: arrays on the devices of the definition, or their shapes. Of what a program computes on the way nothing
+            can be viewed.
     """
     leaves = jax.tree.leaves([params["text"], params.get("lm_head")])
     return (
         definition.platform == "cpu"
         and (mesh is None or mesh.size == 1)
-        and all(leaf.dtype == jnp.dtype(definition.dtype) == jnp.float32 for leaf in leaves)  # numpy has no bfloat16
+        and all(leaf.dtype == jnp.dtype(definition.dtype) == jnp.float32 for leaf in leaves)  # or as numpy knows it
         and not any(isinstance(leaf, Tracer) for leaf in leaves)
     )
 

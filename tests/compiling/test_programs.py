@@ -43,6 +43,21 @@ def test_which_programs_there_are():
     assert [name for name, program in fused.items() if program.is_used] == ["fused step", *EVALUATION]
 
 
+def test_where_the_copy_is_views_no_program_makes_it():
+    one_cpu = programs_of("cpu", num_devices=1, model__dtype="float32")
+    assert not set(one_cpu) & set(SAMPLING[:2])
+    assert set(SAMPLING[2:]) < set(one_cpu)
+    assert set(SAMPLING) < set(programs_of("cpu", num_devices=1, model__dtype="bfloat16"))
+
+
+def test_the_first_prompts_are_read_before_the_copy_is_made():
+    made = programs_of("tpu")
+    _, prefilled, _ = made["decode"].arguments
+    for name in SAMPLING[:2]:
+        assert made[name].held["prompts, read"] == prefilled
+        assert made[name].held["prompts"] == made["decode"].held["prompts"]
+
+
 def test_settings_with_which_a_program_needs_less():
     learning = ("model.remat", "train.micro_batches", "loss.logp_chunk_size")
     expected = dict.fromkeys(SAMPLING, ()) | {

@@ -27,10 +27,10 @@ def drawn(monkeypatch) -> list:
 
     @contextlib.contextmanager
     def copied(sampler, params):
-        yield "a copy"
+        yield lambda: "a copy"
 
     def sample(sampler, params, prompts, key, *, copy):
-        assert copy == "a copy"
+        assert copy() == "a copy"
         given.append((sampler, params, prompts))
         mask_BT = np.arange(9)[None] < np.array(LENGTHS)[:, None]
         return SimpleNamespace(completions=SimpleNamespace(mask_BT=mask_BT), has_ended_B=np.array([1, 0, 0, 0], bool))
