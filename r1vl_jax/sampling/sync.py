@@ -17,7 +17,6 @@ sampler and scorer.
 
 import contextlib
 import functools
-import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,7 +49,6 @@ def copied(sampler: Sampler, params: Params) -> Iterator[Copy]:
     finally:
         for leaf in jax.tree.leaves(copy() if copy.cache_info().currsize else None):
             leaf.delete()
-        gc.collect(0)  # with it JAX lets go of what was viewed; until then an update cannot write there
 
 
 def sync(sampler: Sampler, params: Params) -> Params:
@@ -81,16 +79,21 @@ def can_be_views(definition: Definition, mesh: jax.sharding.Mesh | None, params:
             can be viewed.
     """
     leaves = jax.tree.leaves([params["text"], params.get("lm_head")])
+    # Float32, for numpy, through which arrays are viewed, has no bfloat16.
     return (
         definition.platform == "cpu"
         and (mesh is None or mesh.size == 1)
-        and all(leaf.dtype == jnp.dtype(definition.dtype) == jnp.float32 for leaf in leaves)  # or as numpy knows it
+        and all(leaf.dtype == jnp.dtype(definition.dtype) == jnp.float32 for leaf in leaves)
         and not any(isinstance(leaf, Tracer) for leaf in leaves)
     )
 
 
 def _views(definition: Definition, mesh: jax.sharding.Mesh | None, params: Params) -> Params:
-    """What a copy would be, over the trainer's memory; an update that finds a view alive writes elsewhere."""
+    """What a copy would be, over the trainer's memory.
+
+    An update that finds a view alive writes elsewhere, and needs memory for a second set of parameters. JAX lets go of
+    a view a moment after it was deleted; a run scores completions before it updates.
+    """
     viewed = jax.tree.map(np.from_dlpack, ends(params) | {"layers": params["text"]["layers"]})
     viewed["layers"] = [jax.tree.map(lambda leaf, i=i: leaf[i], viewed["layers"]) for i in _numbers(definition)]
     views = jax.device_put(viewed, _view_placements(definition, mesh), may_alias=True)
