@@ -161,7 +161,7 @@ def test_short_completions_are_scored_without_the_columns_behind_them(generator,
 
 
 def test_the_copy_of_the_parameters_is_gone_when_completions_are_scored(generator, monkeypatch):
-    """Several draws share one copy, made behind the first prompts.
+    """Several draws share one copy, made in the first of them.
 
     Nothing else with the shape of one layer's matrix is on the devices.
     """

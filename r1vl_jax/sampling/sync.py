@@ -95,7 +95,8 @@ def _views(definition: Definition, mesh: jax.sharding.Mesh | None, params: Param
     a view a moment after it was deleted; a run scores completions before it updates.
     """
     viewed = jax.tree.map(np.from_dlpack, ends(params) | {"layers": params["text"]["layers"]})
-    viewed["layers"] = [jax.tree.map(lambda leaf, i=i: leaf[i], viewed["layers"]) for i in _numbers(definition)]
+    numbers = range(definition.config.num_hidden_layers)
+    viewed["layers"] = [jax.tree.map(lambda leaf, i=i: leaf[i], viewed["layers"]) for i in numbers]
     views = jax.device_put(viewed, _view_placements(definition, mesh), may_alias=True)
     return views | _head(definition, mesh)(params["text"]["embed_tokens"])
 
@@ -105,12 +106,7 @@ def _view_placements(definition: Definition, mesh: jax.sharding.Mesh | None) -> 
     """Where views lie: `copy_placements`, which are not made again for every draw."""
     params = definition.abstract_params()
     layer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params["text"]["layers"])
-    return copy_placements(ends(params) | {"layers": [layer for _ in _numbers(definition)]}, mesh)
-
-
-def _numbers(definition: Definition) -> range:
-    """The layers' numbers."""
-    return range(definition.config.num_hidden_layers)
+    return copy_placements(ends(params) | {"layers": [layer] * definition.config.num_hidden_layers}, mesh)
 
 
 def ends(params: Params) -> Params:
