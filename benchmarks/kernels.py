@@ -156,7 +156,7 @@ def _layer(rows: int, length: int, sizes: Config) -> Case:
         )
 
     inputs = [_normal(number, *shape) for number, shape in enumerate(_caches(rows, length, sizes))] + params
-    has_kernel = gpu_layers.are_suited(sizes, definition.dtype, None, num_rows=samples, num_prompts=rows)
+    has_kernel = gpu_layers.are_suited(sizes, definition.dtype, num_rows=samples)
     return Case(compute, inputs, has_kernel)
 
 

@@ -34,7 +34,6 @@ from r1vl_jax.sampling.loop import decode, prefill
 from r1vl_jax.sampling.methods import Method
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sampling.sync import copied
-from r1vl_jax.sharding import num_batch_shards
 
 _MIB = 2**20
 _SHARE_OF_LONGEST = 0.25  # the mean length, where none is given
@@ -168,7 +167,7 @@ def run(recipe: ConfigDict, *, mean: float | None, repeats: int) -> None:
             )
         _, prompts = next(parts.prompt_stream())
         num_rows = len(prompts.token_PS) * sampler.num_generations
-        num_shards = 1 if sampler.mesh is None else num_batch_shards(sampler.mesh)
+        num_shards = sampler.num_shards
         slots = numbers_of_slots(num_rows, num_shards, own.slots)
         if len(slots) == 1:
             raise ValueError(f"there are {num_rows} completions for {num_shards} parts of the devices: none can wait")

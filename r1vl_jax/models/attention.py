@@ -153,7 +153,7 @@ def decode_attention(
     suffix: KeyValue,
     step: Int[Array, ""] | Int[Array, " B"],
     platform: str,
-    mesh: Mesh | None = None,
+    is_divided: bool = False,
 ) -> tuple[Float[Array, "B N H"], KeyValue]:
     """Attention of one new token per row to its prompt and to the row's own tokens, itself included.
 
@@ -164,7 +164,8 @@ def decode_attention(
         new: key and value of the token, [B, K, H] each.
         prefix, suffix: of the P prompts and of the rows' own tokens, as `cache` has them for a layer.
         step: the column of the token in the suffix, of all rows or of each; columns before it are attended to.
-        platform, mesh: as for `attention`; the mesh is the one tokens are drawn on.
+        platform: as for `attention`.
+        is_divided: whether heads lie over the tensor axis of the mesh in whose `shard_map` over rows this is called.
 
     Returns:
         What the token gets, and the suffix with the token in it.
@@ -172,7 +173,13 @@ def decode_attention(
     _check(platform)
     if platform == "gpu" and flash_decode.is_suited(query_BNH, prefix_mask_PS, suffix[0]):
         return flash_decode.flash_decode(
-            query_BNH, new, prefix=prefix, prefix_mask_PS=prefix_mask_PS, suffix=suffix, step=step, mesh=mesh
+            query_BNH,
+            new,
+            prefix=prefix,
+            prefix_mask_PS=prefix_mask_PS,
+            suffix=suffix,
+            step=step,
+            is_divided=is_divided,
         )
     suffix_key_BKHT = _written(suffix[0], new[0], step, axis=3)
     suffix_value_BKTH = _written(suffix[1], new[1], step, axis=2)

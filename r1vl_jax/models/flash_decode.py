@@ -13,11 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
-
-from r1vl_jax.arrays import BATCH_AXES
-from r1vl_jax.sharding import num_batch_shards
 
 try:
     from jax.experimental.pallas import triton
@@ -60,25 +57,22 @@ def flash_decode(
     prefix_mask_PS: Bool[Array, "P S"],
     suffix: KeyValue,
     step: Int[Array, ""] | Int[Array, " B"],
-    mesh: Mesh | None,
+    is_divided: bool = False,
     interpret: bool = False,
 ) -> tuple[Float[Array, "B N H"], KeyValue]:
     """`attention.decode_attention`, for what is suited.
 
     Args:
-        mesh: rows lie over its (data, fsdp) if the prompts divide so, heads over its tensor axis; None is one device.
         interpret: computes what the kernels would on whatever device there is, slowly; for tests.
     """
     attend = partial(_attend, interpret=interpret)
-    if mesh is not None:
-        is_divided = len(prefix_mask_PS) % num_batch_shards(mesh) == 0
-        rows = PartitionSpec(BATCH_AXES if is_divided else None)
-        heads = PartitionSpec(*rows, "tensor")
+    if is_divided:  # the compiler does not divide kernels
+        whole, heads = PartitionSpec(), PartitionSpec(None, "tensor")
         attend = jax.shard_map(
             attend,
-            mesh=mesh,
-            in_specs=(heads, heads, heads, rows, heads, rows),
+            in_specs=(heads, heads, heads, whole, heads, whole),
             out_specs=heads,
+            axis_names={"tensor"},
             check_vma=False,
         )
     return attend(query_BNH, new, prefix, prefix_mask_PS, suffix, jnp.broadcast_to(step, query_BNH.shape[:1]))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from r1vl_jax.sampling.sampler import LOGITS, ROWS, Sampler, constrain
+from r1vl_jax.sampling.sampler import Sampler, over_tensor
 
 Drawn = tuple[Int[Array, " B"], Float[Array, " B"], Float[Array, " B"]]
 
@@ -20,10 +20,9 @@ def draw(
     Args:
         uniform_B2: see `uniforms`; they determine the draw.
     """
-    logits_BV = jnp.matmul(hidden_BD, head_DV, preferred_element_type=jnp.float32)
-    logits_BV = constrain(sampler.mesh, logits_BV, LOGITS)
+    logits_BV = over_tensor(sampler, jnp.matmul(hidden_BD, head_DV, preferred_element_type=jnp.float32))
     drawable_BV = jnp.where(_one_hot(sampler.forbidden_token_ids, logits_BV.shape[1])[None], -jnp.inf, logits_BV)
-    token_B = constrain(sampler.mesh, sampler.method(drawable_BV, uniform_B2), ROWS)
+    token_B = sampler.method(drawable_BV, uniform_B2)
     score_BV = logits_BV / sampler.temperature_in_report
     score_BV -= jnp.max(score_BV, axis=-1, keepdims=True)
     weight_BV = jnp.exp(score_BV)

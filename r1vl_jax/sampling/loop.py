@@ -21,7 +21,7 @@ from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.decoder import Decoder
 from r1vl_jax.sampling.drawing import draw, is_end, row_keys, uniforms
 from r1vl_jax.sampling.queue import decode_from_queue
-from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, constrain, placement
+from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, any_row, by_shard, over_tensor, placement
 from r1vl_jax.sampling.sync import Copy, sync
 
 
@@ -98,17 +98,28 @@ def prefill(sampler: Sampler) -> jax.stages.Wrapped:
 
 @functools.cache
 def decode(sampler: Sampler) -> jax.stages.Wrapped:
-    """The program (copy, Prefilled, key) -> Rollout: completions are drawn, token by token, on the sampler's mesh."""
+    """The program (copy, Prefilled, key) -> Rollout: completions are drawn, token by token, on the sampler's mesh.
+
+    Every shard draws its own rows in a loop of its own, which ends with them.
+    """
+
+    def of_shard(copy: Params, key: Key[Array, ""], prefilled: Prefilled) -> Rollout:
+        rollout = _decode(sampler, copy, prefilled, key)
+        return dataclasses.replace(rollout, num_steps=rollout.num_steps[None])
+
+    def decode(copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
+        rollout = by_shard(sampler, of_shard, num_whole=2)(copy, key, prefilled)
+        return dataclasses.replace(rollout, num_steps=jnp.max(rollout.num_steps))
+
     rows, whole = (placement(sampler.definition.mesh, spec) for spec in (ROWS, PartitionSpec()))
-    placements = Rollout(Completions(rows, rows), rows, rows, rows, whole)
-    return jax.jit(functools.partial(_decode, sampler), out_shardings=placements)
+    return jax.jit(decode, out_shardings=Rollout(Completions(rows, rows), rows, rows, rows, whole))
 
 
 def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-    decoder = Decoder(sampler.definition, copy, sampler.mesh)
+    decoder = Decoder(sampler.definition, copy, is_divided=sampler.is_divided)
     row_key_B = row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
-    uniform_BT2 = constrain(sampler.mesh, uniforms(row_key_B, sampler.max_length), ROWS)
-    if 0 < sampler.slots < len(row_key_B):
+    uniform_BT2 = uniforms(row_key_B, sampler.max_length)
+    if 0 < sampler.slots < len(row_key_B) * sampler.num_shards:
         return decode_from_queue(
             sampler, decoder, prefilled.prefix, prefilled.hidden_PD, prefilled.next_position_P, uniform_BT2
         )
@@ -124,23 +135,22 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
             suffix=state.suffix,
             step=state.step,
         )
-        state = _State(
+        return _State(
             step=state.step + 1,
             hidden_BD=hidden_BD,
             is_running_B=state.is_running_B & ~is_end(sampler, token_B),
-            suffix=suffix,
+            suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
             token_BT=state.token_BT.at[:, state.step].set(token_B),
             mask_BT=state.mask_BT.at[:, state.step].set(state.is_running_B),
             logp_BT=state.logp_BT.at[:, state.step].set(jnp.where(state.is_running_B, logp_B, 0.0)),
             entropy_BT=state.entropy_BT.at[:, state.step].set(jnp.where(state.is_running_B, entropy_B, 0.0)),
         )
-        return _placed(sampler, state)
 
     def is_unfinished(state: _State) -> Bool[Array, ""]:
-        return (state.step < sampler.max_length) & jnp.any(state.is_running_B)
+        return (state.step < sampler.max_length) & any_row(sampler, state.is_running_B)
 
     hidden_BD = jnp.repeat(prefilled.hidden_PD, sampler.num_generations, axis=0)
-    final = jax.lax.while_loop(is_unfinished, advance, _placed(sampler, _first_state(sampler, hidden_BD)))
+    final = jax.lax.while_loop(is_unfinished, advance, _first_state(sampler, hidden_BD))
     return Rollout(
         completions=Completions(token_BT=final.token_BT, mask_BT=final.mask_BT),
         logp_BT=final.logp_BT,
@@ -153,20 +163,14 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
 def _first_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _State:
     num_rows = hidden_BD.shape[0]
     shape = (num_rows, sampler.max_length)
+    suffix = SuffixCache.empty(sampler.definition.config, num_rows, sampler.max_length, hidden_BD.dtype)
     return _State(
         step=jnp.int32(0),
         hidden_BD=hidden_BD,
         is_running_B=jnp.ones(num_rows, bool),
-        suffix=SuffixCache.empty(sampler.definition.config, num_rows, sampler.max_length, hidden_BD.dtype),
+        suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
         token_BT=jnp.zeros(shape, jnp.int32),
         mask_BT=jnp.zeros(shape, bool),
         logp_BT=jnp.zeros(shape, jnp.float32),
         entropy_BT=jnp.zeros(shape, jnp.float32),
     )
-
-
-def _placed(sampler: Sampler, state: _State) -> _State:
-    """Every device has its rows, and of their caches its heads."""
-    suffix = jax.tree.map(lambda cache: constrain(sampler.mesh, cache, CACHE), state.suffix)
-    rest = jax.tree.map(lambda leaf: constrain(sampler.mesh, leaf, ROWS), dataclasses.replace(state, suffix=None))
-    return dataclasses.replace(rest, suffix=suffix)

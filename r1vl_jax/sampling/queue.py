@@ -1,10 +1,10 @@
 """Completions drawn by fewer slots than there are rows: a slot whose completion has ended takes the next row.
 
-Every device has its own slots and its own rows, which wait in their order. So slots work while rows wait, and what is
-computed is near the tokens that are drawn, however long the longest completion is. Slots copy the keys and values of
-their prompts when some of them take new rows, and not at every token.
+Rows wait in their order. So slots work while rows wait, and what is computed is near the tokens that are drawn, however
+long the longest completion is. Slots copy the keys and values of their prompts when some of them take new rows, and not
+at every token.
 
-Inside this module a row is counted within its device's part of the batch.
+Every shard of a batch has its own slots, rows and queue: all here are those of one shard.
 """
 
 import dataclasses
@@ -18,8 +18,7 @@ from r1vl_jax.arrays import Completions, Rollout, bundle
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.decoder import Decoder
 from r1vl_jax.sampling.drawing import draw, is_end
-from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, constrain
-from r1vl_jax.sharding import num_batch_shards
+from r1vl_jax.sampling.sampler import Sampler, any_row, over_tensor
 
 
 @bundle
@@ -39,7 +38,7 @@ class _State:
 
     Attributes:
         num_steps: tokens that every slot could have drawn so far.
-        next_Z: rows of each device that slots have taken.
+        next_row: how many rows slots have taken.
         row_W: what each slot is drawing, or drew last.
         is_running_W: whether it is not done with that row.
         step_W: tokens of that row so far.
@@ -47,7 +46,7 @@ class _State:
     """
 
     num_steps: Int[Array, ""]
-    next_Z: Int[Array, " Z"]
+    next_row: Int[Array, ""]
     row_W: Int[Array, " W"]
     is_running_W: Bool[Array, " W"]
     step_W: Int[Array, " W"]
@@ -64,49 +63,37 @@ def decode_from_queue(
     next_position_P: Int[Array, " P"],
     uniform_BT2: Float[Array, "B T 2"],
 ) -> Rollout:
-    """Draws the completions of all rows by `sampler.slots` slots; the same as with a slot for every row.
+    """Draws the completions of a shard's rows by its part of `sampler.slots`; the same as with a slot for every row.
 
     Args:
         prefix, hidden_PD, next_position_P: as in `loop.Prefilled`.
         uniform_BT2: see `drawing.uniforms`.
     """
-    num_shards = 1 if sampler.mesh is None else num_batch_shards(sampler.mesh)
-    rows_of_shard = len(uniform_BT2) // num_shards
-    max_steps = sampler.max_length * -(-len(uniform_BT2) // sampler.slots)  # when no completion ends early
-    take, put = functools.partial(_take, num_shards=num_shards), functools.partial(_put, num_shards=num_shards)
+    num_rows, num_slots = len(uniform_BT2), sampler.slots // sampler.num_shards
+    max_steps = sampler.max_length * -(-num_rows // num_slots)  # when no completion ends early
 
     def of_prompts(array_P: Array, row_W: Int[Array, " W"]) -> Array:
-        return take(array_P, row_W // sampler.num_generations)
+        return array_P[row_W // sampler.num_generations]
 
     def refill(state: _State) -> _State:
         """Slots that are done take rows that wait, if there are any."""
-        is_free_ZW = ~state.is_running_W.reshape(num_shards, -1)
-        row_ZW = state.next_Z[:, None] + jnp.cumsum(is_free_ZW, axis=1) - 1
-        takes_ZW = is_free_ZW & (row_ZW < rows_of_shard)
-        takes_W, row_W = takes_ZW.reshape(-1), jnp.where(takes_ZW, row_ZW, 0).reshape(-1)
-        row_W = jnp.where(takes_W, row_W, state.row_W)
-        hidden_WD = jnp.where(takes_W[:, None], of_prompts(hidden_PD, row_W), state.hidden_WD)
-        return _placed(
-            sampler,
-            dataclasses.replace(
-                state,
-                next_Z=state.next_Z + jnp.sum(takes_ZW, axis=1),
-                row_W=row_W,
-                is_running_W=state.is_running_W | takes_W,
-                step_W=jnp.where(takes_W, 0, state.step_W),
-                hidden_WD=hidden_WD,
-            ),
+        is_free_W = ~state.is_running_W
+        next_row_W = state.next_row + jnp.cumsum(is_free_W) - 1
+        takes_W = is_free_W & (next_row_W < num_rows)
+        row_W = jnp.where(takes_W, next_row_W, state.row_W)
+        return dataclasses.replace(
+            state,
+            next_row=state.next_row + jnp.sum(takes_W),
+            row_W=row_W,
+            is_running_W=state.is_running_W | takes_W,
+            step_W=jnp.where(takes_W, 0, state.step_W),
+            hidden_WD=jnp.where(takes_W[:, None], of_prompts(hidden_PD, row_W), state.hidden_WD),
         )
-
-    def is_any_waiting(state: _State) -> Bool[Array, ""]:
-        """Whether a slot is done and there is a row for it."""
-        is_free_ZW = ~state.is_running_W.reshape(num_shards, -1)
-        return jnp.any(jnp.any(is_free_ZW, axis=1) & (state.next_Z < rows_of_shard))
 
     def until_slots_are_free(state: _State) -> _State:
         prefix_of_slots = jax.tree.map(lambda cache: of_prompts(cache, state.row_W), prefix)
         rotation = decoder.rotation(of_prompts(next_position_P, state.row_W), sampler.max_length)
-        uniform_WT2 = take(uniform_BT2, state.row_W)
+        uniform_WT2 = uniform_BT2[state.row_W]
 
         def advance(state: _State) -> _State:
             def at_step(array_WT: Float[Array, "W T *C"]) -> Float[Array, "W 1 *C"]:
@@ -115,14 +102,14 @@ def decode_from_queue(
             uniform_W2 = at_step(uniform_WT2)[:, 0]
             token_W, logp_W, entropy_W = draw(sampler, decoder.head_DV, state.hidden_WD, uniform_W2)
             has_ended_W = is_end(sampler, token_W)
-            at = (jnp.where(state.is_running_W, state.row_W, rows_of_shard), state.step_W)
+            row_W = jnp.where(state.is_running_W, state.row_W, num_rows)  # which is past the last, and left out
             drawn = state.rows
             rows = _Rows(
-                token_BT=put(drawn.token_BT, at, token_W),
-                mask_BT=put(drawn.mask_BT, at, jnp.ones_like(has_ended_W)),
-                logp_BT=put(drawn.logp_BT, at, logp_W),
-                entropy_BT=put(drawn.entropy_BT, at, entropy_W),
-                has_ended_B=put(drawn.has_ended_B, at[:1], has_ended_W),
+                token_BT=drawn.token_BT.at[row_W, state.step_W].set(token_W, mode="drop"),
+                mask_BT=drawn.mask_BT.at[row_W, state.step_W].set(True, mode="drop"),
+                logp_BT=drawn.logp_BT.at[row_W, state.step_W].set(logp_W, mode="drop"),
+                entropy_BT=drawn.entropy_BT.at[row_W, state.step_W].set(entropy_W, mode="drop"),
+                has_ended_B=drawn.has_ended_B.at[row_W].set(has_ended_W, mode="drop"),
             )
             hidden_WD, suffix = decoder(
                 token_W,
@@ -131,25 +118,28 @@ def decode_from_queue(
                 suffix=state.suffix,
                 step=state.step_W,
             )
-            state = dataclasses.replace(
+            return dataclasses.replace(
                 state,
                 num_steps=state.num_steps + 1,
                 is_running_W=state.is_running_W & ~has_ended_W & (state.step_W + 1 < sampler.max_length),
                 step_W=jnp.minimum(state.step_W + 1, sampler.max_length - 1),
                 hidden_WD=hidden_WD,
-                suffix=suffix,
+                suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
                 rows=rows,
             )
-            return _placed(sampler, state)
 
         def goes_on(state: _State) -> Bool[Array, ""]:
             # That the bound is told changes nothing but what can be read off the compiled program.
-            return jnp.any(state.is_running_W) & ~is_any_waiting(state) & (state.num_steps < max_steps)
+            is_any_awaited = any_row(sampler, ~state.is_running_W & (state.next_row < num_rows))
+            return is_any_running(state) & ~is_any_awaited & (state.num_steps < max_steps)
 
         return refill(jax.lax.while_loop(goes_on, advance, state))
 
-    first = refill(_first_state(sampler, num_shards, len(uniform_BT2), hidden_PD))
-    final = jax.lax.while_loop(lambda state: jnp.any(state.is_running_W), until_slots_are_free, first)
+    def is_any_running(state: _State) -> Bool[Array, ""]:
+        return any_row(sampler, state.is_running_W)
+
+    first = refill(_first_state(sampler, num_slots, num_rows, hidden_PD))
+    final = jax.lax.while_loop(is_any_running, until_slots_are_free, first)
     rows = final.rows
     return Rollout(
         completions=Completions(rows.token_BT, rows.mask_BT),
@@ -160,16 +150,17 @@ def decode_from_queue(
     )
 
 
-def _first_state(sampler: Sampler, num_shards: int, num_rows: int, hidden_PD: Float[Array, "P D"]) -> _State:
-    slots, shape = sampler.slots, (num_rows, sampler.max_length)
+def _first_state(sampler: Sampler, num_slots: int, num_rows: int, hidden_PD: Float[Array, "P D"]) -> _State:
+    shape, dtype = (num_rows, sampler.max_length), hidden_PD.dtype
+    suffix = SuffixCache.empty(sampler.definition.config, num_slots, sampler.max_length, dtype)
     return _State(
         num_steps=jnp.int32(0),
-        next_Z=jnp.zeros(num_shards, jnp.int32),
-        row_W=jnp.zeros(slots, jnp.int32),
-        is_running_W=jnp.zeros(slots, bool),
-        step_W=jnp.zeros(slots, jnp.int32),
-        hidden_WD=jnp.zeros((slots, hidden_PD.shape[1]), hidden_PD.dtype),
-        suffix=SuffixCache.empty(sampler.definition.config, slots, sampler.max_length, hidden_PD.dtype),
+        next_row=jnp.int32(0),
+        row_W=jnp.zeros(num_slots, jnp.int32),
+        is_running_W=jnp.zeros(num_slots, bool),
+        step_W=jnp.zeros(num_slots, jnp.int32),
+        hidden_WD=jnp.zeros((num_slots, hidden_PD.shape[1]), dtype),
+        suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
         rows=_Rows(
             token_BT=jnp.zeros(shape, jnp.int32),
             mask_BT=jnp.zeros(shape, bool),
@@ -178,27 +169,3 @@ def _first_state(sampler: Sampler, num_shards: int, num_rows: int, hidden_PD: Fl
             has_ended_B=jnp.zeros(num_rows, bool),
         ),
     )
-
-
-def _placed(sampler: Sampler, state: _State) -> _State:
-    """Every device has its slots, and of their caches its heads."""
-    suffix = jax.tree.map(lambda cache: constrain(sampler.mesh, cache, CACHE), state.suffix)
-    rest = jax.tree.map(lambda leaf: constrain(sampler.mesh, leaf, ROWS), dataclasses.replace(state, suffix=None))
-    return dataclasses.replace(rest, suffix=suffix)
-
-
-def _take(array_B: Array, row_W: Int[Array, " W"], *, num_shards: int) -> Array:
-    """Rows of each device for its slots."""
-    taken = jax.vmap(lambda array, row: array[row])(_by_shard(array_B, num_shards), _by_shard(row_W, num_shards))
-    return taken.reshape(-1, *array_B.shape[1:])
-
-
-def _put(array_B: Array, at_W: tuple[Int[Array, " W"], ...], value_W: Array, *, num_shards: int) -> Array:
-    """Writes a number of each slot into its device's rows, at (row, ...); rows past the last are left out."""
-    put = jax.vmap(lambda array, at, value: array.at[at].set(value, mode="drop"))
-    at_ZW = tuple(_by_shard(index_W, num_shards) for index_W in at_W)
-    return put(_by_shard(array_B, num_shards), at_ZW, _by_shard(value_W, num_shards)).reshape(array_B.shape)
-
-
-def _by_shard(array_B: Array, num_shards: int) -> Array:
-    return array_B.reshape(num_shards, -1, *array_B.shape[1:])

@@ -1,16 +1,18 @@
 """The settings of sampling, and where its arrays lie."""
 
 import dataclasses
-import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from r1vl_jax.arrays import BATCH_AXES
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.methods import Method
+from r1vl_jax.sharding import num_batch_shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,16 @@ class Sampler:
         """
         return self.definition.mesh if self.definition.platform == "gpu" else self.mesh
 
+    @property
+    def num_shards(self) -> int:
+        """Into how many parts rows are divided, each drawn by one device, or by `tensor` of them."""
+        return 1 if self.mesh is None else num_batch_shards(self.mesh)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether a copy of the decoder lies on several devices, heads and vocabulary divided over them."""
+        return self.mesh is not None and self.tensor > 1
+
     def on_trainer_mesh(self) -> "Sampler":
         """The same, with the decoder divided as the trainer divides it: for one program that samples and trains.
 
@@ -74,7 +86,6 @@ def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.
 # How the first dimensions of an array are divided over the mesh.
 ROWS = PartitionSpec(BATCH_AXES)
 CACHE = PartitionSpec(BATCH_AXES, "tensor")  # rows and heads; positions and width stay whole
-LOGITS = PartitionSpec(BATCH_AXES, "tensor")
 
 
 def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> Any:
@@ -82,16 +93,40 @@ def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> Any:
     return None if mesh is None else NamedSharding(mesh, spec)
 
 
-def constrain(mesh: jax.sharding.Mesh | None, array: Array, spec: PartitionSpec) -> Array:
-    """The array, placed; for use inside jitted functions. An axis that does not divide its dimension is left out."""
-    if mesh is None:
-        return array
-    sizes = [math.prod(mesh.shape[axis] for axis in _axes(entry)) for entry in spec]
-    kept = [
-        entry if length % size == 0 else None for entry, size, length in zip(spec, sizes, array.shape, strict=False)
-    ]
-    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*kept)))
+def by_shard(sampler: Sampler, function: Callable[..., Any], *, num_whole: int) -> Callable[..., Any]:
+    """The function, called for the rows of each shard by themselves.
+
+    Nothing that is computed inside waits for other shards; what is divided over tensor is left to the compiler.
+
+    Args:
+        function: takes `num_whole` arguments of which every shard has all, then one that has its rows; all that it
+            returns has rows.
+    """
+    if sampler.mesh is None:
+        return function
+    whole = PartitionSpec()
+    return jax.shard_map(
+        function,
+        mesh=sampler.mesh,
+        in_specs=(*[whole] * num_whole, ROWS),
+        out_specs=ROWS,
+        axis_names=set(BATCH_AXES if sampler.is_divided else sampler.mesh.axis_names),
+        check_vma=False,
+    )
 
 
-def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else entry
+def over_tensor(sampler: Sampler, array_BN: Array) -> Array:
+    """Inside `by_shard`: an array whose second dimension, heads or vocabulary, is divided if `tensor` divides it."""
+    if not sampler.is_divided or array_BN.shape[1] % sampler.tensor:
+        return array_BN
+    return jax.lax.with_sharding_constraint(array_BN, PartitionSpec(None, "tensor"))
+
+
+def any_row(sampler: Sampler, is_so_B: Bool[Array, " B"]) -> Bool[Array, ""]:
+    """Inside `by_shard`: whether it is so of any row, for the condition of a loop.
+
+    Only rows of the own shard count; where devices exchange something inside the loop, those of all: nobody promises
+    that shards may then be at different turns.
+    """
+    is_so = jnp.any(is_so_B)
+    return jax.lax.pmax(is_so.astype(jnp.int32), BATCH_AXES) > 0 if sampler.is_divided else is_so

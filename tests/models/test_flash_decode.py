@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
+from r1vl_jax.arrays import BATCH_AXES
 from r1vl_jax.config import Mesh
 from r1vl_jax.models import flash_decode as flash_decode_module
 from r1vl_jax.models.attention import decode_attention
@@ -64,7 +66,7 @@ def test_it_is_the_plain_attention(monkeypatch, sizes, steps, is_common, num_pro
     last = sizes[-1] - 1
     for step in steps:
         step = jnp.int32(step) if is_common else (step + 40 * jnp.arange(len(query_BNH))) % last
-        actual = flash_decode(query_BNH, new, **settings, step=step, mesh=None, interpret=True)
+        actual = flash_decode(query_BNH, new, **settings, step=step, interpret=True)
         _check(actual, query_BNH, new, settings, step)
 
 
@@ -74,24 +76,23 @@ def test_columns_from_the_step_on_may_hold_any_number(step):
     key_BKHT, value_BKTH = settings["suffix"]
     column = jnp.arange(192)
     settings["suffix"] = jnp.where(column >= step, 1e4, key_BKHT), jnp.where(column[:, None] >= step, 1e4, value_BKTH)
-    actual = flash_decode(query_BNH, new, **settings, step=jnp.int32(step), mesh=None, interpret=True)
+    actual = flash_decode(query_BNH, new, **settings, step=jnp.int32(step), interpret=True)
     _check(actual, query_BNH, new, settings, jnp.int32(step))
 
 
-@pytest.mark.parametrize("num_prompts", [4, 3])
-def test_devices_have_their_own_rows_and_heads(num_prompts):
-    """Three prompts do not divide over four parts: then every part has all of them."""
+def test_devices_have_their_own_rows_and_heads():
     mesh = make_mesh(Mesh(data=1, fsdp=4, tensor=2), jax.devices()[:8])
-    query_BNH, new, settings = _inputs(num_prompts, 2, 2, 3, 32, 64, 64)
+    query_BNH, new, settings = _inputs(4, 2, 2, 3, 32, 64, 64)
 
     def attend(query_BNH, new, settings):
-        return flash_decode(query_BNH, new, **settings, step=jnp.int32(20), mesh=mesh, interpret=True)
+        return flash_decode(query_BNH, new, **settings, step=jnp.int32(20), is_divided=True, interpret=True)
 
-    actual = jax.jit(attend)(query_BNH, new, settings)
+    rows, axes = PartitionSpec(BATCH_AXES), set(BATCH_AXES)
+    of_rows = jax.shard_map(attend, mesh=mesh, in_specs=rows, out_specs=rows, axis_names=axes, check_vma=False)
+    actual = jax.jit(of_rows)(query_BNH, new, settings)
     _check(jax.device_get(actual), query_BNH, new, settings, jnp.int32(20))
-    rows = 2 if num_prompts == 4 else 6
-    assert {shard.data.shape for shard in actual[0].addressable_shards} == {(rows, 3, 32)}
-    assert {shard.data.shape for shard in actual[1][0].addressable_shards} == {(rows, 1, 32, 64)}
+    assert {shard.data.shape for shard in actual[0].addressable_shards} == {(2, 3, 32)}
+    assert {shard.data.shape for shard in actual[1][0].addressable_shards} == {(2, 1, 32, 64)}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_rows_that_are_not_there_are_masked(operations, function, num_rows, padd
 def test_queries_that_are_not_there_are_masked(operations, num_samples, num_queries, of_prompt, own):
     def attend(query, key, value, mask, *caches):
         return flash_decode.flash_decode(
-            query, (key, value), prefix=caches[:2], prefix_mask_PS=mask, suffix=caches[2:], step=jnp.int32(3), mesh=None
+            query, (key, value), prefix=caches[:2], prefix_mask_PS=mask, suffix=caches[2:], step=jnp.int32(3)
         )
 
     rows, width = 2 * num_samples, 128

@@ -29,13 +29,13 @@ WIDE = dataclasses.replace(
 
 @pytest.fixture
 def calls(monkeypatch) -> dict[str, list[Any]]:
-    """Of the calls of each kernel, which take float32 here, the mesh; of `flash_decode`, how many rows, too."""
+    """The calls of each kernel, which take float32 here; of `flash_decode`, whether heads are divided, and the rows."""
     seen: dict[str, list[Any]] = {"cudnn": [], "flash_decode": [], "few_rows": []}
 
     def watched(name: str, kernel: Any, **settings: Any) -> Any:
         def call(*inputs: Any, **others: Any) -> Any:
-            mesh = others.get("mesh")
-            seen[name].append((mesh, len(inputs[0])) if name == "flash_decode" else mesh)
+            is_attention = name == "flash_decode"
+            seen[name].append((others.get("is_divided", False), len(inputs[0])) if is_attention else None)
             return kernel(*inputs, **others, **settings)
 
         return call
@@ -86,9 +86,8 @@ def test_completions_are_those_of_plain_computation(calls, sizes, slots, tensor)
     _check(rollout)
     layers = WIDE.config.num_hidden_layers
     assert len(calls["cudnn"]) >= 2  # of the tower and of the prompts
-    num_rows = slots or 2 * NUM_PROMPTS
-    expected = (None, num_rows // mesh.size) if tensor == 1 else (sampler.mesh, num_rows)
-    assert calls["flash_decode"] == [expected] * layers
+    num_rows = (slots or 2 * NUM_PROMPTS) // sampler.num_shards
+    assert calls["flash_decode"] == [(tensor == 2, num_rows)] * layers
     assert len(calls["few_rows"]) == (7 * layers if tensor == 1 else 0)
 
 

@@ -9,19 +9,26 @@ from small import DEFINITION, EOS, in_rows, make_adapter, make_params, make_prom
 
 from r1vl_jax import sharding
 from r1vl_jax.arrays import Rollout
+from r1vl_jax.compiling.collectives import collectives
+from r1vl_jax.compiling.hlo import parse
 from r1vl_jax.config import Mesh
 from r1vl_jax.models.lora import LoRA
-from r1vl_jax.sampling.loop import prefill, sample
+from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import sync
 from r1vl_jax.trainable import combine
 
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(4, 8.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
 
 
+def make_sampler(definition, tensor: int, slots: int = 0) -> Sampler:
+    return Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), slots=slots, tensor=tensor)
+
+
 def sampled(definition, mesh: jax.sharding.Mesh, tensor: int, slots: int = 0):
     definition = dataclasses.replace(definition, mesh=mesh)
-    sampler = Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), slots=slots, tensor=tensor)
+    sampler = make_sampler(definition, tensor, slots)
     params = make_params(scale=0.5)
     if definition.lora:
         params = combine(make_adapter(definition), params)
@@ -72,6 +79,19 @@ def test_on_gpus_prompts_are_read_by_a_program_of_one_mesh(alone):
 def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
     mesh = sharding.make_mesh(Mesh(2, 4, 1))
     assert_equal(sampled(DEFINITION, mesh, tensor, slots), alone[DEFINITION], mesh)
+
+
+@pytest.mark.parametrize("slots", [0, 8])
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_while_tokens_are_drawn_no_row_waits_for_those_of_other_devices(tensor, slots):
+    """Where two devices hold a copy together, they exchange what they computed."""
+    mesh = sharding.make_mesh(Mesh(2, 4, 1))
+    sampler = make_sampler(dataclasses.replace(DEFINITION, mesh=mesh), tensor, slots)
+    params = jax.device_put(make_params(), sharding.shardings(make_params(), mesh))
+    prefilled = prefill(sampler)(params, sharding.divide(in_rows(make_prompts(8)), mesh))
+    program = decode(sampler).lower(sync(sampler, params), prefilled, jax.random.key(1)).compile()
+    times = [each.times for each in collectives(parse(program.as_text()), [0] * 8)]
+    assert (max(times) > 1) == (tensor == 2)
 
 
 def assert_equal(rollout: Rollout, expected: Rollout, mesh: jax.sharding.Mesh):

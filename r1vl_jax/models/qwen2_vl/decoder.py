@@ -4,7 +4,6 @@ import functools
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from r1vl_jax.arrays import Params
@@ -18,20 +17,20 @@ from r1vl_jax.models.qwen2_vl.rope import Rotation, text_rotation
 class Decoder:
     """What decoding needs of a model; to be made inside the jitted function that uses it."""
 
-    def __init__(self, definition: Definition, copy: Params, mesh: Mesh | None = None):
+    def __init__(self, definition: Definition, copy: Params, *, is_divided: bool = False):
         """Binds a copy of `sampling.sync`: `embed_tokens`, `layers` (a list), `norm` and, if it is apart, `lm_head`.
 
         Args:
-            mesh: the devices of the definition as sampling lays them out.
+            is_divided: whether heads lie over the tensor axis of the mesh in whose `shard_map` over rows it is used.
         """
         layer, norm = _graphdefs(definition)
-        self._definition, self._mesh = definition, mesh
+        self._definition, self._is_divided = definition, is_divided
         self._embedding_VD = copy["embed_tokens"]["embedding"]
         self._layers = [nnx.merge(layer, params) for params in copy["layers"]]
         self._norm = nnx.merge(norm, copy["norm"])
         head_DV = copy["lm_head"]["kernel"] if "lm_head" in copy else self._embedding_VD.T
         self.head_DV: Float[Array, "D V"] = head_DV.astype(definition.dtype)
-        may_have_kernels = definition.platform == "gpu" and definition.lora is None
+        may_have_kernels = definition.platform == "gpu" and definition.lora is None and not is_divided
         self._gpu_layers = gpu_layers.make_layers(copy["layers"], copy["norm"]) if may_have_kernels else None
 
     def rotation(self, next_position_B: Int[Array, " B"], length: int) -> Rotation:
@@ -63,10 +62,10 @@ class Decoder:
         Returns:
             Hidden states behind the final norm, for drawing the next token, and the suffix with this one in it.
         """
-        definition, mesh = self._definition, self._mesh
+        definition = self._definition
         x_B1D = self._embedding_VD[token_B[:, None]].astype(definition.dtype)
         if self._gpu_layers is not None and gpu_layers.are_suited(
-            definition.config, definition.dtype, mesh, num_rows=len(token_B), num_prompts=len(prefix.mask_PS)
+            definition.config, definition.dtype, num_rows=len(token_B)
         ):
             return gpu_layers.read_token(
                 self._gpu_layers,
@@ -77,9 +76,8 @@ class Decoder:
                 suffix=suffix,
                 step=step,
                 config=definition.config,
-                mesh=mesh,
             )
-        attend = functools.partial(decode_attention, platform=definition.platform, mesh=mesh)
+        attend = functools.partial(decode_attention, platform=definition.platform, is_divided=self._is_divided)
         key_BKHT, value_BKTH = [], []
         for index, layer in enumerate(self._layers):
             x_B1D, (key, value) = layer.decode(

@@ -3,18 +3,15 @@
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from r1vl_jax.arrays import BATCH_AXES, Params, bundle
+from r1vl_jax.arrays import Params, bundle
 from r1vl_jax.models import few_rows
 from r1vl_jax.models.attention import decode_attention
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.rope import Rotation
-from r1vl_jax.sharding import num_batch_shards
 
 
 @bundle
@@ -63,13 +60,10 @@ def _layer(params: Params, next_norm_D: Array) -> Layer:
     )
 
 
-def are_suited(config: Config, dtype: str, mesh: Mesh | None, *, num_rows: int, num_prompts: int) -> bool:
-    """Whether the kernels can take these sizes, and every device has prompts of its own, and all heads."""
-    num_parts = 1 if mesh is None else num_batch_shards(mesh)
-    if num_prompts % num_parts or (mesh is not None and mesh.shape["tensor"] > 1):
-        return False
+def are_suited(config: Config, dtype: str, *, num_rows: int) -> bool:
+    """Whether the kernels can take these sizes, and so many rows of a device that has all heads."""
     dims = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
-    return few_rows.is_suited(num_rows // num_parts, dims, head_dim=config.head_dim, dtype=jnp.dtype(dtype))
+    return few_rows.is_suited(num_rows, dims, head_dim=config.head_dim, dtype=jnp.dtype(dtype))
 
 
 def read_token(
@@ -82,27 +76,8 @@ def read_token(
     suffix: SuffixCache,
     step: Int[Array, ""] | Int[Array, " B"],
     config: Config,
-    mesh: Mesh | None,
 ) -> tuple[Float[Array, "B D"], SuffixCache]:
     """What `Decoder` does behind the embedding and the first norm."""
-    read = functools.partial(_read_token, config=config)
-    if mesh is not None:
-        rows = PartitionSpec(BATCH_AXES)
-        read = jax.shard_map(read, mesh=mesh, in_specs=(PartitionSpec(), *[rows] * 6), out_specs=rows, check_vma=False)
-    return read(layers, x_BD, normed_BD, rotation, prefix, suffix, jnp.broadcast_to(step, len(x_BD)))
-
-
-def _read_token(
-    layers: list[Layer],
-    x_BD: Array,
-    normed_BD: Array,
-    rotation: Rotation,
-    prefix: PrefixCache,
-    suffix: SuffixCache,
-    step_B: Array,
-    *,
-    config: Config,
-) -> tuple[Array, SuffixCache]:
     add_and_norm = functools.partial(few_rows.add_and_norm, epsilon=config.rms_norm_eps)
     key_BKHT, value_BKTH = [], []
     for index, layer in enumerate(layers):
@@ -119,7 +94,7 @@ def _read_token(
             prefix=(prefix.key_PKHS[index], prefix.value_PKSH[index]),
             prefix_mask_PS=prefix.mask_PS,
             suffix=(suffix.key_BKHT[index], suffix.value_BKTH[index]),
-            step=step_B,
+            step=step,
             platform="gpu",
         )
         key_BKHT.append(key)
