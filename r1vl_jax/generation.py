@@ -53,7 +53,7 @@ class Draw:
     """Prompts of this process, G completions of each, and what these earned.
 
     Attributes:
-        sampled: completions of all processes, on the devices.
+        divided, sampled: prompts and completions of all processes, on the devices.
         completions, has_ended_B: the rows of `sampled` that this process's prompts gave.
         reward_PG: the total that is compared, penalties included.
         width: columns that hold every completion; those behind them are outside all masks.
@@ -62,6 +62,7 @@ class Draw:
 
     records: list[Record]
     prompts: PromptBatch
+    divided: PromptBatch
     sampled: SampledRows
     completions: Completions
     has_ended_B: Bool[Array, " B"]
@@ -105,7 +106,7 @@ class Generator:
             figures = [draw.figures() for draw in draws]  # now, for later they would wait for the update
             rows = self._compare(draws)
         batches = [
-            TrainBatch(draw.prompts, _narrowed(part, draw.width), self._denominator(part, rows))
+            TrainBatch(draw.divided, _narrowed(part, draw.width), self._denominator(part, rows))
             for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
         ]
         return list(zip(draws, figures, batches, strict=True))
@@ -137,13 +138,13 @@ class Generator:
         width = _width(rollout.completions, self.run.config.train.completion_bucket)
         with timers("ref"):  # dispatched only: the device computes while the host scores
             sampled = refer(self.learner, params, self.reference_params, divided, _narrowed(rollout, width))
-            sampled = _widened(sampled, length)
         with timers("reward"):
             completions, has_ended_B = self.run.parts.own_rows((rollout.completions, rollout.has_ended_B))
             earned = self.run.rewarder(completions, records)
             total_B = np.asarray(penalised(self.learner.loss, earned.total_B, completions))
         reward_PG = total_B.reshape(len(records), -1)
-        return Draw(records, prompts, sampled, completions, has_ended_B, earned, reward_PG, width)
+        sampled = _widened(sampled, length)  # only now: where there are several devices, it waits for the scores
+        return Draw(records, prompts, divided, sampled, completions, has_ended_B, earned, reward_PG, width)
 
     def _with_spread(self, params: Params, first: Draw, key: Key[Array, ""]) -> Draw:
         """Draws again for groups whose rewards are all equal."""
@@ -180,6 +181,7 @@ class Generator:
         return Draw(
             records=[drawn_records[group] for group in groups],
             prompts=prompts,
+            divided=parts.divide(prompts),
             sampled=parts.divide(sampled),
             completions=sampled.completions,
             has_ended_B=sampled.has_ended_B,
@@ -234,15 +236,18 @@ def _width(completions: Completions, bucket: int) -> int:
 
 
 def _narrowed(bundle: Any, width: int) -> Any:
-    """The first columns of every array that has columns."""
-    return jax.tree.map(lambda leaf: leaf[:, :width] if leaf.ndim == 2 else leaf, bundle)
+    """The first columns of every array that has more."""
+    return jax.tree.map(lambda leaf: leaf[:, :width] if leaf.ndim == 2 and leaf.shape[1] > width else leaf, bundle)
 
 
 def _widened(bundle: Any, width: int) -> Any:
     """The opposite of `_narrowed`, with 0 and False in the new columns."""
-    return jax.tree.map(
-        lambda leaf: jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1]))) if leaf.ndim == 2 else leaf, bundle
-    )
+
+    def widen(leaf: Array) -> Array:
+        has_fewer = leaf.ndim == 2 and leaf.shape[1] < width
+        return jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1]))) if has_fewer else leaf
+
+    return jax.tree.map(widen, bundle)
 
 
 def _concatenate(bundles: Sequence[Any]) -> Any:
@@ -264,5 +269,7 @@ def _concatenate(bundles: Sequence[Any]) -> Any:
 
 def _split(rows: TrainRows, num_parts: int) -> list[TrainRows]:
     """Equal parts of the rows, in order."""
+    if num_parts == 1:
+        return [rows]
     size = rows.advantage_BT.shape[0] // num_parts
     return [jax.tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], rows) for i in range(num_parts)]

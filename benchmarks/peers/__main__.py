@@ -4,16 +4,18 @@
 
 ours            what a training run does in a step: `Generator.generate` samples, scores by the reference, rewards and
                 compares, `step_grpo_step` updates; then its parts are timed once more, one by one; layers are computed
-                again in the backward pass, as by default; torch is hidden from it, as from a plain installation;
-                memory comes in large pages, as launch/local.sh starts a run (`--large_pages=all`: on all sides)
+                again in the backward pass, as by default (`--remat`); torch is hidden from it, as from a plain
+                installation; memory comes in large pages, as launch/local.sh starts a run (`--large_pages=all`: on all
+                sides); `--devices=N` divides the prompts over N devices of a CPU
 transformers    `Qwen2VLForConditionalGeneration.generate`, with its cache; generation alone
 plain           a step written by hand in torch: generate, reference, loss of GRPO with k3, AdamW
 trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--recompute`, unlike its default, it keeps
                 what the backward pass needs, as `plain` does
 
 Every completion has exactly `--new_tokens` tokens; beta is 0.04 with a frozen reference; all parameters are trained;
-weights are random. Sides take turns, each in a process of its own, and of a turn the second repeat counts. One during
-which others used more than 5 % of the processors is made again, up to `--max_discarded` times a side. Prints medians,
+weights are random. Sides take turns, each in a process of its own, and of a turn the second repeat counts. A repeat has
+`--steps` steps, one after another, and what lies between them counts; the seconds are those of one. One during which
+others used more than 5 % of the processors is made again, up to `--max_discarded` times a side. Prints medians,
 what the machine allows at best, and how far each peer's log-probabilities of the same tokens are from ours.
 """
 
@@ -38,7 +40,10 @@ _WIDTH = 120  # columns, where nobody looks at a terminal
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.prompts % arguments.devices:
+        parser.error(f"--devices={arguments.devices}: expected a divisor of the {arguments.prompts} prompts")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share an accelerator
     with tempfile.TemporaryDirectory() as temporary:
         work = Work(
@@ -48,6 +53,9 @@ def main() -> None:
             num_prompts=arguments.prompts,
             num_generations=arguments.generations,
             new_tokens=arguments.new_tokens,
+            steps=arguments.steps,
+            devices=arguments.devices,
+            remat=arguments.remat,
             recompute=arguments.recompute,
             large_pages=arguments.large_pages,
         )
@@ -73,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=_at_least(1), default=2)
     parser.add_argument("--generations", type=_at_least(2), default=4, help="completions of each prompt")
     parser.add_argument("--new_tokens", type=_at_least(1), default=128)
+    parser.add_argument("--steps", type=_at_least(1), default=1, help="of a repeat")
+    parser.add_argument("--devices", type=_at_least(1), default=1, help="of a CPU, for ours")
+    parser.add_argument("--remat", default="block", choices=["none", "dots", "block"], help="in ours")
     parser.add_argument("--recompute", action="store_true", help="in the sides of torch, too")
     parser.add_argument("--large_pages", default="ours", choices=["ours", "all", "none"], help="of memory, under glibc")
     parser.add_argument("--directory", help="keeps the checkpoint and logs, and finds them again")

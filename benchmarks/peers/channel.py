@@ -38,16 +38,16 @@ class Side(Protocol):
 
 
 class Stopwatch:
-    """Seconds of named parts: `with watch("update"): ...`."""
+    """Seconds of named parts: `with watch("update"): ...`; of what is done several times, those of once."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def __call__(self, name: str, *, times: int = 1) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = (time.perf_counter() - start) / times
 
     def figures(self, num_tokens: Iterable[int]) -> Figures:
         """The answer to a line; `num_tokens` are the completion tokens of each generation that was made."""

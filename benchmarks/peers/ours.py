@@ -67,19 +67,21 @@ class Ours:
         return {"logp": logp, "grad_norm": float(self._update(batch)["grad_norm"])}
 
     def repeat(self) -> Figures:
-        """A step as a run makes it; then its parts once more, one by one."""
-        self._step += 1
-        watch = Stopwatch()
-        with watch("step"):
-            ((draw, _, batch),) = self._generator.generate(self._params, self._step)
-            self._update(batch)
+        """Steps as a run makes them; then the parts of one once more, one by one."""
+        watch, num_tokens = Stopwatch(), set()
+        with watch("step", times=self._work.steps):
+            for _ in range(self._work.steps):
+                self._step += 1
+                ((draw, _, batch),) = self._generator.generate(self._params, self._step)
+                num_tokens.add(int(draw.completions.mask_BT.sum()))
+                figures = self._begin_update(batch)  # the next step begins while devices are at it
+            self._wait((self._state, figures))
         rollout, prompts = self._generate(watch)
         with watch("reference"):
             self._wait(refer(self._learner, self._params, self._generator.reference_params, prompts, rollout))
         with watch("update"):
             self._update(batch)
-        num_tokens = {int(completions.mask_BT.sum()) for completions in (draw.completions, rollout.completions)}
-        return watch.figures(num_tokens=num_tokens)
+        return watch.figures(num_tokens | {int(rollout.completions.mask_BT.sum())})
 
     def device_gib(self) -> float | None:
         """The most memory held on the accelerator; None where there is none."""
@@ -111,9 +113,11 @@ class Ours:
         return rollout, prompts
 
     def _update(self, batch: TrainBatch) -> Metrics:
+        return self._wait((self._begin_update(batch), self._state))[0]
+
+    def _begin_update(self, batch: TrainBatch) -> Metrics:
         divided = self._parts.divide(batch)
         self._state, figures = step_grpo_step(self._learner, self._state, self._frozen, divided)
-        self._wait((self._state, figures))
         return figures
 
     def _batch(self, prompts: PromptBatch, rollout: Rollout) -> TrainBatch:
@@ -142,11 +146,12 @@ def settings(work: Work) -> Config:
     """A recipe for the work; what it does not name has the default of every run."""
     config: Any = default()
     config.workdir = str(work.directory / "run")
-    config.model.path, config.model.dtype = str(work.model), work.dtype
+    config.model.path, config.model.dtype, config.model.remat = str(work.model), work.dtype, work.remat
     config.loss.logp_chunk_size = 256  # tokens; no slower, and the logits of 1,024 take 192 MiB more
     config.data.source = str(work.data)
     config.data.prompt_bucket = 8  # the prompts' length is a multiple: no side computes padding
-    config.data.vision_shards, config.data.patch_bucket = work.num_prompts, 256  # a picture fills a row
+    config.data.vision_shards, config.data.patch_bucket = work.num_prompts // work.devices, 256  # a picture fills a row
+    config.mesh.data = work.devices
     config.train.stages = ("step_grpo",)
     config.train.prompts_per_update, config.train.max_steps = work.num_prompts, 100_000
     config.sampling.num_generations, config.sampling.max_completion_length = work.num_generations, work.new_tokens

@@ -82,6 +82,8 @@ class _Process:
         self._name, self._log = name, work.directory / f"{name}.log"
         self._command = [sys.executable, "-m", "benchmarks.peers.side", name, str(work.directory)]
         self.environment = os.environ | (_LARGE_PAGES if work.large_pages in (name, "all") else {})
+        if name == "ours":
+            self.environment |= {"JAX_NUM_CPU_DEVICES": str(work.devices)}
         self._child: subprocess.Popen | None = None
 
     def read(self) -> dict[str, Any]:

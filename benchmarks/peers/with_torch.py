@@ -103,13 +103,14 @@ class Plain(Transformers):
 
     def repeat(self) -> Figures:
         watch = Stopwatch()
-        with watch("step"):
-            with watch("generation"):
-                token_BT = self._generate(self._work.new_tokens)
-            with watch("reference"):
-                ref_logp_BT = self._refer(token_BT)
-            with watch("update"):
-                self._update(token_BT, ref_logp_BT)
+        with watch("step", times=self._work.steps):
+            for _ in range(self._work.steps):
+                with watch("generation"):
+                    token_BT = self._generate(self._work.new_tokens)
+                with watch("reference"):
+                    ref_logp_BT = self._refer(token_BT)
+                with watch("update"):
+                    self._update(token_BT, ref_logp_BT)
         with watch("prefill"):
             self._generate(1)
         return watch.figures({token_BT.numel()})

@@ -42,17 +42,22 @@ class PictureProcessor(ProcessorMixin):
 
 
 class _Turns(TrainerCallback):
-    """Times every step, and answers for all but the first, which warms up."""
+    """Times the steps of every repeat, and answers for all repeats but the first, which warms up."""
 
-    def __init__(self, channel: Channel):
-        self._channel, self._is_warm = channel, False
+    def __init__(self, channel: Channel, steps: int):
+        self._channel, self._steps, self._is_warm = channel, steps, False
+        self._done = 0  # steps of the repeat
         self.watch, self.num_tokens = Stopwatch(), set()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._began = time.perf_counter()
+        if self._done == 0:
+            self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.watch.seconds["step"] = time.perf_counter() - self._began
+        self._done = (self._done + 1) % self._steps
+        if self._done:
+            return
+        self.watch.seconds["step"] = (time.perf_counter() - self._began) / self._steps
         if self._is_warm:
             self._channel.reply(self.watch.figures(self.num_tokens))
         else:
@@ -64,7 +69,7 @@ class _Turns(TrainerCallback):
 
 def serve(work: Work, channel: Channel) -> None:
     """Trains for as long as it is asked to."""
-    turns = _Turns(channel)
+    turns = _Turns(channel, work.steps)
 
     def reward(prompts: list, completions: list, completion_ids: list, **columns: Any) -> list[float]:
         turns.num_tokens.add(sum(map(len, completion_ids)))

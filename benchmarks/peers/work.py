@@ -19,7 +19,10 @@ class Work:
         size: a name of `making.SIZES`.
         dtype: of the computation, "float32" or "bfloat16"; trained weights are float32 always.
         new_tokens: of every completion; none ends early.
-        recompute: whether torch's backward pass computes what is inside a layer again, to save memory, as ours does.
+        steps: of a repeat, one after another; its seconds are those of one.
+        devices: virtual ones of a CPU, over which ours divides the prompts.
+        remat: what our backward pass computes again; see `Model` in `r1vl_jax.config`.
+        recompute: whether torch's backward pass computes what is inside a layer again, to save memory.
         large_pages: whose memory comes in large pages: "ours" (as launch/local.sh starts a run), "all" or "none".
     """
 
@@ -29,6 +32,9 @@ class Work:
     num_prompts: int = 2
     num_generations: int = 4
     new_tokens: int = 128
+    steps: int = 1
+    devices: int = 1
+    remat: str = "block"
     recompute: bool = False
     large_pages: str = "ours"
 
