@@ -15,6 +15,7 @@ from jaxtyping import Array, DTypeLike, Int
 
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.models.qwen2_5_vl.config import VisionConfig
+from r1vl_jax.models.qwen2_vl.layers import RMSNorm
 from r1vl_jax.models.qwen2_vl.text import MLP
 from r1vl_jax.models.qwen2_vl.vision import Vision
 
@@ -48,8 +49,8 @@ def windows(vision: PackedVision, side: int) -> Int[Array, "Z M"]:
     return jnp.where(vision.segment_ZM == 0, 0, number_ZM)
 
 
-def _rms_norm(dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    return nnx.RMSNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+def _rms_norm(dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> RMSNorm:
+    return RMSNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
 
 
 def _gated_mlp(config: VisionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> MLP:

@@ -74,6 +74,23 @@ def linear(dim_in: int, dim_out: int, *, use_bias: bool, dtype: DTypeLike, rngs:
     return Linear(dim_in, dim_out, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
 
 
+class RMSNorm(nnx.RMSNorm):
+    """x divided by its root mean square, with all leading axes flattened to one.
+
+    XLA's CPU code sums over the last of three axes up to eight times as slowly as over the last of two.
+    """
+
+    def __call__(self, x: Float[Array, "*rows D"], mask: None = None) -> Float[Array, "*rows D"]:
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """The same of x less its mean."""
+
+    def __call__(self, x: Float[Array, "*rows D"], mask: None = None) -> Float[Array, "*rows D"]:
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
 def stack(create: Callable[[nnx.Rngs], Layer], num_layers: int, rngs: nnx.Rngs) -> Layer:
     """Creates layers from different keys, as one module whose parameters have a leading axis L."""
     return nnx.vmap(create)(rngs.fork(split=num_layers))

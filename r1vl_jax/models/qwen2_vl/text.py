@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from r1vl_jax.models.attention import Attend
 from r1vl_jax.models.branches import Branches
 from r1vl_jax.models.qwen2_vl.config import Config
-from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, linear, stack
+from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, RMSNorm, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
 
 KeyValue = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
@@ -121,5 +121,5 @@ class Text(nnx.Module):
         return self.embed_tokens.embedding[token].astype(self.embed_tokens.dtype)
 
 
-def _norm(config: Config, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    return nnx.RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype, rngs=rngs)
+def _norm(config: Config, dtype: DTypeLike, rngs: nnx.Rngs) -> RMSNorm:
+    return RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, dtype=dtype, rngs=rngs)

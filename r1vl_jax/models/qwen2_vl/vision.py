@@ -14,15 +14,15 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.models.attention import Attend
 from r1vl_jax.models.qwen2_vl.config import TowerConfig, VisionConfig
-from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, Scan, linear, stack
+from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, LayerNorm, Scan, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation
 
 # Makes a part of a block; called with sizes, dtype and rngs.
 Make = Callable[..., Any]
 
 
-def layer_norm(dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)
+def layer_norm(dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> LayerNorm:
+    return LayerNorm(dim, epsilon=1e-6, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class PatchEmbed(nnx.Module):
