@@ -61,8 +61,8 @@ class Measured:
     Attributes:
         slots: 0 for all rows at one time.
         length_B: tokens of each completion.
-        num_steps: of the loop.
-        drawing: share of the slots' steps in which a token was drawn.
+        num_steps: of the loop; on several devices, of the one with most.
+        drawing: share of the slots' steps in which a token was drawn; on several devices, at least.
         memory_bytes: of the program's temporaries, caches included.
         seconds: of each repeat.
     """

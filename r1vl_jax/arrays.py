@@ -97,7 +97,7 @@ class Rollout:
         logp_BT: log-probability of each token under the full, unfiltered distribution, in nats; 0 outside the mask.
         entropy_BT: entropy of that distribution, in nats; 0 outside the mask.
         has_ended_B: True where an end-of-sequence token was drawn before the length limit.
-        num_steps: decode steps taken until all rows had ended.
+        num_steps: decode steps taken until all rows had ended; of several shards, the most that one took.
     """
 
     completions: Completions

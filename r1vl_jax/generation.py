@@ -53,7 +53,7 @@ class Draw:
     """Prompts of this process, G completions of each, and what these earned.
 
     Attributes:
-        divided, sampled: prompts and completions of all processes, on the devices.
+        sampled: completions of all processes, on the devices.
         completions, has_ended_B: the rows of `sampled` that this process's prompts gave.
         reward_PG: the total that is compared, penalties included.
         width: columns that hold every completion; those behind them are outside all masks.
@@ -62,7 +62,6 @@ class Draw:
 
     records: list[Record]
     prompts: PromptBatch
-    divided: PromptBatch
     sampled: SampledRows
     completions: Completions
     has_ended_B: Bool[Array, " B"]
@@ -106,7 +105,7 @@ class Generator:
             figures = [draw.figures() for draw in draws]  # now, for later they would wait for the update
             rows = self._compare(draws)
         batches = [
-            TrainBatch(draw.divided, _narrowed(part, draw.width), self._denominator(part, rows))
+            TrainBatch(draw.prompts, _narrowed(part, draw.width), self._denominator(part, rows))
             for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
         ]
         return list(zip(draws, figures, batches, strict=True))
@@ -144,7 +143,7 @@ class Generator:
             total_B = np.asarray(penalised(self.learner.loss, earned.total_B, completions))
         reward_PG = total_B.reshape(len(records), -1)
         sampled = _widened(sampled, length)  # only now: where there are several devices, it waits for the scores
-        return Draw(records, prompts, divided, sampled, completions, has_ended_B, earned, reward_PG, width)
+        return Draw(records, prompts, sampled, completions, has_ended_B, earned, reward_PG, width)
 
     def _with_spread(self, params: Params, first: Draw, key: Key[Array, ""]) -> Draw:
         """Draws again for groups whose rewards are all equal."""
@@ -181,7 +180,6 @@ class Generator:
         return Draw(
             records=[drawn_records[group] for group in groups],
             prompts=prompts,
-            divided=parts.divide(prompts),
             sampled=parts.divide(sampled),
             completions=sampled.completions,
             has_ended_B=sampled.has_ended_B,

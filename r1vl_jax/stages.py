@@ -112,13 +112,12 @@ def _fused(generator: Generator, frozen: Params) -> _Update:
             records, prompts = next(generator.stream)
             packed = run.rewarder.pack(records)
         with run.timers("update"):
-            divided = run.parts.divide(prompts)
             stage.state, figures, generated = fused_step(
                 program,
                 stage.state,
                 frozen,
                 generator.reference_params,
-                divided,
+                run.parts.divide(prompts),
                 run.parts.divide(packed),
                 run.rewarder.vocabulary,
                 run.key(step),
@@ -126,7 +125,7 @@ def _fused(generator: Generator, frozen: Params) -> _Update:
             sampled = generated.sampled
             given = (sampled.completions, sampled.has_ended_B, generated.earned, generated.reward_PG)
             own = jax.device_get(run.parts.own_rows(given))
-            draw = Draw(records, prompts, divided, sampled, *own, width=sampled.completions.token_BT.shape[1])
+            draw = Draw(records, prompts, sampled, *own, width=sampled.completions.token_BT.shape[1])
         return figures, draw, draw.figures(), generated.advantage_BT
 
     return update

@@ -36,7 +36,7 @@ def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
     reward = StepReward(*parts, np.tile(row[:, None], width), np.ones((P * G, width), np.float32))
     earned = Earned(reward, {"own": np.float32(row)}, np.float32(row), row < 0, row < 0)
     prompts, own = make_prompts(P), (sampled.completions, sampled.has_ended_B)
-    return Draw(records, prompts, prompts, sampled, *own, earned, np.float32(reward_PG), T)
+    return Draw(records, prompts, sampled, *own, earned, np.float32(reward_PG), T)
 
 
 class MadeUp(Generator):

@@ -14,7 +14,8 @@ trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--reco
 
 Every completion has exactly `--new_tokens` tokens; beta is 0.04 with a frozen reference; all parameters are trained;
 weights are random. Sides take turns, each in a process of its own, and of a turn the second repeat counts. A repeat has
-`--steps` steps, one after another, and what lies between them counts; the seconds are those of one. One during which
+`--steps` steps, one after another, and what lies between them counts; the seconds are those of one (of parts that are
+timed within a step, as torch's are, those of the last). A repeat during which
 others used more than 5 % of the processors is made again, up to `--max_discarded` times a side. Prints medians,
 what the machine allows at best, and how far each peer's log-probabilities of the same tokens are from ours.
 """
@@ -40,10 +41,7 @@ _WIDTH = 120  # columns, where nobody looks at a terminal
 
 
 def main() -> None:
-    parser = _parser()
-    arguments = parser.parse_args()
-    if arguments.prompts % arguments.devices:
-        parser.error(f"--devices={arguments.devices}: expected a divisor of the {arguments.prompts} prompts")
+    arguments = _arguments(sys.argv[1:])
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share an accelerator
     with tempfile.TemporaryDirectory() as temporary:
         work = Work(
@@ -67,6 +65,14 @@ def main() -> None:
     show(result, console if console.is_terminal else Console(width=_WIDTH))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _arguments(words: list[str]) -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if arguments.prompts % arguments.devices:
+        parser.error(f"--devices={arguments.devices}: expected a divisor of the {arguments.prompts} prompts")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -68,12 +68,12 @@ class Ours:
 
     def repeat(self) -> Figures:
         """Steps as a run makes them; then the parts of one once more, one by one."""
-        watch, num_tokens = Stopwatch(), set()
+        watch, drawn = Stopwatch(), []
         with watch("step", times=self._work.steps):
             for _ in range(self._work.steps):
                 self._step += 1
                 ((draw, _, batch),) = self._generator.generate(self._params, self._step)
-                num_tokens.add(int(draw.completions.mask_BT.sum()))
+                drawn.append(draw.completions)
                 figures = self._begin_update(batch)  # the next step begins while devices are at it
             self._wait((self._state, figures))
         rollout, prompts = self._generate(watch)
@@ -81,7 +81,7 @@ class Ours:
             self._wait(refer(self._learner, self._params, self._generator.reference_params, prompts, rollout))
         with watch("update"):
             self._update(batch)
-        return watch.figures(num_tokens | {int(rollout.completions.mask_BT.sum())})
+        return watch.figures(int(each.mask_BT.sum()) for each in (*drawn, rollout.completions))
 
     def device_gib(self) -> float | None:
         """The most memory held on the accelerator; None where there is none."""

@@ -96,7 +96,7 @@ def _title(result: Mapping[str, Any]) -> str:
     )
     return (
         f"{work['size']}: {work['num_prompts']} prompts x {work['num_generations']} completions x {work['new_tokens']}"
-        f" tokens, {work['dtype']}, {work['steps']} steps a repeat; ours on {work['devices']} devices, remat"
+        f" tokens, {work['dtype']}; steps a repeat: {work['steps']}; ours: devices {work['devices']}, remat"
         f" {work['remat']}; {'with' if work['recompute'] else 'no'} recomputation in torch;"
         f" large pages: {work['large_pages']}."
         f" {machine['device']}, {machine['processors']} processors, {named}, {result['date']}"

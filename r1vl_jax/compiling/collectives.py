@@ -43,7 +43,7 @@ def collectives(module: Module, slice_of_device: Sequence[int]) -> list[Collecti
     """
     return [
         _collective(inner, computation_name, times, np.asarray(slice_of_device))
-        for outer, _, times in module.executed()
+        for outer, _, times in module.executed(conditions=True)
         for inner, computation_name in _inside(module, outer)
     ]
 

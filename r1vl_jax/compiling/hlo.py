@@ -19,6 +19,7 @@ _HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[^ ]+) \(.*-> .*\{$")
 _END = re.compile(r"^\}(, execution_thread=.*)?$")
 _LINE = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[^ ]+) = ")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 
 
 @dataclass(frozen=True)
@@ -79,24 +80,28 @@ class Module:
     computations: dict[str, Computation]
     entry: str
 
-    def executed(self) -> Iterator[tuple[Instruction, Computation, float]]:
+    def executed(self, *, conditions: bool = False) -> Iterator[tuple[Instruction, Computation, float]]:
         """Instructions that are executed one after another, each with its computation and how often at most.
 
         What is inside fusions is not among them; of branches all are. A loop whose condition compares with no constant
         is taken to run once.
-        """
-        yield from self._executed(self.entry, 1.0)
 
-    def _executed(self, name: str, times: float) -> Iterator[tuple[Instruction, Computation, float]]:
+        Args:
+            conditions: whether those of loops are among them.
+        """
+        yield from self._executed(self.entry, 1.0, conditions)
+
+    def _executed(self, name: str, times: float, conditions: bool) -> Iterator[tuple[Instruction, Computation, float]]:
         computation = self.computations[name]
         for instruction in computation.instructions.values():
             if instruction.opcode == "while":
                 trips = self.num_trips(instruction) or 1
-                for called in instruction.called:
-                    yield from self._executed(called, times * trips)
+                condition = _CONDITION.search(instruction.attributes) if conditions else None
+                for called in (*instruction.called, *(condition.groups() if condition else ())):
+                    yield from self._executed(called, times * trips, conditions)
             elif instruction.opcode in ("call", "conditional", "async-start"):
                 for called in instruction.called:
-                    yield from self._executed(called, times)
+                    yield from self._executed(called, times, conditions)
             else:
                 yield instruction, computation, times
 
@@ -104,7 +109,7 @@ class Module:
         """How often a loop runs at most: as the compiler says, or the largest constant that its condition has."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
-        condition = re.search(r"condition=%?([\w.\-]+)", loop.attributes)
+        condition = _CONDITION.search(loop.attributes)
         return max(self._constants(condition[1]), default=None) if condition else None
 
     def _constants(self, name: str) -> Iterator[int]:

@@ -100,7 +100,8 @@ def prefill(sampler: Sampler) -> jax.stages.Wrapped:
 def decode(sampler: Sampler) -> jax.stages.Wrapped:
     """The program (copy, Prefilled, key) -> Rollout: completions are drawn, token by token, on the sampler's mesh.
 
-    Every shard draws its own rows in a loop of its own, which ends with them.
+    Every shard draws its own rows in a loop of its own, which ends with them; with `sampler.tensor` above 1, with those
+    of all.
     """
 
     def of_shard(copy: Params, key: Key[Array, ""], prefilled: Prefilled) -> Rollout:

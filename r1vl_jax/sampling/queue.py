@@ -37,7 +37,7 @@ class _State:
     """W slots, and what they have drawn.
 
     Attributes:
-        num_steps: tokens that every slot could have drawn so far.
+        num_steps: tokens that every slot of the shard could have drawn so far.
         next_row: how many rows slots have taken.
         row_W: what each slot is drawing, or drew last.
         is_running_W: whether it is not done with that row.
@@ -68,7 +68,14 @@ def decode_from_queue(
     Args:
         prefix, hidden_PD, next_position_P: as in `loop.Prefilled`.
         uniform_BT2: see `drawing.uniforms`.
+
+    Raises:
+        ValueError: the shards cannot have equally many slots.
     """
+    if sampler.slots % sampler.num_shards:
+        raise ValueError(
+            f"slots={sampler.slots}: expected a multiple of {sampler.num_shards}, into so many parts a batch is divided"
+        )
     num_rows, num_slots = len(uniform_BT2), sampler.slots // sampler.num_shards
     max_steps = sampler.max_length * -(-num_rows // num_slots)  # when no completion ends early
 

@@ -94,9 +94,9 @@ def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> Any:
 
 
 def by_shard(sampler: Sampler, function: Callable[..., Any], *, num_whole: int) -> Callable[..., Any]:
-    """The function, called for the rows of each shard by themselves.
+    """The function, called for the rows of each shard by themselves; it waits for other shards in `any_row` alone.
 
-    Nothing that is computed inside waits for other shards; what is divided over tensor is left to the compiler.
+    What is divided over tensor is left to the compiler.
 
     Args:
         function: takes `num_whole` arguments of which every shard has all, then one that has its rows; all that it
@@ -125,8 +125,8 @@ def over_tensor(sampler: Sampler, array_BN: Array) -> Array:
 def any_row(sampler: Sampler, is_so_B: Bool[Array, " B"]) -> Bool[Array, ""]:
     """Inside `by_shard`: whether it is so of any row, for the condition of a loop.
 
-    Only rows of the own shard count; where devices exchange something inside the loop, those of all: nobody promises
-    that shards may then be at different turns.
+    Only rows of the own shard count. Where devices exchange something inside the loop, those of all do: shards at
+    different turns would wait for each other without end.
     """
     is_so = jnp.any(is_so_B)
     return jax.lax.pmax(is_so.astype(jnp.int32), BATCH_AXES) > 0 if sampler.is_divided else is_so

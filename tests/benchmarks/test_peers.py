@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from benchmarks.peers import rounds
-from benchmarks.peers.__main__ import _parser
+from benchmarks.peers.__main__ import _arguments
 from benchmarks.peers.ceilings import Machine, Needs, needs
 from benchmarks.peers.making import SIZES
 from benchmarks.peers.rounds import Measured
@@ -28,6 +28,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     """What the command prints, and its JSON."""
     file = tmp_path_factory.mktemp("peers") / "peers.json"
     flags = ["--size=tiny", f"--new_tokens={NEW_TOKENS}", f"--repeats={REPEATS}", "--max_discarded=0"]
+    flags += ["--steps=2", "--devices=2", "--remat=dots"]
     command = [sys.executable, "-m", "benchmarks.peers", *flags, f"--sides={','.join(SIDES)}", f"--json={file}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -75,6 +76,10 @@ def test_figures_are_there_and_fit_each_other(output: tuple[str, dict]):
         "--prompts=0",
         "--generations=1",
         "--new_tokens=x",
+        "--steps=0",
+        "--devices=0",
+        "--devices=3",
+        "--remat=x",
         "--sides=ours,x",
         "--sides=ours,ours",
         "--json=no/such.json",
@@ -82,7 +87,7 @@ def test_figures_are_there_and_fit_each_other(output: tuple[str, dict]):
 )
 def test_flags_that_cannot_work_are_refused(flag: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
-        _parser().parse_args([flag])
+        _arguments([flag])
     assert flag.split("=")[0] in capsys.readouterr().err
 
 

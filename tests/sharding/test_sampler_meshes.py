@@ -19,11 +19,12 @@ from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sampling.sync import sync
 from r1vl_jax.trainable import combine
 
+MAX_LENGTH = 40  # tokens
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(4, 8.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
 
 
 def make_sampler(definition, tensor: int, slots: int = 0) -> Sampler:
-    return Sampler(definition, Temperature(1.0), 2, 8, (EOS,), (40, 41, 42, 43), slots=slots, tensor=tensor)
+    return Sampler(definition, Temperature(1.0), 2, MAX_LENGTH, (EOS,), (40, 41, 42, 43), slots=slots, tensor=tensor)
 
 
 def sampled(definition, mesh: jax.sharding.Mesh, tensor: int, slots: int = 0):
@@ -75,7 +76,19 @@ def test_on_gpus_prompts_are_read_by_a_program_of_one_mesh(alone):
     assert sampler.mesh != mesh
 
 
-@pytest.mark.parametrize(("tensor", "slots"), [(2, 8), pytest.param(1, 8, marks=pytest.mark.slow)])
+def test_rows_of_some_devices_end_long_before_those_of_others(alone):
+    rollout = alone[DEFINITION]
+    longest_Z = np.asarray(rollout.completions.mask_BT).sum(1).reshape(8, -1).max(axis=1)
+    assert 2 * longest_Z.min() <= longest_Z.max() == rollout.num_steps
+
+
+@pytest.mark.parametrize(("slots", "tensor"), [(12, 1), (4, 1), (6, 2)])
+def test_slots_that_do_not_divide_are_refused(slots, tensor):
+    with pytest.raises(ValueError, match=f"slots={slots}: expected a multiple of {8 // tensor}"):
+        sampled(DEFINITION, sharding.make_mesh(Mesh(2, 4, 1)), tensor, slots)
+
+
+@pytest.mark.parametrize(("tensor", "slots"), [(2, 8), (1, 8)])
 def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
     mesh = sharding.make_mesh(Mesh(2, 4, 1))
     assert_equal(sampled(DEFINITION, mesh, tensor, slots), alone[DEFINITION], mesh)
@@ -84,14 +97,16 @@ def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
 @pytest.mark.parametrize("slots", [0, 8])
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_while_tokens_are_drawn_no_row_waits_for_those_of_other_devices(tensor, slots):
-    """Where two devices hold a copy together, they exchange what they computed."""
+    """Where two devices hold a copy together they exchange what they computed, so that all must be at the same turn."""
     mesh = sharding.make_mesh(Mesh(2, 4, 1))
     sampler = make_sampler(dataclasses.replace(DEFINITION, mesh=mesh), tensor, slots)
     params = jax.device_put(make_params(), sharding.shardings(make_params(), mesh))
     prefilled = prefill(sampler)(params, sharding.divide(in_rows(make_prompts(8)), mesh))
     program = decode(sampler).lower(sync(sampler, params), prefilled, jax.random.key(1)).compile()
-    times = [each.times for each in collectives(parse(program.as_text()), [0] * 8)]
-    assert (max(times) > 1) == (tensor == 2)
+    holder = [device // tensor for device in range(8)]
+    exchanges = collectives(parse(program.as_text()), holder)
+    between_holders = [each.times for each in exchanges if each.crosses_slices]
+    assert (max(between_holders) > 1) == (tensor == 2)
 
 
 def assert_equal(rollout: Rollout, expected: Rollout, mesh: jax.sharding.Mesh):
