@@ -120,7 +120,7 @@ def test_the_second_update_compiles_nothing(whole):
     count = json.loads((whole.parent / "compilations.json").read_text())
     programs = ("warmup_step", "step_grpo_step", "score")
     assert {name: count.get(name, 0) for name in programs} == dict.fromkeys(programs, 1)
-    assert count["prefill"] == count["_decode"] == 2  # greedy for evaluation, and to learn from
+    assert count["prefill"] == count["decode"] == 2  # greedy for evaluation, and to learn from
 
 
 def test_a_stopped_run_resumes_to_the_bit(whole, monkeypatch):
