@@ -122,7 +122,7 @@ class Learner:
     @property
     def _num_shards(self) -> int:
         """Parts of a batch, one or more devices each."""
-        return 1 if self.definition.mesh is None else num_batch_shards(self.definition.mesh)
+        return num_batch_shards(self.definition.mesh)
 
     def init(self, params: Params) -> TrainState:
         """The state before the first update of these trained parameters."""

@@ -166,9 +166,9 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def num_batch_shards(mesh: jax.sharding.Mesh) -> int:
-    """Into how many parts the rows of a batch are divided."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+def num_batch_shards(mesh: jax.sharding.Mesh | None) -> int:
+    """Into how many parts the rows of a batch are divided; 1 without a mesh."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:

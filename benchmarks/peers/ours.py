@@ -113,7 +113,9 @@ class Ours:
         return rollout, prompts
 
     def _update(self, batch: TrainBatch) -> Metrics:
-        return self._wait((self._begin_update(batch), self._state))[0]
+        figures = self._begin_update(batch)
+        self._wait((self._state, figures))
+        return figures
 
     def _begin_update(self, batch: TrainBatch) -> Metrics:
         divided = self._parts.divide(batch)

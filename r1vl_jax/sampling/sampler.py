@@ -56,7 +56,7 @@ class Sampler:
     @property
     def num_shards(self) -> int:
         """Into how many parts rows are divided, each drawn by one device, or by `tensor` of them."""
-        return 1 if self.mesh is None else num_batch_shards(self.mesh)
+        return num_batch_shards(self.mesh)
 
     @property
     def is_divided(self) -> bool:
