@@ -28,8 +28,10 @@ def start_with_recipe(start: Callable[[ConfigDict], None], *, status_of_refusal:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(arguments)
-        except flags.Error as error:
+            rest = flags.FLAGS(arguments)
+            _ = recipe.value.keys  # says what kept the file from being read
+            return rest
+        except (flags.Error, OSError) as error:
             refuse(f"{error}\n--help lists the flags")
             raise
 

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -44,12 +43,21 @@ def run(config: Config) -> dict[str, Any]:
         ValueError: the workdir holds a run of another configuration, or processes differ in what they were given.
         FloatingPointError: too many updates were not finite.
     """
+    return _train(config, *_prepared(config))
+
+
+def _prepared(config: Config) -> tuple[observe.Cost, Parts]:
+    """All that a run needs. What a user can mend is refused here: a ValueError or an OSError."""
     keep_compiled(config.train.compile_cache)
     give_back_memory()
     cost = observe.Cost(config.workdir)
     processes.check_agreement(observe.settings_by_name(config))
     observe.check_workdir(config.workdir, config)
-    parts = assemble(config)
+    return cost, assemble(config)
+
+
+def _train(config: Config, cost: observe.Cost, parts: Parts) -> dict[str, Any]:
+    """`run`, with what `_prepared` gives."""
     _print_layout(parts)
     _write_manifest(config, parts)
     with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
@@ -147,9 +155,10 @@ def main() -> None:
             try:
                 config = resolve(recipe)
                 stack.enter_context(processes.joined())
-            except ValueError as error:
-                sys.exit(str(error))
-            run(config)
+                prepared = _prepared(config)
+            except (ValueError, OSError) as error:
+                raise SystemExit(str(error)) from None
+            _train(config, *prepared)
 
     start_with_recipe(start)
 

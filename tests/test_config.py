@@ -284,20 +284,32 @@ def test_known_settings():
 
 
 @pytest.mark.parametrize(
-    ("argument", "text"),
+    ("arguments", "text"),
     [
-        ("--config.optim.lrr=1", "config.optim.lrr: no such setting; config.optim has learning_rate,"),
+        (["configs/nope.py"], "Configuration is not available because of an earlier failure to load"),
+        (["configs/tiny.py", "--config.optim.lrr=1"], "config.optim.lrr: no such setting; config.optim has"),
         (
-            "--config.sampling.num_generations=1",
+            ["configs/tiny.py", "--config.sampling.num_generations=1"],
             "the configuration cannot work:\n  sampling.num_generations=1:",
+        ),
+        (
+            ["configs/tiny.py", "--config.model.path=nowhere"],
+            "the run lacks what its configuration names:\n  config.model.path='nowhere'",
         ),
     ],
 )
-def test_what_cannot_work_on_the_command_line_ends_the_program(argument, text):
+def test_what_cannot_work_on_the_command_line_ends_the_program(arguments, text, tmp_path):
     """Before any device is touched: there is none of the kind that is asked for."""
-    command = [sys.executable, "-m", "r1vl_jax.train", "--config=configs/tiny.py", argument]
-    environment = os.environ | {"JAX_PLATFORMS": "absent"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "r1vl_jax.train", f"--config={arguments[0]}", *arguments[1:]]
+    environment = os.environ | {"JAX_PLATFORMS": "absent", "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(
+        [*command, f"--config.workdir={tmp_path}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ended.returncode == 1
     assert ended.stderr.startswith(text)
     assert "Traceback" not in ended.stderr

@@ -104,12 +104,11 @@ class Ours:
             prompts = self._parts.divide(prompts)
             with watch("prefill"):
                 prefilled = self._wait(prefill(sampler)(self._params, prompts))
-            with watch("copy"):
-                copying = copied(sampler, self._params)
-                copy = self._wait(copying.__enter__()())
-            with watch("decode"):
-                rollout = self._wait(decode(sampler)(copy, prefilled, key))
-            copying.__exit__(None, None, None)
+            with copied(sampler, self._params) as copy:
+                with watch("copy"):
+                    self._wait(copy())
+                with watch("decode"):
+                    rollout = self._wait(decode(sampler)(copy(), prefilled, key))
         return rollout, prompts
 
     def _update(self, batch: TrainBatch) -> Metrics:

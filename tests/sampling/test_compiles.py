@@ -5,10 +5,10 @@ import numpy as np
 import optax
 from small import DEFINITION, EOS, IMAGE_TOKEN, make_params
 
-from r1vl_jax.arrays import PromptBatch
+from r1vl_jax.arrays import PromptBatch, WarmupBatch
 from r1vl_jax.data import prompts
 from r1vl_jax.data.prompts import EncodedPrompt
-from r1vl_jax.learner import Learner, score
+from r1vl_jax.learner import Learner, score, warmup_step
 from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import Sampler
@@ -33,20 +33,24 @@ def random_batch(rng: np.random.Generator) -> PromptBatch:
 
 
 def test_there_is_one_program_for_each_bucket():
-    """Prompts are read, completions drawn and scored; decoding sees the length of prompts alone."""
+    """Prompts are read, completions drawn, scored and learned from; decoding sees the length of prompts alone."""
     rng, params = np.random.default_rng(0), make_params()
     sampler = Sampler(DEFINITION, Greedy(), 2, 11, (EOS,), ())
     learner = Learner(DEFINITION, optax.sgd(0.1), chunk_size=17)
-    copy, scored_before = sync(sampler, params), score._cache_size()
+    copy, state = sync(sampler, params), learner.init(make_params())
+    before = score._cache_size(), warmup_step._cache_size()
     buckets, sizes = set(), set()
     for number in range(200):
         batch = random_batch(rng)
         buckets.add((batch.token_PS.shape[1], batch.vision.segment_ZM.shape[1]))
         sizes.add((batch.mask_PS.sum(), (batch.vision.segment_ZM > 0).sum()))
         rollout = sample(sampler, params, batch, jax.random.key(number), copy=lambda: copy)
-        jax.block_until_ready(score(learner, params, batch, rollout.completions))
+        score(learner, params, batch, rollout.completions)
+        state, _ = warmup_step(learner, state, {}, WarmupBatch(batch, rollout.completions))
+        jax.block_until_ready(state)
     assert len(sizes) > 100
-    assert prefill(sampler)._cache_size() == score._cache_size() - scored_before == len(buckets)
+    compiled = (score._cache_size() - before[0], warmup_step._cache_size() - before[1])
+    assert (prefill(sampler)._cache_size(), *compiled) == (len(buckets),) * 3
     assert decode(sampler)._cache_size() == len({length for length, _ in buckets})
     most_tokens = MOST_TOKENS + MOST_SQUARES**2
     assert len(buckets) <= (most_tokens // PROMPT_BUCKET) * (2 * 4 * MOST_SQUARES**2 // PATCH_BUCKET)

@@ -9,11 +9,13 @@ import optax
 import pytest
 from small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
 
+from r1vl_jax.compiling.hlo import parse
 from r1vl_jax.learner import Learner, score
 from r1vl_jax.sampling import loop, queue
 from r1vl_jax.sampling.loop import prefill, sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.sync import sync
 from r1vl_jax.scoring import join
 
 FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)
@@ -201,3 +203,23 @@ def test_slots_are_hardly_ever_idle(params, monkeypatch):
     assert lengths.min() < 40
     assert lengths.max() > 480
     assert rollout.num_steps <= 1.25 * lengths.sum() / 16
+
+
+@pytest.mark.parametrize("slots", [0, 4])
+def test_no_cache_and_no_weight_is_copied_for_a_token(params, slots):
+    """Of their shapes, the compiled loop has keys and values of each layer only, and writes these in place."""
+    sampler = make_sampler(num_generations=4, max_length=64, slots=slots)
+    copy, prefilled = sync(sampler, params), prefill(sampler)(params, make_prompts())
+    program = parse(loop.decode(sampler).lower(copy, prefilled, KEY).compile().as_text())
+    rows, heads, width = slots or 12, CONFIG.num_key_value_heads, CONFIG.head_dim
+    large = {(rows, heads, 64, width), (rows, heads, width, 64)}
+    large |= {leaf.shape for leaf in jax.tree.leaves(copy) if leaf.ndim == 2}
+    computed = [
+        instruction.name
+        for instruction, _, times in program.executed()
+        if times >= 64 and instruction.opcode not in ("get-tuple-element", "tuple", "bitcast", "parameter")
+        for array in instruction.arrays
+        if array.dims in large
+    ]
+    assert len(computed) == 2 * CONFIG.num_hidden_layers
+    assert all("dynamic-update-slice" in name or "scatter" in name for name in computed)

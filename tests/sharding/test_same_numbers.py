@@ -10,6 +10,7 @@ import pytest
 from small import DEFINITION, EOS, VOCABULARY, in_rows, make_adapter, make_params, make_prompts, make_records
 
 from r1vl_jax import rewards, sharding
+from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.config import Loss, Mesh, Reward
 from r1vl_jax.learner import Learner, Program, fused_step
 from r1vl_jax.models.lora import LoRA
@@ -27,6 +28,13 @@ MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2), (4, 2, 1), (2, 
 
 def make_mesh(*sizes: int) -> jax.sharding.Mesh:
     return sharding.make_mesh(Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
+
+
+def show_others_pictures(prompts: PromptBatch) -> PromptBatch:
+    """Every prompt shows the picture of the next, which lies with another device."""
+    index_PS = prompts.feature_index_PS
+    others_PS = np.where(index_PS >= 0, (index_PS + 1) % len(index_PS), -1).astype(np.int32)
+    return dataclasses.replace(in_rows(prompts), feature_index_PS=others_PS)
 
 
 def make_policy(is_adapted: bool):
@@ -51,7 +59,7 @@ def numbers(sizes: tuple[int, int, int], is_adapted: bool):
     state = jax.device_put(state, sharding.shardings(state, mesh))
     prompts, questions = (
         sharding.divide(batch, mesh)
-        for batch in (in_rows(make_prompts(NUM_PROMPTS)), Packer("released")(make_records(NUM_PROMPTS)))
+        for batch in (show_others_pictures(make_prompts(NUM_PROMPTS)), Packer("released")(make_records(NUM_PROMPTS)))
     )
     before = jax.device_get(trained)
     arguments = (state, frozen, reference, prompts, questions, VOCABULARY, jax.random.key(1))
@@ -73,7 +81,9 @@ def alone(is_adapted: bool):
 def test_the_numbers_of_one_device(sizes, is_adapted):
     generated, before, params, metrics = numbers(sizes, is_adapted)
     expected, _, expected_params, expected_metrics = alone(is_adapted)
-    np.testing.assert_array_equal(generated.sampled.completions.token_BT, expected.sampled.completions.token_BT)
+    drawn, wanted = (each.sampled.completions for each in (generated, expected))
+    np.testing.assert_array_equal(drawn.mask_BT, wanted.mask_BT)
+    np.testing.assert_array_equal(*(np.where(wanted.mask_BT, each.token_BT, 0) for each in (drawn, wanted)))
     for name in ("sampling_logp_BT", "ref_logp_BT"):
         actual, wanted = (getattr(each.sampled, name) for each in (generated, expected))
         np.testing.assert_allclose(actual, wanted, atol=1e-5, err_msg=name)
