@@ -1,6 +1,6 @@
 """What each part of the reward, and each way to give credit, is worth on the embedded task.
 
-    python benchmarks/ablation.py --out=runs/ablation [--seeds 0 1 2] [--config=configs/tiny.py]
+    python -m benchmarks.ablation --out=runs/ablation [--seeds 0 1 2] [--config=configs/tiny.py]
 
 For every seed the recipe is run once, as it is. Then its warm-up is exported, and StepGRPO starts from there again with
 one thing changed, for as many updates; and imitation goes on from there instead, for as long as StepGRPO took. Prints a
@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=[*ARMS, LONGER], choices=[*ARMS, LONGER])
     arguments = parser.parse_args()
+    if arguments.out == Path():
+        parser.error("--out: expected a directory for the runs, got the one we are in")
     for seed in arguments.seeds:
         directory = arguments.out / f"seed{seed}"
         _run(arguments.config, directory / RECIPE, seed)

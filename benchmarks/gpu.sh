@@ -21,7 +21,7 @@ programs=(--programs="${PROGRAMS:-prefill,decode,reference scores,update}" --rep
 programs+=(--config.model.path= --config.model.remat=dots --config.data.vision_shards=16)
 programs+=(--config.loss.logp_chunk_size=4096)
 
-part python3 -m benchmarks.kernels
+part python3 -m benchmarks.gpu_kernels
 part python3 -m benchmarks.programs --config=configs/2b.py --json="$out/2b.json" "${programs[@]}" \
   --config.train.micro_batches=4 --config.model.scan_layers=False
 part python3 -m benchmarks.programs --config=configs/7b.py --json="$out/7b_lora.json" "${programs[@]}" \

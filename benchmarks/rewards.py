@@ -1,6 +1,6 @@
 """Rewards as kernels beside the reference on strings, in one run on the same completions.
 
-    python benchmarks/rewards.py
+    python -m benchmarks.rewards
 
 Prints seconds for 1,024 completions of 1,024 tokens against 16 groups of 3 spellings, from tokens to rewards, after
 compilation, and processor seconds, which a busy machine distorts less; once more with spellings eight times as long;

@@ -1,6 +1,6 @@
 """What fewer slots cost or save on this machine: a recipe's completions, drawn by all at one time and by a queue.
 
-    python benchmarks/slots.py --config=configs/tiny.py [--mean=TOKENS] [--repeats=5] [--config.SECTION.KEY=VALUE ...]
+    python -m benchmarks.slots --config=configs/tiny.py [--mean=TOKENS] [--repeats=5] [--config.SECTION.KEY=VALUE ...]
 
 Decodes one batch of the recipe, with the weights it starts from, by a slot for every completion, then by a half, a
 quarter, ... as many slots, and by as many as the recipe has (`sampling.slots`). Here a completion ends by chance, after

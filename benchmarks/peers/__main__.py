@@ -23,6 +23,7 @@ what the machine allows at best, and how far each peer's log-probabilities of th
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -43,9 +44,10 @@ _WIDTH = 120  # columns, where nobody looks at a terminal
 def main() -> None:
     arguments = _arguments(sys.argv[1:])
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share an accelerator
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the checkpoint is removed then, too
     with tempfile.TemporaryDirectory() as temporary:
         work = Work(
-            Path(arguments.directory or temporary),
+            arguments.directory or Path(temporary),
             size=arguments.size,
             dtype=arguments.dtype,
             num_prompts=arguments.prompts,
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--remat", default="block", choices=["none", "dots", "block"], help="in ours")
     parser.add_argument("--recompute", action="store_true", help="in the sides of torch, too")
     parser.add_argument("--large_pages", default="ours", choices=["ours", "all", "none"], help="of memory, under glibc")
-    parser.add_argument("--directory", help="keeps the checkpoint and logs, and finds them again")
+    parser.add_argument("--directory", type=_directory, help="keeps the checkpoint and logs, and finds them again")
     parser.add_argument("--json", type=_new_file, help="receives all figures")
     return parser
 
@@ -104,6 +106,14 @@ def _at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _directory(text: str) -> Path:
+    try:
+        Path(text).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"expected a directory that is there or can be made, got {error}") from error
+    return Path(text)
 
 
 def _new_file(text: str) -> Path:

@@ -52,17 +52,27 @@ def measure(work: Work, sides: Sequence[str], *, repeats: int, max_discarded: in
     """
     processes = {name: _Process(name, work) for name in sides}
     try:
-        measured = {name: Measured(processes[name].read()) for name in sides}
-        for _ in range(repeats):
+        measured = {}
+        for name in sides:
+            measured[name] = Measured(processes[name].read())
+            _tell(f"{name}: ready after {measured[name].ready['ready_s']:.1f} s")
+        for number in range(1, repeats + 1):
             for name in sides:
                 processes[name].repeat()  # does not count: what a machine takes from those that wait is fetched again
                 _repeat(processes[name], measured[name], max_discarded)
+                seconds, again = max(measured[name].repeats[-1]["seconds"].values()), measured[name].num_discarded
+                _tell(f"{name}: repeat {number} of {repeats}, {seconds:.3g} s; {again} made again so far")
         for name in sides:
             measured[name].memory_gib = processes[name].end()["memory_gib"]
         return measured
     finally:
         for process in processes.values():
             process.kill()
+
+
+def _tell(line: str) -> None:
+    """How far it is, while it goes on."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _repeat(process: "_Process", measured: Measured, max_discarded: int) -> None:

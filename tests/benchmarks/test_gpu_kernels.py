@@ -10,7 +10,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from benchmarks import kernels
+from benchmarks import gpu_kernels
 from r1vl_jax.models import cudnn, few_rows, flash_decode
 from r1vl_jax.models.presets import PRESETS
 
@@ -21,7 +21,7 @@ def console() -> Console:
 
 
 def test_what_is_the_same_is_near(console):
-    assert kernels.run(4, 64, [PRESETS["tiny"]], platform="cpu", console=console)
+    assert gpu_kernels.run(4, 64, [PRESETS["tiny"]], platform="cpu", console=console)
     assert "128, 32 tokens" in console.file.getvalue()
 
 
@@ -29,16 +29,16 @@ def test_where_there_is_no_kernel_it_is_told(console, monkeypatch):
     for module in (flash_decode, few_rows):
         monkeypatch.setattr(module, "triton", None)
     with pytest.warns(UserWarning, match="takes plain attention"):
-        assert not kernels.run(4, 64, [PRESETS["tiny"]], platform="cpu", console=console)
+        assert not gpu_kernels.run(4, 64, [PRESETS["tiny"]], platform="cpu", console=console)
     assert console.file.getvalue().count("none") == 2
 
 
 @pytest.mark.parametrize("flags", [["--prompts=3"], ["--prompts=0"], ["--length=1"], []])
 def test_what_cannot_be_is_refused(monkeypatch, flags):
     """Without flags: that there is no GPU."""
-    monkeypatch.setattr(sys, "argv", ["kernels", *flags])
+    monkeypatch.setattr(sys, "argv", ["gpu_kernels", *flags])
     with pytest.raises(SystemExit) as refused:
-        kernels.main()
+        gpu_kernels.main()
     assert refused.value.code not in (0, None)
 
 
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_seen(console, capsys, monkeypatch, name, wrong, rows):
         path = f"r1vl_jax.models.{name}"
         right = pkgutil.resolve_name(path)
         monkeypatch.setattr(path, lambda *inputs, **settings: wrong(right(*inputs, **settings)))
-    assert kernels.run(4, 64, [PRESETS["tiny"]], platform="gpu", console=console) == (not rows)
+    assert gpu_kernels.run(4, 64, [PRESETS["tiny"]], platform="gpu", console=console) == (not rows)
     errors = re.findall(r"^(.*): (\S+), (\S+), \S+, \S+, \S+$", capsys.readouterr().err, re.MULTILINE)
     assert len(errors) == 4
     seen = [case for case, kernel, plain in errors if not float(kernel) <= 2 * float(plain)]

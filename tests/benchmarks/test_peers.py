@@ -83,6 +83,7 @@ def test_figures_are_there_and_fit_each_other(output: tuple[str, dict]):
         "--sides=ours,x",
         "--sides=ours,ours",
         "--json=no/such.json",
+        "--directory=/dev/null/x",
     ],
 )
 def test_flags_that_cannot_work_are_refused(flag: str, capsys: pytest.CaptureFixture):

@@ -1,6 +1,6 @@
 """On a GPU: its kernels beside plain computation, in bfloat16, at the shapes of `configs/2b.py` and `7b.py`.
 
-    python -m benchmarks.kernels [--prompts=16] [--length=1024]
+    python -m benchmarks.gpu_kernels [--prompts=16] [--length=1024]
 
 Prints how far the results are from those of float32, as a share of their norm, and the least seconds: of attention,
 forward and back for a quarter of the prompts, of decoding's attention, and of a whole layer of it (with a copy of its
@@ -216,7 +216,7 @@ def run(prompts: int, length: int, sizes: Sequence[Config], platform: str, conso
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.gpu_kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prompts", type=_multiple_of(4), default=16)
     parser.add_argument("--length", type=_multiple_of(64), default=1024, help="of a prompt and of a completion")
