@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -111,34 +111,30 @@ def _table(result: Mapping[str, Any]) -> Table:
     table.add_column("median seconds", no_wrap=True, min_width=max(map(len, _SECONDS.values())))
     for heading in ("ours", "least", "reached", *(each for peer in peers for each in (peer, "ours is"))):
         table.add_column(heading, justify="right", no_wrap=True)
+
+    def add(
+        title: str, section: str, name: str, limits: Sequence[str] = ("", ""), compare: Callable[..., str] = _nothing
+    ) -> None:
+        own, *others = (_figure(side, section, name) for side in (ours, *(sides[peer] for peer in peers)))
+        of_peers = (cell for theirs in others for cell in (_number(theirs), compare(theirs, own)))
+        table.add_row(title, _number(own), *limits, *of_peers)
+
     for name, title in _SECONDS.items():
-        own = ours["seconds"].get(name)
         bound = least.get(name)
-        cells = [_number(own), _number(bound), _share(bound, own)]
-        for peer in peers:
-            theirs = sides[peer]["seconds"].get(name)
-            cells += [_number(theirs), _times(theirs, own)]
-        table.add_row(title, *cells)
+        add(title, "seconds", name, (_number(bound), _share(bound, _figure(ours, "seconds", name))), _times)
     table.add_section()
     for name, title in (("generation", "tokens/s, generation"), ("step", "tokens/s, whole step")):
-        own = ours["tokens_per_s"].get(name)
-        cells = [_number(own), _number(_least_rate(result, name)), ""]
-        for peer in peers:
-            cells += [_number(sides[peer]["tokens_per_s"].get(name)), ""]
-        table.add_row(title, *cells)
-    for name, title in (("peak", "GiB at most"), ("libraries", "  of it libraries"), ("device", "GiB of the device")):
+        add(title, "tokens_per_s", name, (_number(_least_rate(result, name)), ""))
+    memory = (
+        ("peak", "GiB at most", _part),
+        ("libraries", "  of it libraries", _nothing),
+        ("device", "GiB of the device", _part),
+    )
+    for name, title, compare in memory:
         if any(name in side["memory_gib"] for side in sides.values()):
-            own = ours["memory_gib"].get(name)
-            cells = [_number(own), "", ""]
-            for peer in peers:
-                theirs = sides[peer]["memory_gib"].get(name)
-                cells += [_number(theirs), f"{own / theirs:.0%}" if own and theirs and name != "libraries" else ""]
-            table.add_row(title, *cells)
+            add(title, "memory_gib", name, compare=compare)
     for name, title in (("ready_s", "seconds before the first"), ("compile_s", "  of it compilation")):
-        cells = [_number(ours.get(name)), "", ""]
-        for peer in peers:
-            cells += [_number(sides[peer][name] or None), ""]
-        table.add_row(title, *cells)
+        add(title, "", name)
     return table
 
 
@@ -182,6 +178,19 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _figure(side: Mapping[str, Any], section: str, name: str) -> float | None:
+    """What a side has measured; None for what it does not do."""
+    return (side[section] if section else side).get(name) or None
+
+
+def _nothing(theirs: float | None, own: float | None) -> str:
+    return ""
+
+
+def _part(theirs: float | None, own: float | None) -> str:
+    return f"{own / theirs:.0%}" if theirs and own else ""
 
 
 def _share(least: float | None, own: float | None) -> str:
