@@ -123,6 +123,16 @@ def test_the_second_update_compiles_nothing(whole):
     assert count["prefill"] == count["decode"] == 2  # greedy for evaluation, and to learn from
 
 
+def test_the_next_run_finds_every_program_on_disk(whole):
+    """In another workdir, too."""
+    found = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: found.update([event.rpartition("/")[2]]))
+    jax.clear_caches()  # of the process, as if it were a new one
+    run(resolve(tiny_run.settings(whole.parent / "next", whole.parent / "data")))
+    assert found["cache_hits"] > 20
+    assert found["cache_misses"] == 0
+
+
 def test_a_stopped_run_resumes_to_the_bit(whole, monkeypatch):
     config = resolve(tiny_run.settings(whole.parent / "stopped", whole.parent / "data"))
     step, calls = stages.step_grpo_step, []
