@@ -73,7 +73,7 @@ def flash_decode(
             in_specs=(heads, heads, heads, whole, heads, whole),
             out_specs=heads,
             axis_names={"tensor"},
-            check_vma=False,
+            check_vma=False,  # kernels do not tell over which axes their results vary
         )
     return attend(query_BNH, new, prefix, prefix_mask_PS, suffix, jnp.broadcast_to(step, query_BNH.shape[:1]))
 

@@ -49,7 +49,11 @@ def splash_attention(
         rows = PartitionSpec(BATCH_AXES if is_divided else None)
         heads = PartitionSpec(*rows, None, "tensor")
         attend = jax.shard_map(
-            attend, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+            attend,
+            mesh=mesh,
+            in_specs=(heads, heads, heads, rows),
+            out_specs=heads,
+            check_vma=False,  # kernels do not tell over which axes their results vary
         )
     return attend(query_BTNH, key_BTKH, value_BTKH, segment_BT)
 

@@ -111,7 +111,7 @@ def by_shard(sampler: Sampler, function: Callable[..., Any], *, num_whole: int) 
         in_specs=(*[whole] * num_whole, ROWS),
         out_specs=ROWS,
         axis_names=set(BATCH_AXES if sampler.is_divided else sampler.mesh.axis_names),
-        check_vma=False,
+        check_vma=False,  # loops begin with what is alike on all shards, and go on with what is not
     )
 
 
