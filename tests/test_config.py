@@ -287,7 +287,10 @@ def test_known_settings():
     ("arguments", "text"),
     [
         (["configs/nope.py"], "Configuration is not available because of an earlier failure to load"),
-        (["configs/tiny.py", "--config.optim.lrr=1"], "config.optim.lrr: no such setting; config.optim has"),
+        (
+            ["configs/tiny.py", "--config.optim.lrr=1"],
+            "config.optim.lrr: no such setting; config.optim has learning_rate,",
+        ),
         (
             ["configs/tiny.py", "--config.sampling.num_generations=1"],
             "the configuration cannot work:\n  sampling.num_generations=1:",

@@ -15,9 +15,9 @@ trl             a step of TRL's GRPOTrainer (`pip install trl`); without `--reco
 Every completion has exactly `--new_tokens` tokens; beta is 0.04 with a frozen reference; all parameters are trained;
 weights are random. Sides take turns, each in a process of its own, and of a turn the second repeat counts. A repeat has
 `--steps` steps, one after another, and what lies between them counts; the seconds are those of one (of parts that are
-timed within a step, as torch's are, those of the last). A repeat during which
-others used more than 5 % of the processors is made again, up to `--max_discarded` times a side. Prints medians,
-what the machine allows at best, and how far each peer's log-probabilities of the same tokens are from ours.
+timed within a step, as torch's are, those of the last). A repeat during which others used more than 5 % of the
+processors is made again, up to `--max_discarded` times a side. Prints medians, what the machine allows at best, and how
+far each peer's log-probabilities of the same tokens are from ours.
 """
 
 import argparse
@@ -74,6 +74,11 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if arguments.prompts % arguments.devices:
         parser.error(f"--devices={arguments.devices}: expected a divisor of the {arguments.prompts} prompts")
+    if arguments.directory:
+        try:
+            arguments.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--directory={arguments.directory}: expected one that is there or can be made, got {error}")
     return arguments
 
 
@@ -94,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--remat", default="block", choices=["none", "dots", "block"], help="in ours")
     parser.add_argument("--recompute", action="store_true", help="in the sides of torch, too")
     parser.add_argument("--large_pages", default="ours", choices=["ours", "all", "none"], help="of memory, under glibc")
-    parser.add_argument("--directory", type=_directory, help="keeps the checkpoint and logs, and finds them again")
+    parser.add_argument("--directory", type=Path, help="keeps the checkpoint and logs, and finds them again")
     parser.add_argument("--json", type=_new_file, help="receives all figures")
     return parser
 
@@ -106,14 +111,6 @@ def _at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return number
-
-
-def _directory(text: str) -> Path:
-    try:
-        Path(text).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"expected a directory that is there or can be made, got {error}") from error
-    return Path(text)
 
 
 def _new_file(text: str) -> Path:

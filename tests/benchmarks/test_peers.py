@@ -92,6 +92,18 @@ def test_flags_that_cannot_work_are_refused(flag: str, capsys: pytest.CaptureFix
     assert flag.split("=")[0] in capsys.readouterr().err
 
 
+def test_it_tells_how_far_it_is_and_leaves_no_checkpoint_when_it_is_ended(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.peers", "--size=tiny", "--sides=transformers"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as benchmark:
+        assert benchmark.stderr is not None
+        assert any(line.startswith("transformers: ready after") for line in benchmark.stderr)
+        assert list(tmp_path.rglob("*.safetensors"))
+        benchmark.terminate()
+    assert benchmark.returncode == 143
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_the_table_names_every_side(output: tuple[str, dict]):
     text, _ = output
     for word in (*SIDES, "whole step", "least", "GiB at most", "same work", f"x {NEW_TOKENS} tokens"):

@@ -126,9 +126,16 @@ def test_the_second_update_compiles_nothing(whole):
 def test_the_next_run_finds_every_program_on_disk(whole):
     """In another workdir, too."""
     found = collections.Counter()
-    jax.monitoring.register_event_listener(lambda event, **_: found.update([event.rpartition("/")[2]]))
+
+    def note(event: str, **_: object) -> None:
+        found[event.rpartition("/")[2]] += 1
+
     jax.clear_caches()  # of the process, as if it were a new one
-    run(resolve(tiny_run.settings(whole.parent / "next", whole.parent / "data")))
+    jax.monitoring.register_event_listener(note)
+    try:
+        run(resolve(tiny_run.settings(whole.parent / "next", whole.parent / "data")))
+    finally:
+        jax.monitoring.unregister_event_listener(note)
     assert found["cache_hits"] > 20
     assert found["cache_misses"] == 0
 

@@ -31,7 +31,7 @@ def make_mesh(*sizes: int) -> jax.sharding.Mesh:
 
 
 def show_others_pictures(prompts: PromptBatch) -> PromptBatch:
-    """Every prompt shows the picture of the next, which lies with another device."""
+    """Every prompt shows the picture of the next; where a device has few prompts, many of these lie with another."""
     index_PS = prompts.feature_index_PS
     others_PS = np.where(index_PS >= 0, (index_PS + 1) % len(index_PS), -1).astype(np.int32)
     return dataclasses.replace(in_rows(prompts), feature_index_PS=others_PS)
