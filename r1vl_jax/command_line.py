@@ -28,10 +28,8 @@ def start_with_recipe(start: Callable[[ConfigDict], None], *, status_of_refusal:
 
     def parse(arguments: list[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(arguments)
-            _ = recipe.value.keys  # says what kept the file from being read
-            return rest
-        except (flags.Error, OSError) as error:
+            return flags.FLAGS(arguments)
+        except (flags.Error, OSError) as error:  # the second, where a setting is given for a file that is not there
             refuse(f"{error}\n--help lists the flags")
             raise
 
