@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r1vl_jax.checkpoint.hf_export import export_run
+from r1vl_jax.checkpoint.hf.export import export_run
 
 RECIPE = "recipe"
 WARM_UP = "warm-up"

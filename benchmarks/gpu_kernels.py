@@ -20,16 +20,17 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers.ceilings import least_seconds
-from r1vl_jax.models import cudnn, flash_decode
-from r1vl_jax.models.attention import attention, decode_attention
-from r1vl_jax.models.branches import Branches
-from r1vl_jax.models.flash_decode import KeyValue
+from benchmarks.side_by_side.roofline import least_seconds
+from r1vl_jax.models.attention import cudnn, flash_decode_gpu
+from r1vl_jax.models.attention.attention import attention
+from r1vl_jax.models.attention.decode import decode_attention
+from r1vl_jax.models.attention.flash_decode_gpu import KeyValue
+from r1vl_jax.models.attention.shared_prefix import Branches
 from r1vl_jax.models.presets import PRESETS
-from r1vl_jax.models.qwen2_vl import gpu_layers
+from r1vl_jax.models.qwen2_vl import decode_gpu
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig
-from r1vl_jax.models.qwen2_vl.decoder import Decoder
+from r1vl_jax.models.qwen2_vl.decode import Decoder
 from r1vl_jax.models.qwen2_vl.model import Definition
 
 _SAMPLES = 4  # of a prompt
@@ -125,7 +126,7 @@ def _decoding(rows: int, length: int, sizes: Config) -> Case:
 
     shapes = [(tokens, samples, heads, sizes.head_dim) for heads in _heads(sizes)] + _caches(rows, length, sizes)
     inputs = [_normal(number, *shape) for number, shape in enumerate(shapes)]
-    has_kernel = flash_decode.is_suited(inputs[0][0], jnp.ones((rows, length), bool), inputs[-2])
+    has_kernel = flash_decode_gpu.is_suited(inputs[0][0], jnp.ones((rows, length), bool), inputs[-2])
     return Case(attend, inputs, has_kernel)
 
 
@@ -156,7 +157,7 @@ def _layer(rows: int, length: int, sizes: Config) -> Case:
         )
 
     inputs = [_normal(number, *shape) for number, shape in enumerate(_caches(rows, length, sizes))] + params
-    has_kernel = gpu_layers.are_suited(sizes, definition.dtype, num_rows=samples)
+    has_kernel = decode_gpu.are_suited(sizes, definition.dtype, num_rows=samples)
     return Case(compute, inputs, has_kernel)
 
 

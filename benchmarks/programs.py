@@ -7,7 +7,7 @@ Nothing is read: weights are random and of the size `model.preset` where `model.
 completions as long as the recipe lets them be, pictures as large. By default all that a step of the recipe runs. Beside
 the seconds (medians, after one run that is not counted) stand
 
-    MFU         operations that the result needs, by the formulas of `r1vl_jax.compiling.operations`, over seconds and
+    MFU         operations that the result needs, by the formulas of `r1vl_jax.aot.flops`, over seconds and
                 over what the devices are published to do in bfloat16; nothing that is computed twice counts
     of products the same over what large products reach here
     MBU         bytes that decoding must read, over seconds and over what the devices are published to read: for every
@@ -35,18 +35,18 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers.ceilings import Machine, bytes_of_token, measure_machine
+from benchmarks.side_by_side.roofline import Machine, bytes_of_token, measure_machine
+from r1vl_jax.aot import shapes
+from r1vl_jax.aot.programs import Program, programs
 from r1vl_jax.arrays import PackedVision, PromptBatch
-from r1vl_jax.assembly import make_definition, mesh_limits
 from r1vl_jax.checkpoint.model_config import expected_config
-from r1vl_jax.command_line import check_json, start_with_recipe
-from r1vl_jax.compiling import shapes
-from r1vl_jax.compiling.programs import Program, programs
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.models.qwen2_vl.config import Config as Sizes
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.sampling.mesh import device_memory
-from r1vl_jax.sharding import make_mesh
+from r1vl_jax.runtime.cli import check_json, start_with_recipe
+from r1vl_jax.sampling.tensor_parallel import device_memory
+from r1vl_jax.sharding.mesh import make_mesh
+from r1vl_jax.training.components import make_definition, mesh_limits
 
 _GIB = 2**30
 _WIDTH = 120  # columns, where nobody looks at a terminal

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1vl_jax import rewards, sections
-from r1vl_jax.data.puzzles import MAKERS
-from r1vl_jax.data.vocabulary import byte_table, train_tokenizer
+from r1vl_jax import response_format, rewards
+from r1vl_jax.data.digits.puzzles import MAKERS
+from r1vl_jax.data.tokenizer import byte_table, train_tokenizer
 
 NUM_ROWS, NUM_TOKENS, BYTES_PER_TOKEN = 1_024, 1_024, 8
 NUM_GROUPS, NUM_ALTERNATIVES = 16, 3
@@ -76,7 +76,7 @@ def _questions(rng: np.random.Generator) -> tuple[list[str], list[dict]]:
     for puzzle in puzzles[:NUM_ROWS]:
         others = [puzzles[index] for index in rng.integers(len(puzzles), size=80)]
         steps = [f"We look again and see that {' and '.join(other.steps)}, as was to be shown." for other in others]
-        texts.append(sections.compose(puzzle.description, puzzle.rationale, steps, puzzle.final))
+        texts.append(response_format.compose(puzzle.description, puzzle.rationale, steps, puzzle.final))
         chosen = [groups[index] for index in rng.integers(len(groups), size=NUM_GROUPS)]
         records.append({"answer": puzzle.answer, "key_steps": chosen})
     return texts, records

@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from r1vl_jax.arrays import Params, PromptBatch
-from r1vl_jax.assembly import assemble
-from r1vl_jax.command_line import start_with_recipe
 from r1vl_jax.config import resolve
+from r1vl_jax.runtime.cli import start_with_recipe
 from r1vl_jax.sampling.loop import decode, prefill
 from r1vl_jax.sampling.methods import Method
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.sync import copied
+from r1vl_jax.sampling.weight_sync import copied
+from r1vl_jax.training.components import assemble
 
 _MIB = 2**20
 _SHARE_OF_LONGEST = 0.25  # the mean length, where none is given

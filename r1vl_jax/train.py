@@ -12,21 +12,24 @@ from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from r1vl_jax import observe, processes, report, stages
+from r1vl_jax import observe, report
 from r1vl_jax.arrays import Params
-from r1vl_jax.assembly import Parts, assemble, evaluator
-from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
-from r1vl_jax.command_line import start_with_recipe
-from r1vl_jax.compile_cache import give_back_memory, keep_compiled
+from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
-from r1vl_jax.rewarding import Rewarder
 from r1vl_jax.rewards import Judge
-from r1vl_jax.run import Run
-from r1vl_jax.sharding import departures
+from r1vl_jax.runtime import processes
+from r1vl_jax.runtime.cli import start_with_recipe
+from r1vl_jax.runtime.compilation_cache import give_back_memory, keep_compiled
+from r1vl_jax.sharding.rules import departures
+from r1vl_jax.training.components import Parts, assemble, evaluator
+from r1vl_jax.training.loop import Run
+from r1vl_jax.training.rewarder import Rewarder
+from r1vl_jax.training.step_grpo import step_grpo
+from r1vl_jax.training.supervised import supervised
 
-_STAGES = {"alignment": stages.supervised, "warmup": stages.supervised, "step_grpo": stages.step_grpo}
+_STAGES = {"alignment": supervised, "warmup": supervised, "step_grpo": step_grpo}
 _STEPS_OF_FINAL_KL = 10
 
 

@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from small import make_prompts
+from helpers.small import make_prompts
 
 from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, check_shapes
 

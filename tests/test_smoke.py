@@ -2,10 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-import tiny_run
-from tiny_run import quick  # noqa: F401 - a fixture
+from helpers import tiny_run
 
-from r1vl_jax import losses, rewards, sections
+from r1vl_jax import losses, response_format, rewards
 from r1vl_jax.config import resolve
 from r1vl_jax.train import run
 
@@ -17,7 +16,7 @@ def test_advantages_compare_within_groups():
 
 def test_a_right_completion_earns_more():
     record = {"problem": "What is 1+2?", "answer": "3", "kind": "expression", "key_steps": [["1+2=3"]]}
-    right = sections.compose("A sum.", "Add them.", ["1 + 2 = 3."], "3")
+    right = response_format.compose("A sum.", "Add them.", ["1 + 2 = 3."], "3")
     reward = rewards.score([right, "I do not know."], [record, record])
     assert reward.answer_correct.tolist() == [True, False]
 

@@ -8,17 +8,17 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.hf_config import from_hf
-from r1vl_jax.checkpoint.hf_directory import local_directory, read_json
-from r1vl_jax.data import vocabulary
+from r1vl_jax.checkpoint.hf.config import from_hf
+from r1vl_jax.checkpoint.hf.directory import local_directory, read_json
+from r1vl_jax.data.tokenizer import END_OF_TEXT, IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START, end_tokens
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.config import Config
 
 _TOKENS = {
-    "image_token_id": vocabulary.IMAGE_TOKEN,
-    "video_token_id": vocabulary.VIDEO_TOKEN,
-    "vision_start_token_id": vocabulary.VISION_START,
-    "vision_end_token_id": vocabulary.VISION_END,
+    "image_token_id": IMAGE_TOKEN,
+    "video_token_id": VIDEO_TOKEN,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
 }
 _GENERATION = "generation_config.json"
 _EOS = "eos_token_id"
@@ -75,8 +75,8 @@ def _disagreements(sizes: Config, tokenizer: PreTrainedTokenizerBase) -> Iterato
             yield f"{name}: config.json has {expected}, the tokenizer has {got} for {token}"
     if (largest := max(vocabulary_ids.values())) >= sizes.vocab_size:
         yield f"vocab_size: config.json has {sizes.vocab_size} rows, the tokenizer has ids up to {largest}"
-    if not vocabulary.end_tokens(tokenizer):
-        yield f"{_EOS}: expected an eos_token or {vocabulary.END_OF_TEXT} in the tokenizer, got neither"
+    if not end_tokens(tokenizer):
+        yield f"{_EOS}: expected an eos_token or {END_OF_TEXT} in the tokenizer, got neither"
 
 
 def _foreign_ids(file: str, content: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _foreign_ids(file: str, content: Mapping[str, Any], tokenizer: PreTrainedTok
         foreign = [each for each in listed if type(each) is not int or each not in known]
         if foreign:
             yield f"{name}: {file} has {foreign}, expected ids of the tokenizer, integers from 0 to {max(known)}"
-        ends = vocabulary.end_tokens(tokenizer)
+        ends = end_tokens(tokenizer)
         if name == _EOS and not any(each in listed for each in ends.values()):
             tokens = " or ".join(f"{each} for {token}" for token, each in ends.items())
             yield f"{name}: {file} has {value!r}, expected {tokens} among them, or completions would not end"

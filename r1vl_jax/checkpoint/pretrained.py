@@ -10,10 +10,11 @@ from jaxtyping import Array, Float
 
 from r1vl_jax import config
 from r1vl_jax.arrays import PromptBatch
-from r1vl_jax.checkpoint.hf_import import load_params, read_config
+from r1vl_jax.checkpoint.hf.load import load_params, read_config
 from r1vl_jax.data.prompts import from_inputs
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
-from r1vl_jax.sharding import make_mesh, shardings
+from r1vl_jax.sharding.mesh import make_mesh
+from r1vl_jax.sharding.rules import shardings
 
 
 @dataclass(frozen=True)

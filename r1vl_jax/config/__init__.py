@@ -4,10 +4,9 @@ A recipe in `configs/` calls `default()`, changes what it needs and returns the 
 tree into frozen dataclasses and refuses, before any device is touched, what cannot work.
 """
 
-from r1vl_jax.config.editable import default, resolve, unknown_settings
+from r1vl_jax.config.config_dict import default, resolve, unknown_settings
 from r1vl_jax.config.loss import Loss
 from r1vl_jax.config.mesh import Limits, Mesh, Shape, mesh_shape
-from r1vl_jax.config.refusals import LORA_TARGETS, contradictions, lora_targets
 from r1vl_jax.config.settings import (
     Config,
     Data,
@@ -21,6 +20,7 @@ from r1vl_jax.config.settings import (
     Supervised,
     Train,
 )
+from r1vl_jax.config.validation import LORA_TARGETS, contradictions, lora_targets
 
 __all__ = [
     "LORA_TARGETS",

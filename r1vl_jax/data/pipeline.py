@@ -13,12 +13,12 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from r1vl_jax import processes
 from r1vl_jax.arrays import Completions, PromptBatch, WarmupBatch, check_shapes
 from r1vl_jax.data import prompts
-from r1vl_jax.data.layout import pad_rows
+from r1vl_jax.data.collate import pad_rows
 from r1vl_jax.data.prompts import EncodedPrompt, Processor, RecordRefused
 from r1vl_jax.data.records import Record
+from r1vl_jax.runtime import processes
 
 Stream = grain.DatasetIterator
 

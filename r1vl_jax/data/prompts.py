@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from r1vl_jax.arrays import PromptBatch
+from r1vl_jax.data.collate import TEXT, Visions, pad_rows, prompt_batch, token_types
 from r1vl_jax.data.images import Grid, Patches, image_patches, num_features, video_patches
-from r1vl_jax.data.layout import TEXT, Visions, pad_rows, prompt_batch, token_types
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, usable_images
-from r1vl_jax.data.vocabulary import IMAGE_TOKEN, VIDEO_TOKEN
+from r1vl_jax.data.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
 
 
 class RecordRefused(ValueError):

@@ -20,11 +20,11 @@ Objectives of the literature are settings of the same function, `step_grpo(...)`
 
 from r1vl_jax.losses.advantage import group_advantage
 from r1vl_jax.losses.aggregation import OVER_GENERATION, denominator
-from r1vl_jax.losses.credit import section_of_token, step_advantage
+from r1vl_jax.losses.egsw import egsw_weight
 from r1vl_jax.losses.logprob import token_logp
 from r1vl_jax.losses.objective import step_grpo, supervised
+from r1vl_jax.losses.step_credit import section_of_token, step_advantage
 from r1vl_jax.losses.truncation import mask_truncated, soft_overlong_penalty
-from r1vl_jax.losses.weighting import egsw_weight
 
 __all__ = [
     "OVER_GENERATION",

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from r1vl_jax.numerics import masked_mean, masked_sum
+from r1vl_jax.losses.masked import masked_mean, masked_sum
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")
 OVER_GENERATION = ("dapo", "cispo")  # divided by the tokens of a whole generation, though it feeds several updates

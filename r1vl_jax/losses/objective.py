@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from r1vl_jax.losses import aggregation
-from r1vl_jax.losses.policy import cispo_loss, clip_metrics, clipped_loss, k3_kl, policy_ratio
-from r1vl_jax.numerics import masked_mean, masked_sum
+from r1vl_jax.losses.masked import masked_mean, masked_sum
+from r1vl_jax.losses.policy_gradient import cispo_loss, clip_metrics, clipped_loss, k3_kl, policy_ratio
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from r1vl_jax import processes
+from r1vl_jax.runtime import processes
 
 
 def write_whole(path: epath.Path, content: bytes) -> None:

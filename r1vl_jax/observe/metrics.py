@@ -10,8 +10,8 @@ from typing import Any
 
 from etils import epath
 
-from r1vl_jax import processes
 from r1vl_jax.observe.files import write_whole
+from r1vl_jax.runtime import processes
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"

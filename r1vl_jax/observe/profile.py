@@ -10,8 +10,8 @@ import jax
 from etils import epath
 from rich.console import Console
 
-from r1vl_jax import processes, tpu_compiler
 from r1vl_jax.observe.files import write_json
+from r1vl_jax.runtime import libtpu, processes
 
 PROFILE = "profile"
 
@@ -51,7 +51,7 @@ def profiled(workdir: epath.PathLike, *, is_wanted: bool, wait: Callable[[], Any
 def _would_crash() -> str | None:
     """Why the tracer of libtpu, which JAX starts wherever libtpu is loaded, would end the process; None if not."""
     jax.default_backend()  # loads what there is
-    return tpu_compiler.mismatch() if tpu_compiler.is_loaded() else None
+    return libtpu.mismatch() if libtpu.is_loaded() else None
 
 
 def idle_shares(planes: Iterable[Any], seconds: float) -> dict[str, float]:

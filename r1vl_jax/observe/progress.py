@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from r1vl_jax import processes
+from r1vl_jax.runtime import processes
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from r1vl_jax import sections
+from r1vl_jax import response_format
 from r1vl_jax.observe.completions import own_rewards, question, read_completions
 from r1vl_jax.report.markup import Markup, element, join, text
 
@@ -127,6 +127,14 @@ def _heading_spans(completion: str) -> Iterator[Span]:
     """Lines that open a section."""
     start = 0
     for line in completion.split("\n"):
-        if line.startswith((sections.DESCRIPTION, sections.RATIONALE, sections.THINK, sections.STEP, sections.ANSWER)):
+        if line.startswith(
+            (
+                response_format.DESCRIPTION,
+                response_format.RATIONALE,
+                response_format.THINK,
+                response_format.STEP,
+                response_format.ANSWER,
+            )
+        ):
             yield start, start + len(line)
         start += len(line) + 1

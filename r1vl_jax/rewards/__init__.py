@@ -17,10 +17,10 @@ On the device, as pure functions of arrays:
 
 from r1vl_jax.rewards import kernels, text
 from r1vl_jax.rewards.bundles import Answers, KeySteps, StepReward
-from r1vl_jax.rewards.judge import Judge, Verdict
+from r1vl_jax.rewards.math_verify import Judge, Verdict
 from r1vl_jax.rewards.pack import pack
-from r1vl_jax.rewards.reference import key_step_spans
-from r1vl_jax.rewards.step_reward import score, settle
+from r1vl_jax.rewards.score import score, settle
+from r1vl_jax.rewards.strings import key_step_spans
 
 __all__ = [
     "Answers",

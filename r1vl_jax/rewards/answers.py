@@ -6,10 +6,10 @@ Every text is UTF-8 bytes. `is_equal` says None, "undecided", where only `judge.
 import re
 from fractions import Fraction
 
-from r1vl_jax import sections
+from r1vl_jax import response_format
 from r1vl_jax.rewards.normal_form import normal_form
 
-_HEADING = sections.ANSWER.encode()
+_HEADING = response_format.ANSWER.encode()
 _DECIMAL = rb"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 _NUMBER = re.compile(
     rb"(?P<sign>[+-]?)(?:"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from r1vl_jax.rewards import answers, reference
+from r1vl_jax.rewards import answers, strings
 from r1vl_jax.rewards.bundles import Answers, KeySteps
 from r1vl_jax.rewards.kernels import numbers
 from r1vl_jax.rewards.kernels.answers import MAX_LENGTH
@@ -37,7 +37,7 @@ def pack(
         ValueError: records without answer or key steps, or with more than the padding holds.
     """
     spellings = [
-        [[_spelling(spelling, semantics) for spelling in reference.spellings_of(group)] for group in groups]
+        [[_spelling(spelling, semantics) for spelling in strings.spellings_of(group)] for group in groups]
         for groups in (key_step_groups(record, row) for row, record in enumerate(records))
     ]
     sizes = (

@@ -3,13 +3,15 @@
 import re
 from dataclasses import dataclass
 
-from r1vl_jax import sections
+from r1vl_jax import response_format
 
 _STEP_NUMBER = rb"([0-9]+):"
-STEP_HEADING = re.compile(re.escape(sections.STEP.encode()) + _STEP_NUMBER)
+STEP_HEADING = re.compile(re.escape(response_format.STEP.encode()) + _STEP_NUMBER)
 _HEADING = re.compile(
     rb"^(?:(?P<step>" + STEP_HEADING.pattern + rb")|"
-    rb"(?P<other>" + b"|".join(re.escape(h.encode()) for h in sections.HEADINGS if h != sections.STEP) + rb"))",
+    rb"(?P<other>"
+    + b"|".join(re.escape(h.encode()) for h in response_format.HEADINGS if h != response_format.STEP)
+    + rb"))",
     re.MULTILINE,
 )
 
@@ -19,7 +21,7 @@ class Section:
     """A heading and what stands below it.
 
     Attributes:
-        heading: one of `sections.HEADINGS`.
+        heading: one of `response_format.HEADINGS`.
         number: of a step; 0 for other sections.
         start: byte offset of the heading.
         body: the text up to the next heading, without white space around it; it may begin on the heading's own line.
@@ -40,7 +42,7 @@ def find_sections(path: bytes) -> list[Section]:
 
 def has_all_parts(found: list[Section]) -> bool:
     """Whether description, rationale, at least one step and the final answer are there, none of them empty."""
-    wanted = {sections.DESCRIPTION, sections.RATIONALE, sections.STEP, sections.ANSWER}
+    wanted = {response_format.DESCRIPTION, response_format.RATIONALE, response_format.STEP, response_format.ANSWER}
     return wanted <= {section.heading for section in found if section.body}
 
 
@@ -50,23 +52,26 @@ def is_in_order(found: list[Section]) -> bool:
     Description and rationale come before the first step, the answer after the last; each of the three is there once
     at most; steps are numbered 1, 2, ...
     """
-    place_of: dict[str, list[int]] = {heading: [] for heading in sections.HEADINGS}
+    place_of: dict[str, list[int]] = {heading: [] for heading in response_format.HEADINGS}
     for place, section in enumerate(found):
         place_of[section.heading].append(place)
-    steps, answers = place_of[sections.STEP], place_of[sections.ANSWER]
-    openings = place_of[sections.DESCRIPTION] + place_of[sections.RATIONALE]
+    steps, answers = place_of[response_format.STEP], place_of[response_format.ANSWER]
+    openings = place_of[response_format.DESCRIPTION] + place_of[response_format.RATIONALE]
     return (
         bool(steps)
         and [found[place].number for place in steps] == list(range(1, len(steps) + 1))
         and all(place < steps[0] for place in openings)
         and all(place > steps[-1] for place in answers)
-        and all(len(place_of[h]) <= 1 for h in (sections.DESCRIPTION, sections.RATIONALE, sections.ANSWER))
+        and all(
+            len(place_of[h]) <= 1
+            for h in (response_format.DESCRIPTION, response_format.RATIONALE, response_format.ANSWER)
+        )
     )
 
 
 def answer_start(found: list[Section]) -> int | None:
     """Byte offset of the first answer heading."""
-    return next((section.start for section in found if section.heading == sections.ANSWER), None)
+    return next((section.start for section in found if section.heading == response_format.ANSWER), None)
 
 
 def credit_ends(found: list[Section], length: int) -> list[int]:
@@ -74,7 +79,7 @@ def credit_ends(found: list[Section], length: int) -> list[int]:
 
     The text is cut before every step heading and before the first answer heading; a path with neither is one section.
     """
-    steps = {section.start for section in found if section.heading == sections.STEP}
+    steps = {section.start for section in found if section.heading == response_format.STEP}
     answer = answer_start(found)
     return [*sorted(steps if answer is None else steps | {answer}), length]
 
@@ -87,7 +92,7 @@ def to_number(digits: bytes) -> int:
 def _section(path: bytes, heading: re.Match[bytes], end: int) -> Section:
     is_step = heading["step"] is not None
     return Section(
-        heading=sections.STEP if is_step else heading["other"].decode(),
+        heading=response_format.STEP if is_step else heading["other"].decode(),
         number=to_number(heading[2]) if is_step else 0,
         start=heading.start(),
         body=path[heading.end() : end].strip(),

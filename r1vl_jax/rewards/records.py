@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1vl_jax.rewards import answers, reference
+from r1vl_jax.rewards import answers, strings
 
 
 def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
@@ -13,7 +13,7 @@ def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
         ValueError: there is none; names the row.
     """
     text = record.get("answer") or record.get("solution")
-    gold = answers.reference_answer(reference.to_bytes(text)) if isinstance(text, str | bytes) else b""
+    gold = answers.reference_answer(strings.to_bytes(text)) if isinstance(text, str | bytes) else b""
     if not gold:
         raise ValueError(
             f"rewards.score: record {row} has no answer: expected text in `answer` or `solution`, got {text!r};"
@@ -22,7 +22,7 @@ def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
     return gold
 
 
-def key_step_groups(record: Mapping[str, Any], row: int) -> Sequence[reference.Group]:
+def key_step_groups(record: Mapping[str, Any], row: int) -> Sequence[strings.Group]:
     """The groups of key steps, given as a list or as `{"Steps": [...]}`.
 
     Raises:

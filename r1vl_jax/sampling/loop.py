@@ -18,11 +18,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, bundle, check_shapes
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
-from r1vl_jax.models.qwen2_vl.decoder import Decoder
-from r1vl_jax.sampling.drawing import draw, is_end, row_keys, uniforms
-from r1vl_jax.sampling.queue import decode_from_queue
+from r1vl_jax.models.qwen2_vl.decode import Decoder
+from r1vl_jax.sampling.continuous_batching import decode_from_queue
+from r1vl_jax.sampling.sample_token import draw, is_end, row_keys, uniforms
 from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, any_row, by_shard, over_tensor, placement
-from r1vl_jax.sampling.sync import Copy, sync
+from r1vl_jax.sampling.weight_sync import Copy, sync
 
 
 @bundle

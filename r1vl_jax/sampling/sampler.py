@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 from r1vl_jax.arrays import BATCH_AXES
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.methods import Method
-from r1vl_jax.sharding import num_batch_shards
+from r1vl_jax.sharding.batch import num_batch_shards
 
 
 @dataclasses.dataclass(frozen=True)

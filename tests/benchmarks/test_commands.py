@@ -12,7 +12,7 @@ PROGRAMS = sorted(set(re.findall(r"python -m (benchmarks\.\w+)", (ROOT / "README
 
 
 def test_the_programs_are_found_in_readme():
-    assert {"benchmarks.ablation", "benchmarks.peers", "benchmarks.slots"} <= set(PROGRAMS)
+    assert {"benchmarks.ablation", "benchmarks.side_by_side", "benchmarks.slots"} <= set(PROGRAMS)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks import gpu_kernels
-from r1vl_jax.models import cudnn, few_rows, flash_decode
+from r1vl_jax.models import decode_linear_gpu
+from r1vl_jax.models.attention import cudnn, flash_decode_gpu
 from r1vl_jax.models.presets import PRESETS
 
 
@@ -26,7 +27,7 @@ def test_what_is_the_same_is_near(console):
 
 
 def test_where_there_is_no_kernel_it_is_told(console, monkeypatch):
-    for module in (flash_decode, few_rows):
+    for module in (flash_decode_gpu, decode_linear_gpu):
         monkeypatch.setattr(module, "triton", None)
     with pytest.warns(UserWarning, match="takes plain attention"):
         assert not gpu_kernels.run(4, 64, [PRESETS["tiny"]], platform="cpu", console=console)
@@ -61,10 +62,10 @@ def _scaled(factor: float):
 )
 def test_what_is_wrong_is_seen(console, capsys, monkeypatch, name, wrong, rows):
     """And nothing else, with kernels that interpreters compute."""
-    attend, decode = cudnn.cudnn_attention, flash_decode.flash_decode
+    attend, decode = cudnn.cudnn_attention, flash_decode_gpu.flash_decode
     monkeypatch.setattr(cudnn, "cudnn_attention", functools.partial(attend, implementation="xla"))
-    monkeypatch.setattr(flash_decode, "flash_decode", functools.partial(decode, interpret=True))
-    monkeypatch.setattr(few_rows, "_call", functools.partial(few_rows._call, interpret=True))
+    monkeypatch.setattr(flash_decode_gpu, "flash_decode", functools.partial(decode, interpret=True))
+    monkeypatch.setattr(decode_linear_gpu, "_call", functools.partial(decode_linear_gpu._call, interpret=True))
     if wrong is not None:
         path = f"r1vl_jax.models.{name}"
         right = pkgutil.resolve_name(path)

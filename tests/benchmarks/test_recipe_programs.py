@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from benchmarks import programs
-from benchmarks.peers.ceilings import Machine
+from benchmarks.side_by_side.roofline import Machine
+from r1vl_jax.aot import shapes
 from r1vl_jax.arrays import PromptBatch
-from r1vl_jax.compiling import shapes
 from r1vl_jax.config import Config, Data, Mesh, Model, Sampling, Train
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.sharding import make_mesh
+from r1vl_jax.sharding.mesh import make_mesh
 
 ROOT = Path(__file__).parents[2]
 CONFIG = Config(

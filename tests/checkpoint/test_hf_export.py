@@ -10,23 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from parity.twins import ARCHITECTURES
+from helpers.twins import ARCHITECTURES
 from safetensors import safe_open
 from transformers import Qwen2VLForConditionalGeneration
 
-from r1vl_jax import config, sharding
+from r1vl_jax import config
 from r1vl_jax.checkpoint import hf_export
-from r1vl_jax.checkpoint.hf_config import to_hf
-from r1vl_jax.checkpoint.hf_directory import weights_fingerprint
-from r1vl_jax.checkpoint.hf_export import export_run, num_bytes
-from r1vl_jax.checkpoint.hf_files import write_files
-from r1vl_jax.checkpoint.hf_import import load_params
-from r1vl_jax.checkpoint.hf_names import published_name
+from r1vl_jax.checkpoint.hf.config import to_hf
+from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
+from r1vl_jax.checkpoint.hf.export import export_run
+from r1vl_jax.checkpoint.hf.files import write_files
+from r1vl_jax.checkpoint.hf.load import load_params
+from r1vl_jax.checkpoint.hf.names import published_name
+from r1vl_jax.checkpoint.hf_export import num_bytes
 from r1vl_jax.checkpoint.manager import Checkpoints
 from r1vl_jax.checkpoint.model_config import model_config
-from r1vl_jax.data import vocabulary
+from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.observe import write_manifest
+from r1vl_jax.sharding import rules
 
 OTHER_FILES = {"LICENSE": "a licence", "chat_template.jinja": "{{ messages }}", "README.md": "# A model"}
 
@@ -38,7 +40,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     Of the tiny Qwen2-VL preset, unless a test names another.
     """
     directory = tmp_path_factory.mktemp("source")
-    tokenizer = vocabulary.train_tokenizer(["some text to learn from"], vocab_size=300)
+    tokenizer = train_tokenizer(["some text to learn from"], vocab_size=300)
     sizes = model_config(config.Model(preset=getattr(request, "param", "tiny")), tokenizer)
     family = ARCHITECTURES[to_hf(sizes)["model_type"]]
     torch.manual_seed(0)
@@ -59,9 +61,9 @@ def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("run")
     fingerprint = weights_fingerprint(str(source))
     write_manifest(workdir, _settings(workdir, source), data_fingerprint="", weights_fingerprint=fingerprint)
-    definition = Definition(model_config(config.Model(path=str(source)), vocabulary.load_tokenizer(source)))
-    mesh = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
-    placement = sharding.shardings(definition.abstract_params(), mesh)
+    definition = Definition(model_config(config.Model(path=str(source)), load_tokenizer(source)))
+    mesh = rules.make_mesh(config.Mesh(), jax.devices()[:1])
+    placement = rules.shardings(definition.abstract_params(), mesh)
     params = load_params(str(source), definition, placement=placement)
     with Checkpoints(workdir / "checkpoints" / "warmup", keep=1) as checkpoints:
         checkpoints.save(3, {"params": params, "opt_state": {"mu": jax.tree.map(jnp.zeros_like, params)}}, {})

@@ -13,8 +13,9 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from r1vl_jax import config, sharding
+from r1vl_jax import config
 from r1vl_jax.checkpoint.manager import Checkpoints, newest_params
+from r1vl_jax.sharding import rules
 
 
 class State(NamedTuple):
@@ -25,7 +26,7 @@ class State(NamedTuple):
 
 @pytest.fixture
 def mesh():
-    return sharding.make_mesh(config.Mesh(fsdp=4))
+    return rules.make_mesh(config.Mesh(fsdp=4))
 
 
 def make_state(mesh, seed: int = 0) -> State:
@@ -60,7 +61,7 @@ def test_restores_bits_dtypes_shardings_and_position(tmp_path, mesh):
 
 def test_the_abstract_state_decides_the_sharding(tmp_path, mesh):
     state = make_state(mesh)
-    other = sharding.replicated(sharding.make_mesh(config.Mesh(tensor=2)))
+    other = rules.replicated(rules.make_mesh(config.Mesh(tensor=2)))
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=other), state)

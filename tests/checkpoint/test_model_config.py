@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from r1vl_jax.checkpoint.hf_config import from_hf, to_hf
+from r1vl_jax.checkpoint.hf.config import from_hf, to_hf
 from r1vl_jax.checkpoint.model_config import expected_config, model_config
 from r1vl_jax.config import Model
-from r1vl_jax.data import vocabulary
+from r1vl_jax.data.tokenizer import train_tokenizer
 from r1vl_jax.models.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return vocabulary.train_tokenizer(["some text to learn from"], vocab_size=300)
+    return train_tokenizer(["some text to learn from"], vocab_size=300)
 
 
 def test_a_preset_is_fitted_to_the_tokenizer(tokenizer):

@@ -10,8 +10,8 @@ from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
 from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record
-from r1vl_jax.data.vocabulary import train_tokenizer
-from r1vl_jax.sections import compose
+from r1vl_jax.data.tokenizer import train_tokenizer
+from r1vl_jax.response_format import compose
 
 
 def png(width: int, height: int, value: int = 200) -> bytes:

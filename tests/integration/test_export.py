@@ -5,22 +5,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_run
 import torch
 from etils import epath
-from tiny_run import quick  # noqa: F401 - a fixture
+from helpers import tiny_run
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from r1vl_jax.arrays import Params
-from r1vl_jax.assembly import Parts, assemble
-from r1vl_jax.checkpoint.hf_export import export_run
+from r1vl_jax.checkpoint.hf.export import export_run
 from r1vl_jax.checkpoint.manager import newest_params
 from r1vl_jax.config import resolve
-from r1vl_jax.data import vocabulary
 from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, usable_images
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.train import run
+from r1vl_jax.training.components import Parts, assemble
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -67,7 +65,7 @@ def _answers_of_transformers(directory: Path, records: list[Record], max_new_tok
         sequences = torch_model.generate(
             **{name: torch.as_tensor(array) for name, array in inputs.items()},
             max_new_tokens=max_new_tokens,
-            suppress_tokens=[tokenizer.get_vocab()[token] for token in vocabulary.VISION_TOKENS],  # as here
+            suppress_tokens=[tokenizer.get_vocab()[token] for token in tokenizer.VISION_TOKENS],  # as here
         )
     eos = torch_model.generation_config.eos_token_id
     return [_until_end(row, eos) for row in sequences[:, inputs["input_ids"].shape[1] :].tolist()]

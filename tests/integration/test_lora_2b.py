@@ -16,11 +16,13 @@ import pytest
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, PackedVision, Params, PromptBatch, TrainBatch, TrainRows, WarmupBatch
 from r1vl_jax.config import Model, Optim
-from r1vl_jax.learner import Learner, score, step_grpo_step, warmup_step
+from r1vl_jax.learner.learner import Learner
+from r1vl_jax.learner.logprobs import score
+from r1vl_jax.learner.optimizer import optimizer
+from r1vl_jax.learner.steps import step_grpo_step, warmup_step
 from r1vl_jax.models.qwen2_vl.config import PRESETS
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.optim import optimizer
-from r1vl_jax.trainable import adapted, combine, partition
+from r1vl_jax.models.trainable import adapted, combine, partition
 
 MODEL = Model(preset="2b", dtype="bfloat16", lora_r=16, lora_target_modules=("q_proj", "v_proj", "qkv"))
 CONFIG = PRESETS["2b"]

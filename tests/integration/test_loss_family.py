@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_run
+from helpers import tiny_run
 from ml_collections import ConfigDict
-from tiny_run import quick  # noqa: F401 - a fixture
 
-from r1vl_jax import stages
 from r1vl_jax.config import resolve
 from r1vl_jax.train import run
+from r1vl_jax.training import step_grpo as stages
 
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
-import tiny_run
 from etils import epath
-from tiny_run import quick  # noqa: F401 - a fixture
+from helpers import tiny_run
 
-from r1vl_jax import stages
 from r1vl_jax.config import resolve
 from r1vl_jax.observe.completions import SCHEMA, read_completions
 from r1vl_jax.train import run
+from r1vl_jax.training import step_grpo as stages
 
 pytestmark = pytest.mark.usefixtures("quick")
 

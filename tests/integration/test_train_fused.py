@@ -5,9 +5,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
-import tiny_run
 from etils import epath
-from tiny_run import quick  # noqa: F401 - a fixture
+from helpers import tiny_run
 
 from r1vl_jax.config import resolve
 from r1vl_jax.observe.completions import read_completions

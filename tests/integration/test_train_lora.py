@@ -6,17 +6,16 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 import pytest
-import tiny_run
 from etils import epath
+from helpers import tiny_run
 from safetensors.numpy import load_file
-from tiny_run import quick  # noqa: F401 - a fixture
 from transformers import Qwen2VLForConditionalGeneration
 
-from r1vl_jax import stages
-from r1vl_jax.assembly import assemble
-from r1vl_jax.checkpoint.hf_export import export_adapter, export_run
+from r1vl_jax.checkpoint.hf.export import export_adapter, export_run
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.train import run
+from r1vl_jax.training import step_grpo as stages
+from r1vl_jax.training.components import assemble
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny_run
 from etils import epath
+from helpers import tiny_run
 from ml_collections import ConfigDict
 
 from r1vl_jax.config import resolve

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from r1vl_jax import losses
 from r1vl_jax.config import Mesh
-from r1vl_jax.sharding import make_mesh
+from r1vl_jax.sharding.mesh import make_mesh
 
 B, T, D, V = 3, 7, 4, 11
 # One column at a time, though that is 3 tokens; a size that does not divide 7 columns, everything at once.

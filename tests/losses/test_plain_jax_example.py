@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import plain_jax_example
+from helpers import plain_jax_example
 
 
 def test_it_learns():

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from small import CONFIG, DEFINITION, make_adapter, make_params, make_prompts, merged_params
+from helpers.small import CONFIG, DEFINITION, make_adapter, make_params, make_prompts, merged_params
 
 from r1vl_jax.config import LORA_TARGETS
 from r1vl_jax.models.lora import LoRA, is_adapter, linear_maps
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.trainable import FROZEN_BY, combine
+from r1vl_jax.models.trainable import FROZEN_BY, combine
 
 LORA = LoRA(4, 8.0, ("q_proj", "gate_proj", "qkv", "mlp_2"))
 ADAPTED = dataclasses.replace(DEFINITION, lora=LORA)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
-from r1vl_jax.models import few_rows, flash_decode
+from r1vl_jax.models import decode_linear_gpu
+from r1vl_jax.models.attention import flash_decode_gpu
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.models.presets import PRESETS
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache
@@ -42,10 +43,10 @@ def operations(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("num_rows", "padded"), [(1, 16), (8, 16), (16, 16), (24, 32), (64, 64)])
-@pytest.mark.parametrize("function", [few_rows.product, few_rows.gated])
+@pytest.mark.parametrize("function", [decode_linear_gpu.product, decode_linear_gpu.gated])
 def test_rows_that_are_not_there_are_masked(operations, function, num_rows, padded):
     """And weights are not, which would have them read number by number; sums are float32."""
-    kernels = [Shape((768, 128))] * (1 if function is few_rows.product else 2)
+    kernels = [Shape((768, 128))] * (1 if function is decode_linear_gpu.product else 2)
     found = operations(function, Shape((num_rows, 768)), *kernels)
     x, weights = f"tensor<{padded}x64x!tt.ptr<bf16>>", "tensor<64x64x!tt.ptr<bf16>>"
     is_masked = num_rows < padded
@@ -61,7 +62,7 @@ def test_rows_that_are_not_there_are_masked(operations, function, num_rows, padd
 )
 def test_queries_that_are_not_there_are_masked(operations, num_samples, num_queries, of_prompt, own):
     def attend(query, key, value, mask, *caches):
-        return flash_decode.flash_decode(
+        return flash_decode_gpu.flash_decode(
             query, (key, value), prefix=caches[:2], prefix_mask_PS=mask, suffix=caches[2:], step=jnp.int32(3)
         )
 

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import CONFIG, DEFINITION, EOS, make_params, make_prompts, take
+from helpers.small import CONFIG, DEFINITION, EOS, make_params, make_prompts, take
 
 from r1vl_jax.arrays import PackedVision, PromptBatch
 from r1vl_jax.models.presets import PRESETS
 from r1vl_jax.models.qwen2_vl.cache import SuffixCache
-from r1vl_jax.models.qwen2_vl.decoder import Decoder
+from r1vl_jax.models.qwen2_vl.decode import Decoder
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.sync import sync
+from r1vl_jax.sampling.weight_sync import sync
 
 PARAMS = make_params()
 PROMPTS = make_prompts()

@@ -11,12 +11,13 @@ from jax.sharding import PartitionSpec as Spec
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.config import Mesh
 from r1vl_jax.data.images import pack
-from r1vl_jax.models.attention import attention
+from r1vl_jax.models.attention.attention import attention
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision, windows
 from r1vl_jax.models.qwen2_vl.layers import scan
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.sharding import make_mesh, shardings
+from r1vl_jax.sharding.mesh import make_mesh
+from r1vl_jax.sharding.rules import shardings
 
 
 def _packed(*grids: tuple[int, int, int], num_shards: int = 1) -> PackedVision:

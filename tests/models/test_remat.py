@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import CONFIG, DEFINITION, make_prompts
+from helpers.small import CONFIG, DEFINITION, make_prompts
 
 from r1vl_jax.models.qwen2_vl import layers
 from r1vl_jax.models.qwen2_vl.config import VisionConfig

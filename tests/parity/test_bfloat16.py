@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from parity.twins import Twins, make_inputs, make_twins, to_torch
+from helpers.twins import Twins, make_inputs, make_twins, to_torch
 
 INPUTS = make_inputs(
     [[(1, 4, 6)], [(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)], [(1, 8, 4)], [(1, 2, 2)], [(1, 6, 6), (1, 2, 4)], []]

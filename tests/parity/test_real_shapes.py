@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import real_shapes
+from helpers import real_shapes
 
-from r1vl_jax.checkpoint.hf_config import to_hf
+from r1vl_jax.checkpoint.hf.config import to_hf
 from r1vl_jax.models.qwen2_vl.config import PRESETS
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
-from parity.twins import ARCHITECTURES, IMAGE, VIDEO, Twins, make_inputs, make_twins, to_torch
+from helpers.twins import ARCHITECTURES, IMAGE, VIDEO, Twins, make_inputs, make_twins, to_torch
 from transformers.vision_utils import get_vision_window_index
 
 from r1vl_jax.arrays import PromptBatch

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_up_run import completion_row, make_run
+from helpers.made_up_run import completion_row, make_run
 
 from r1vl_jax import observe
 from r1vl_jax.report import charts, results, samples, write_report

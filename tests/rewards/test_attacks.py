@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r1vl_jax import rewards, sections
+from r1vl_jax import response_format, rewards
 from r1vl_jax.rewards.kernels.headings import MAX_HEADINGS
 
 RECORD = {"answer": "53", "key_steps": [["8*6=48", "8 times 6 is 48"], ["48+5=53", "48 plus 5 is 53"]]}
@@ -14,7 +14,7 @@ CHOICE = {"answer": "B", "key_steps": []}
 
 
 def path(*steps: str, answer: str, description: str = "8*6+5", rationale: str = "Multiply first.") -> str:
-    return sections.compose(description, rationale, list(steps), answer)
+    return response_format.compose(description, rationale, list(steps), answer)
 
 
 ATTACKS = {

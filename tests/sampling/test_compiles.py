@@ -3,16 +3,18 @@
 import jax
 import numpy as np
 import optax
-from small import DEFINITION, EOS, IMAGE_TOKEN, make_params
+from helpers.small import DEFINITION, EOS, IMAGE_TOKEN, make_params
 
 from r1vl_jax.arrays import PromptBatch, WarmupBatch
 from r1vl_jax.data import prompts
 from r1vl_jax.data.prompts import EncodedPrompt
-from r1vl_jax.learner import Learner, score, warmup_step
+from r1vl_jax.learner.learner import Learner
+from r1vl_jax.learner.logprobs import score
+from r1vl_jax.learner.steps import warmup_step
 from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.sync import sync
+from r1vl_jax.sampling.weight_sync import sync
 
 PROMPT_BUCKET, PATCH_BUCKET = 16, 64
 MOST_TOKENS, MOST_SQUARES = 16, 4  # of text; of 2x2 patches along a side of a picture

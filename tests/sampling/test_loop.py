@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
+from helpers.small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
 
-from r1vl_jax.compiling.hlo import parse
-from r1vl_jax.learner import Learner, score
-from r1vl_jax.sampling import loop, queue
+from r1vl_jax.aot.hlo.parse import parse
+from r1vl_jax.learner.learner import Learner
+from r1vl_jax.learner.logprobs import join, score
+from r1vl_jax.sampling import continuous_batching, loop
 from r1vl_jax.sampling.loop import prefill, sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.sync import sync
-from r1vl_jax.scoring import join
+from r1vl_jax.sampling.weight_sync import sync
 
 FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)
 KEY = jax.random.key(5)
@@ -194,7 +194,7 @@ def test_slots_are_hardly_ever_idle(params, monkeypatch):
         return jnp.where(uniform_B2[:, 0] == 1, EOS, 9), hidden_BD[:, 0], hidden_BD[:, 1]
 
     monkeypatch.setattr(loop, "uniforms", uniforms)
-    for module in (loop, queue):
+    for module in (loop, continuous_batching):
         monkeypatch.setattr(module, "draw", draw)
     sampler = make_sampler(num_generations=8, max_length=512, slots=16, temperature_in_report=1.125)
     rollout = sample(sampler, params, make_prompts(16), KEY)

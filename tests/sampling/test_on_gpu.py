@@ -8,16 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small import DEFINITION, EOS, in_rows, make_params, make_prompts
+from helpers.small import DEFINITION, EOS, in_rows, make_params, make_prompts
 
-from r1vl_jax import sharding
 from r1vl_jax.arrays import Params, Rollout
 from r1vl_jax.config import Mesh
-from r1vl_jax.models import cudnn, few_rows, flash_decode
+from r1vl_jax.models import decode_linear_gpu
+from r1vl_jax.models.attention import cudnn, flash_decode_gpu
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sharding import rules
 
 NUM_PROMPTS, PROMPT_LENGTH, MAX_LENGTH = 4, 64, 64  # whole blocks
 # As wide as the kernels of linear maps want it.
@@ -40,12 +41,12 @@ def calls(monkeypatch) -> dict[str, list[Any]]:
 
         return call
 
-    for module in (cudnn, flash_decode, few_rows):
+    for module in (cudnn, flash_decode_gpu, decode_linear_gpu):
         monkeypatch.setattr(module, "is_suited", lambda *inputs, **settings: True)
-    attend, decode = cudnn.cudnn_attention, flash_decode.flash_decode
+    attend, decode = cudnn.cudnn_attention, flash_decode_gpu.flash_decode
     monkeypatch.setattr(cudnn, "cudnn_attention", watched("cudnn", attend, implementation="xla"))
-    monkeypatch.setattr(flash_decode, "flash_decode", watched("flash_decode", decode, interpret=True))
-    monkeypatch.setattr(few_rows, "_call", watched("few_rows", few_rows._call, interpret=True))
+    monkeypatch.setattr(flash_decode_gpu, "flash_decode", watched("flash_decode", decode, interpret=True))
+    monkeypatch.setattr(decode_linear_gpu, "_call", watched("few_rows", decode_linear_gpu._call, interpret=True))
     return seen
 
 
@@ -55,8 +56,8 @@ def _sampled(
     definition = dataclasses.replace(WIDE, platform=platform, mesh=mesh, lora=lora)
     sampler = Sampler(definition, Temperature(1.0), 2, MAX_LENGTH, (EOS,), (), slots=slots, tensor=tensor)
     params = _uneven(make_params(scale=0.25, definition=dataclasses.replace(WIDE, lora=lora)))
-    params = jax.device_put(params, sharding.shardings(params, mesh))
-    prompts = sharding.divide(in_rows(make_prompts(NUM_PROMPTS, length=PROMPT_LENGTH)), mesh)
+    params = jax.device_put(params, rules.shardings(params, mesh))
+    prompts = rules.divide(in_rows(make_prompts(NUM_PROMPTS, length=PROMPT_LENGTH)), mesh)
     return sampler, sample(sampler, params, prompts, jax.random.key(1))
 
 
@@ -73,7 +74,7 @@ def _uneven(params: Params) -> Params:
 
 @functools.cache
 def _plain() -> Rollout:
-    return _sampled("cpu", sharding.make_mesh(Mesh(1, 1, 1), jax.devices()[:1]))[1]
+    return _sampled("cpu", rules.make_mesh(Mesh(1, 1, 1), jax.devices()[:1]))[1]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def _plain() -> Rollout:
 )
 def test_completions_are_those_of_plain_computation(calls, sizes, slots, tensor):
     """The kernels of linear maps want whole matrices."""
-    mesh = sharding.make_mesh(Mesh(*sizes), jax.devices()[: np.prod(sizes)])
+    mesh = rules.make_mesh(Mesh(*sizes), jax.devices()[: np.prod(sizes)])
     sampler, rollout = _sampled("gpu", mesh, slots, tensor)
     _check(rollout)
     layers = WIDE.config.num_hidden_layers
@@ -93,7 +94,7 @@ def test_completions_are_those_of_plain_computation(calls, sizes, slots, tensor)
 
 def test_adapters_are_multiplied_without_the_kernels_of_linear_maps(calls):
     """A fresh adapter changes nothing."""
-    mesh = sharding.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    mesh = rules.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
     _, rollout = _sampled("gpu", mesh, lora=LoRA(4, 8.0, ("q_proj", "down_proj")))
     _check(rollout)
     assert calls["flash_decode"]

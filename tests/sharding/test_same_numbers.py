@@ -7,17 +7,20 @@ import jax
 import numpy as np
 import optax
 import pytest
-from small import DEFINITION, EOS, VOCABULARY, in_rows, make_adapter, make_params, make_prompts, make_records
+from helpers.small import DEFINITION, EOS, VOCABULARY, in_rows, make_adapter, make_params, make_prompts, make_records
 
-from r1vl_jax import rewards, sharding
+from r1vl_jax import rewards
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.config import Loss, Mesh, Reward
-from r1vl_jax.learner import Learner, Program, fused_step
+from r1vl_jax.learner.fused_step import Program, fused_step
+from r1vl_jax.learner.learner import Learner
 from r1vl_jax.models.lora import LoRA
-from r1vl_jax.rewarding import Packer, Scheme
+from r1vl_jax.models.trainable import combine
+from r1vl_jax.rewards.weighted_sum import Scheme
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.trainable import combine
+from r1vl_jax.sharding import rules
+from r1vl_jax.training.rewarder import Packer
 
 NUM_PROMPTS = 8
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(2, 4.0, ("q_proj", "o_proj", "down_proj", "qkv", "mlp_2")))
@@ -27,7 +30,7 @@ MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2), (4, 2, 1), (2, 
 
 
 def make_mesh(*sizes: int) -> jax.sharding.Mesh:
-    return sharding.make_mesh(Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
+    return rules.make_mesh(Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
 
 
 def show_others_pictures(prompts: PromptBatch) -> PromptBatch:
@@ -53,12 +56,12 @@ def numbers(sizes: tuple[int, int, int], is_adapted: bool):
     learner = Learner(definition, optax.sgd(0.1), chunk_size=32, micro_batches=2, loss=Loss(beta=0.1))
     sampler = Sampler(definition, Temperature(1.0), 2, 12, (EOS,), (40, 41, 42, 43))
     trained, frozen, reference = (
-        jax.device_put(params, sharding.shardings(params, mesh)) for params in make_policy(is_adapted)
+        jax.device_put(params, rules.shardings(params, mesh)) for params in make_policy(is_adapted)
     )
     state = learner.init(trained)
-    state = jax.device_put(state, sharding.shardings(state, mesh))
+    state = jax.device_put(state, rules.shardings(state, mesh))
     prompts, questions = (
-        sharding.divide(batch, mesh)
+        rules.divide(batch, mesh)
         for batch in (show_others_pictures(make_prompts(NUM_PROMPTS)), Packer("released")(make_records(NUM_PROMPTS)))
     )
     before = jax.device_get(trained)
@@ -100,13 +103,13 @@ def test_the_numbers_of_one_device(sizes, is_adapted):
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {name: float(value) for name, value in expected_metrics.items()}, rel=1e-4, abs=1e-6
     )
-    wanted = jax.tree.leaves(sharding.shardings(params, make_mesh(*sizes)))
+    wanted = jax.tree.leaves(rules.shardings(params, make_mesh(*sizes)))
     for leaf, placement in zip(jax.tree.leaves(params), wanted, strict=True):
         assert leaf.sharding.is_equivalent_to(placement, leaf.ndim)  # an update leaves everything in its place
 
 
 def test_each_device_has_its_own_rows_and_pictures():
-    prompts = sharding.divide(in_rows(make_prompts(NUM_PROMPTS)), make_mesh(2, 4, 1))
+    prompts = rules.divide(in_rows(make_prompts(NUM_PROMPTS)), make_mesh(2, 4, 1))
     for array in (prompts.token_PS, prompts.vision.patch_ZMC):
         assert len({str(shard.index) for shard in array.addressable_shards}) == 8
         assert all(shard.data.shape[0] == 1 for shard in array.addressable_shards)

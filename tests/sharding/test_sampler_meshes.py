@@ -5,19 +5,19 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small import DEFINITION, EOS, in_rows, make_adapter, make_params, make_prompts
+from helpers.small import DEFINITION, EOS, in_rows, make_adapter, make_params, make_prompts
 
-from r1vl_jax import sharding
+from r1vl_jax.aot.hlo.collectives import collectives
+from r1vl_jax.aot.hlo.parse import parse
 from r1vl_jax.arrays import Rollout
-from r1vl_jax.compiling.collectives import collectives
-from r1vl_jax.compiling.hlo import parse
 from r1vl_jax.config import Mesh
 from r1vl_jax.models.lora import LoRA
+from r1vl_jax.models.trainable import combine
 from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.sync import sync
-from r1vl_jax.trainable import combine
+from r1vl_jax.sampling.weight_sync import sync
+from r1vl_jax.sharding import rules
 
 MAX_LENGTH = 40  # tokens
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(4, 8.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
@@ -33,13 +33,13 @@ def sampled(definition, mesh: jax.sharding.Mesh, tensor: int, slots: int = 0):
     params = make_params(scale=0.5)
     if definition.lora:
         params = combine(make_adapter(definition), params)
-    params = jax.device_put(params, sharding.shardings(params, mesh))
-    return sample(sampler, params, sharding.divide(in_rows(make_prompts(8)), mesh), jax.random.key(1))
+    params = jax.device_put(params, rules.shardings(params, mesh))
+    return sample(sampler, params, rules.divide(in_rows(make_prompts(8)), mesh), jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
 def alone():
-    mesh = sharding.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    mesh = rules.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
     return {definition: sampled(definition, mesh, 1) for definition in (DEFINITION, ADAPTED)}
 
 
@@ -60,17 +60,17 @@ def alone():
     ],
 )
 def test_the_completions_of_one_device(alone, definition, sizes, tensor):
-    mesh, expected = sharding.make_mesh(Mesh(*sizes)), alone[definition]
+    mesh, expected = rules.make_mesh(Mesh(*sizes)), alone[definition]
     assert_equal(sampled(definition, mesh, tensor), expected, mesh)
 
 
 def test_on_gpus_prompts_are_read_by_a_program_of_one_mesh(alone):
     """cuDNN's kernels want that; here it is the plain attention that is computed."""
-    definition, mesh = dataclasses.replace(DEFINITION, platform="gpu"), sharding.make_mesh(Mesh(1, 4, 2))
+    definition, mesh = dataclasses.replace(DEFINITION, platform="gpu"), rules.make_mesh(Mesh(1, 4, 2))
     assert_equal(sampled(definition, mesh, 1), alone[DEFINITION], mesh)
     sampler = Sampler(dataclasses.replace(definition, mesh=mesh), Temperature(1.0), 2, 8, (EOS,), (), tensor=1)
-    params = jax.device_put(make_params(), sharding.shardings(make_params(), mesh))
-    lowered = prefill(sampler).lower(params, sharding.divide(in_rows(make_prompts(8)), mesh))
+    params = jax.device_put(make_params(), rules.shardings(make_params(), mesh))
+    lowered = prefill(sampler).lower(params, rules.divide(in_rows(make_prompts(8)), mesh))
     meshes = {each.mesh for each in jax.tree.leaves(lowered.compile().output_shardings)}
     assert meshes == {mesh}
     assert sampler.mesh != mesh
@@ -85,12 +85,12 @@ def test_rows_of_some_devices_end_long_before_those_of_others(alone):
 @pytest.mark.parametrize(("slots", "tensor"), [(12, 1), (4, 1), (6, 2)])
 def test_slots_that_do_not_divide_are_refused(slots, tensor):
     with pytest.raises(ValueError, match=f"slots={slots}: expected a multiple of {8 // tensor}"):
-        sampled(DEFINITION, sharding.make_mesh(Mesh(2, 4, 1)), tensor, slots)
+        sampled(DEFINITION, rules.make_mesh(Mesh(2, 4, 1)), tensor, slots)
 
 
 @pytest.mark.parametrize(("tensor", "slots"), [(2, 8), (1, 8)])
 def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
-    mesh = sharding.make_mesh(Mesh(2, 4, 1))
+    mesh = rules.make_mesh(Mesh(2, 4, 1))
     assert_equal(sampled(DEFINITION, mesh, tensor, slots), alone[DEFINITION], mesh)
 
 
@@ -98,10 +98,10 @@ def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_while_tokens_are_drawn_no_row_waits_for_those_of_other_devices(tensor, slots):
     """Where two devices hold a copy together they exchange what they computed, so that all must be at the same turn."""
-    mesh = sharding.make_mesh(Mesh(2, 4, 1))
+    mesh = rules.make_mesh(Mesh(2, 4, 1))
     sampler = make_sampler(dataclasses.replace(DEFINITION, mesh=mesh), tensor, slots)
-    params = jax.device_put(make_params(), sharding.shardings(make_params(), mesh))
-    prefilled = prefill(sampler)(params, sharding.divide(in_rows(make_prompts(8)), mesh))
+    params = jax.device_put(make_params(), rules.shardings(make_params(), mesh))
+    prefilled = prefill(sampler)(params, rules.divide(in_rows(make_prompts(8)), mesh))
     program = decode(sampler).lower(sync(sampler, params), prefilled, jax.random.key(1)).compile()
     holder = [device // tensor for device in range(8)]
     exchanges = collectives(parse(program.as_text()), holder)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from r1vl_jax import sharding
 from r1vl_jax.arrays import PackedVision
 from r1vl_jax.config import Mesh
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.sharding import rules
 
 TINY = preset("tiny")
 # Wide enough that matrix products, not norms, are what takes time.
@@ -20,10 +20,10 @@ NUM_ROWS, NUM_PATCHES = 8, 64
 
 def operations(*sizes: int) -> float:
     """Of one device, for the features of eight rows of pictures and their gradients."""
-    mesh = sharding.make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
+    mesh = rules.make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
     definition = dataclasses.replace(DEFINITION, mesh=mesh)
     params = definition.abstract_params()
-    placement = sharding.shardings(params, mesh)
+    placement = rules.shardings(params, mesh)
     params = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params, placement
     )

@@ -8,12 +8,12 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 
-from r1vl_jax import sharding
 from r1vl_jax.config import Limits, Mesh, Optim, mesh_shape
-from r1vl_jax.learner import Learner
+from r1vl_jax.learner.learner import Learner
+from r1vl_jax.learner.optimizer import optimizer
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.optim import optimizer
+from r1vl_jax.sharding import rules
 
 # Published numbers of parameters, vision tower included.
 NUM_PARAMS = {"2b": 2_208_985_600, "7b": 8_291_375_616, "72b": 73_405_560_320}
@@ -46,11 +46,11 @@ def test_nothing_that_the_table_divides_is_whole(name, chips, num_slices, prompt
     limits = Limits({"prompts": prompts}, heads)
     assert mesh_shape(Mesh(), math.prod(shape), num_slices, limits) == shape
 
-    mesh = AbstractMesh(shape, sharding.AXES)
+    mesh = AbstractMesh(shape, rules.AXES)
     state = abstract_state(name)
-    assert sharding.departures(state, mesh) == []
+    assert rules.departures(state, mesh) == []
     num_parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    placed = jax.tree.leaves(sharding.shardings(state, mesh))
+    placed = jax.tree.leaves(rules.shardings(state, mesh))
     bytes_whole = bytes_here = 0
     for leaf, placement in zip(jax.tree.leaves(state), placed, strict=True):
         here = math.prod(placement.shard_shape(leaf.shape))
@@ -64,10 +64,10 @@ def test_nothing_that_the_table_divides_is_whole(name, chips, num_slices, prompt
 
 def test_gradients_lie_as_parameters():
     """The table sees the end of a path, so a gradient lies where its parameter and its moments lie."""
-    mesh = AbstractMesh((1, 16, 4), sharding.AXES)
+    mesh = AbstractMesh((1, 16, 4), rules.AXES)
     state = abstract_state("7b")
-    of_params = sharding.shardings(state.params, mesh)
-    placed = sharding.shardings(state, mesh)
+    of_params = rules.shardings(state.params, mesh)
+    placed = rules.shardings(state, mesh)
     assert placed.params == of_params
     moments = [part for part in jax.tree.leaves(placed.opt_state, is_leaf=_is_adam) if _is_adam(part)]
     assert [(part.mu, part.nu) for part in moments] == [(of_params, of_params)]

@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from r1vl_jax.arrays import PackedVision, Params, PromptBatch
-from r1vl_jax.models.attention import attention
-from r1vl_jax.models.branches import Branches
+from r1vl_jax.models.attention.attention import attention
+from r1vl_jax.models.attention.shared_prefix import Branches
 from r1vl_jax.models.lora import LoRA, add_adapters
 from r1vl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision

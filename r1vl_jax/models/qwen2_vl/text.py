@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from r1vl_jax.models.attention import Attend
-from r1vl_jax.models.branches import Branches
+from r1vl_jax.models.attention.attention import Attend
+from r1vl_jax.models.attention.shared_prefix import Branches
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, RMSNorm, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from r1vl_jax.arrays import PackedVision
-from r1vl_jax.models.attention import Attend
+from r1vl_jax.models.attention.attention import Attend
 from r1vl_jax.models.qwen2_vl.config import TowerConfig, VisionConfig
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, LayerNorm, Scan, linear, stack
 from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation

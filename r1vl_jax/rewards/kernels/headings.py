@@ -7,21 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from r1vl_jax import sections
+from r1vl_jax import response_format
 from r1vl_jax.arrays import Array, bundle
 from r1vl_jax.rewards.kernels import bits
 from r1vl_jax.rewards.kernels.characters import is_digit, window
 from r1vl_jax.rewards.kernels.row import Row
 
 MAX_HEADINGS = 64  # places where "### " stands, a multiple of 32; a row with more is undecided
-NO_KIND = len(sections.HEADINGS)
+NO_KIND = len(response_format.HEADINGS)
 DESCRIPTION, RATIONALE, THINK, STEP, ANSWER = (
-    sections.HEADINGS.index(heading)
-    for heading in (sections.DESCRIPTION, sections.RATIONALE, sections.THINK, sections.STEP, sections.ANSWER)
+    response_format.HEADINGS.index(heading)
+    for heading in (
+        response_format.DESCRIPTION,
+        response_format.RATIONALE,
+        response_format.THINK,
+        response_format.STEP,
+        response_format.ANSWER,
+    )
 )
-_LITERALS = [heading.encode() for heading in sections.HEADINGS]
+_LITERALS = [heading.encode() for heading in response_format.HEADINGS]
 _MAX_DIGITS = 9  # of a step's number; more run wild
-_WIDTH = max(*map(len, _LITERALS), len(sections.STEP) + _MAX_DIGITS)
+_WIDTH = max(*map(len, _LITERALS), len(response_format.STEP) + _MAX_DIGITS)
 
 
 @bundle
@@ -29,7 +35,7 @@ class Headings:
     """The places of a row where "### " stands, in order, J at most.
 
     Attributes:
-        kind_J: place in `sections.HEADINGS` of the heading that stands there; NO_KIND if none does.
+        kind_J: place in `response_format.HEADINGS` of the heading that stands there; NO_KIND if none does.
         start_J: its first byte; U behind the last place.
         end_J: the byte behind it; behind a step's colon.
         number_J: of a step; -1, which is never in order, where the digits run wild.
@@ -55,7 +61,7 @@ def find_headings(row: Row) -> Headings:
     """All headings, wherever on a line they stand."""
     start_J, count = bits.first_places(bits.begins(row.byte_U, b"### "), MAX_HEADINGS)
     byte_JX = jax.vmap(lambda start: window(row.byte_U, start, _WIDTH))(start_J)
-    first_digit_J = start_J + len(sections.STEP)
+    first_digit_J = start_J + len(response_format.STEP)
     digits_end_J = bits.next_true(bits.pack(~is_digit(row.byte_U)), first_digit_J)
     num_digits_J = digits_end_J - first_digit_J
     is_numbered_J = (num_digits_J > 0) & (row.byte_U.at[digits_end_J].get(mode="fill", fill_value=0) == ord(":"))
@@ -69,7 +75,7 @@ def find_headings(row: Row) -> Headings:
         kind_J=kind_J,
         start_J=start_J,
         end_J=jnp.where(kind_J == STEP, digits_end_J + 1, start_J + length_of_kind[kind_J]),
-        number_J=_read_number(byte_JX[:, len(sections.STEP) :], num_digits_J),
+        number_J=_read_number(byte_JX[:, len(response_format.STEP) :], num_digits_J),
         num_digits_J=num_digits_J,
         is_line_J=(start_J == 0) | (row.byte_U.at[start_J - 1].get(mode="clip") == ord("\n")),
         is_all=count <= MAX_HEADINGS,

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reward_texts as texts
+from helpers import reward_texts as texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
-from r1vl_jax import rewards, sections
+from r1vl_jax import response_format, rewards
 from r1vl_jax.arrays import check_shapes
 from r1vl_jax.rewards.kernels.headings import MAX_HEADINGS
 
 NUM_ROWS, WIDTH = 64, 512
 SIZES = {"max_groups": 4, "max_alternatives": 3, "max_length": 256}
 RECORD = {"answer": "7", "key_steps": [["3+4=7", "3 plus 4"], ["two digits"], ["prime"]]}
-PATH = sections.compose("Two digits.", "Add them.", ["3 + 4 = 7.", "7 is prime."], "7")
+PATH = response_format.compose("Two digits.", "Add them.", ["3 + 4 = 7.", "7 is prime."], "7")
 SEMANTICS = ("paper", "released")
 
 step_reward = jax.jit(rewards.kernels.step_reward, static_argnames="semantics")
@@ -102,7 +102,7 @@ def test_few_completions_of_the_embedded_task_are_undecided():
 
 def test_of_several_answers_the_first_must_not_be_empty():
     """Found among 100,000 cases: the parts are all there, but the answer that counts is empty."""
-    completions = [PATH.replace(sections.ANSWER, f"{sections.ANSWER}\n{sections.ANSWER}").encode()]
+    completions = [PATH.replace(response_format.ANSWER, f"{response_format.ANSWER}\n{response_format.ANSWER}").encode()]
     reward = score(completions, [RECORD], "paper")
     assert_agree(reward, completions, [RECORD], "paper")
     assert not reward.complete[0]
@@ -131,7 +131,7 @@ def test_texts_of_one_hash_are_not_taken_for_one_another(semantics):
     word = functools.reduce(lambda word, _: word + word.translate(str.maketrans("xy", "yx")), range(8), "x")
     other = word.translate(str.maketrans("xy", "yx"))
     record = {"answer": "7", "key_steps": [[other], "step"]}
-    completions = [f"### Step 1:\n{text}\n{sections.ANSWER}\n7".encode() for text in (word, other, word[:-1])]
+    completions = [f"### Step 1:\n{text}\n{response_format.ANSWER}\n7".encode() for text in (word, other, word[:-1])]
     reward = score(completions, [record] * 3, semantics)
     np.testing.assert_array_equal(reward.undecided, [True, False, False])
     np.testing.assert_allclose(reward.key_step_match, [0.5, 1.0, 0.5] if semantics == "paper" else [0.0, 0.5, 0.0])

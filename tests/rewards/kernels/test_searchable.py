@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import reward_texts as texts
+from helpers import reward_texts as texts
 
 from r1vl_jax.rewards import normal_form as strings
 from r1vl_jax.rewards.kernels import searchable

@@ -1,0 +1,31 @@
+"""The process of one side: `python -m benchmarks.side_by_side.side NAME DIRECTORY`, started by the benchmark."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.side_by_side.work import Work
+from benchmarks.side_by_side.worker import Channel, process_gib
+
+# name -> module and function (Work, Channel); only the side's own module is imported
+SIDES = {
+    "ours": ("benchmarks.side_by_side.ours", "serve"),
+    "transformers": ("benchmarks.side_by_side.with_torch", "serve_generation"),
+    "plain": ("benchmarks.side_by_side.with_torch", "serve_steps"),
+    "trl": ("benchmarks.side_by_side.with_trl", "serve"),
+}
+
+
+def main() -> None:
+    name, directory = sys.argv[1:]
+    channel = Channel()
+    if name == "ours":  # as it is installed: libraries that it uses import torch where they find it
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    module, function = SIDES[name]
+    serve = getattr(importlib.import_module(module), function)
+    channel.libraries_gib = process_gib()
+    serve(Work.read(Path(directory)), channel)
+
+
+if __name__ == "__main__":
+    main()

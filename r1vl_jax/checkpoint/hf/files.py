@@ -1,0 +1,54 @@
+"""The files beside the weights of a checkpoint: sizes, end-of-sequence tokens, tokenizer, image processor."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from r1vl_jax.checkpoint.hf.config import to_hf
+from r1vl_jax.checkpoint.hf.directory import read_json
+from r1vl_jax.data.images import load_image_processor
+from r1vl_jax.models.qwen2_vl.config import Config
+
+# Weights, in any format; all else in a checkpoint's directory goes along.
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+
+
+def copy_files(source: Path, out: Path, *, dtype: str) -> None:
+    """Copies everything that is not weights: byte for byte, but for the dtype in config.json if it is another.
+
+    Args:
+        dtype: of the weights beside which the files are to stand.
+    """
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_WEIGHTS):
+            shutil.copyfile(path, out / path.name)
+    config = read_json(source, "config.json")
+    stated = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
+    if not stated.items() <= config.items():
+        _write_json(out / "config.json", config | stated)
+
+
+def write_files(
+    out: Path,
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    eos_token_ids: Sequence[int],
+    min_pixels: int,
+    max_pixels: int,
+    dtype: str,
+) -> None:
+    """Writes them for a model that began from random weights."""
+    _write_json(out / "config.json", to_hf(config) | {"torch_dtype": dtype})
+    generation = {"eos_token_id": list(eos_token_ids), "pad_token_id": tokenizer.pad_token_id, "do_sample": False}
+    _write_json(out / "generation_config.json", generation)
+    tokenizer.save_pretrained(out)
+    load_image_processor(min_pixels=min_pixels, max_pixels=max_pixels).save_pretrained(out)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

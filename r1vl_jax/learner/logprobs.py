@@ -1,0 +1,148 @@
+"""Log-probabilities of given completions: one pass over a prompt and, side by side behind it, its completions."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from r1vl_jax import losses
+from r1vl_jax.arrays import (
+    Completions,
+    Params,
+    PromptBatch,
+    Rollout,
+    SampledRows,
+    bundle,
+    check_shapes,
+)
+from r1vl_jax.learner.learner import Learner
+from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.qwen2_vl.model import Qwen2VL
+
+
+@bundle
+class Sequences:
+    """What the decoder reads when completions are scored: R prompts, each with some of its completions behind it.
+
+    | prompt, padded on the left | completion 0, padded on the right | completion 1 | ... |
+    """
+
+    token_RS: Int[Array, "R S"]
+    mask_RS: Bool[Array, "R S"]
+    position_RS3: Int[Array, "R S 3"]
+    feature_index_RS: Int[Array, "R S"]
+
+
+def completion_logp(
+    model: Qwen2VL,
+    feature_MD: Float[Array, "M D"],
+    sequences: Sequences,
+    completions: Completions,
+    *,
+    chunk_size: int,
+    temperature: float,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Log-probability and entropy of every completion token, in nats; 0 outside the mask.
+
+    Only the positions that predict completion tokens meet the head.
+    """
+    num_sequences, num_columns = sequences.token_RS.shape
+    num_rows, length = completions.token_BT.shape
+    branches = Branches(num_rows // num_sequences, length)
+    hidden_RSD = model.hidden_states(
+        sequences.token_RS,
+        mask_BT=sequences.mask_RS,
+        position_3BT=jnp.moveaxis(sequences.position_RS3, -1, 0),
+        feature_index_BT=sequences.feature_index_RS,
+        feature_MD=feature_MD,
+        branches=branches,
+    )
+    stem = branches.stem(num_columns)
+    last_of_prompt_B1D = jnp.repeat(hidden_RSD[:, stem - 1 : stem], branches.number, axis=0)
+    hidden_BTD = hidden_RSD[:, stem:].reshape(num_rows, length, -1)
+    logp_BT, entropy_BT = losses.token_logp(
+        jnp.concatenate([last_of_prompt_B1D, hidden_BTD[:, :-1]], axis=1),
+        model.head(),
+        completions.token_BT,
+        chunk_size=chunk_size,
+        temperature=temperature,
+        mesh=model.definition.mesh,
+    )
+    return jnp.where(completions.mask_BT, logp_BT, 0.0), jnp.where(completions.mask_BT, entropy_BT, 0.0)
+
+
+def join(prompts: PromptBatch, completions: Completions, *, num_sequences: int) -> Sequences:
+    """Puts completions behind their prompts; positions of each completion count on from its prompt's.
+
+    Args:
+        num_sequences: a multiple of the prompts and a divisor of the completions. With as many as there are prompts,
+            each prompt is read once; with more, completions of one prompt are spread over several readings of it.
+    """
+    num_rows, length = completions.token_BT.shape
+    num_columns = num_rows // num_sequences * length
+
+    def sequences(array_P: Array) -> Array:
+        return jnp.repeat(array_P, num_sequences // len(array_P), axis=0)
+
+    def behind(of_prompts: Array, of_completions: Array) -> Array:
+        side_by_side = of_completions.reshape(num_sequences, num_columns, *of_completions.shape[2:])
+        return jnp.concatenate([sequences(of_prompts), side_by_side], axis=1)
+
+    next_position_R = sequences(prompts.next_position_P)
+    position_RS = next_position_R[:, None] + jnp.arange(num_columns)[None] % length
+    position_RS3 = jnp.broadcast_to(position_RS[:, :, None], (num_sequences, num_columns, 3))
+    return Sequences(
+        token_RS=behind(prompts.token_PS, completions.token_BT),
+        mask_RS=behind(prompts.mask_PS, completions.mask_BT),
+        position_RS3=behind(jnp.moveaxis(prompts.position_3PS, 0, -1), position_RS3),
+        feature_index_RS=behind(prompts.feature_index_PS, jnp.full_like(completions.token_BT, -1)),
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def score(
+    learner: Learner, params: Params, prompts: PromptBatch, completions: Completions
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Log-probability and entropy of every completion token, in nats; 0 outside the mask."""
+    check_shapes(completions)
+    feature_MD = learner.definition.bind(params).image_features(prompts.vision)
+    num_sequences = learner.num_sequences(len(prompts.token_PS), len(completions.token_BT))
+    sequences = join(prompts, completions, num_sequences=num_sequences)
+    return _logp(learner, params, feature_MD, sequences, completions)
+
+
+def refer(
+    learner: Learner, params: Params, reference: Params | None, prompts: PromptBatch, rollout: Rollout
+) -> SampledRows:
+    """Adds to a rollout what its comparison and the loss need to know of it.
+
+    Args:
+        params: of the policy that sampled.
+        reference: the frozen reference; None where nothing needs it.
+    """
+    policy_logp_BT = entropy_BT = ref_logp_BT = None
+    if reference is not None:
+        ref_logp_BT, _ = score(learner, reference, prompts, rollout.completions)
+    if learner.loss.needs_policy_scores:
+        policy_logp_BT, entropy_BT = score(learner, params, prompts, rollout.completions)
+    return SampledRows(
+        rollout.completions, rollout.has_ended_B, rollout.logp_BT, policy_logp_BT, entropy_BT, ref_logp_BT
+    )
+
+
+def _logp(
+    learner: Learner,
+    params: Params,
+    feature_MD: Float[Array, "M D"],
+    sequences: Sequences,
+    completions: Completions,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    return completion_logp(
+        learner.definition.bind(params),
+        feature_MD,
+        sequences,
+        completions,
+        chunk_size=learner.chunk_size,
+        temperature=learner.temperature,
+    )

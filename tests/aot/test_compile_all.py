@@ -1,0 +1,70 @@
+"""What is refused before anything is compiled, and what is said of a program that cannot be printed."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from helpers.small_pod import get_config
+
+from r1vl_jax.aot import compile_all, report
+from r1vl_jax.aot.compile import Compiled, Memory
+from r1vl_jax.aot.flops import Operations
+from r1vl_jax.aot.hlo.roofline import by_kind
+from r1vl_jax.aot.programs import Program
+from r1vl_jax.aot.topologies import parse, without_hardware
+from r1vl_jax.config import Eval, Mesh, Model, resolve
+
+
+class Unprintable:
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nand more")
+
+
+def test_a_mesh_that_a_run_would_refuse_is_refused():
+    """72B's heads would be divided over eight devices; a process of a pod has four."""
+    pytest.importorskip("libtpu")
+    without_hardware()
+    config = replace(resolve(get_config()), model=Model(preset="72b", dtype="bfloat16"), mesh=Mesh(tensor=8))
+    config = replace(config, train=replace(config.train, prompts_per_update=16), eval=Eval(batch_size=16))
+    with pytest.raises(ValueError, match="mesh.tensor=8: expected devices of one process along tensor"):
+        compile_all.survey(config, parse("v5p-256"))
+
+
+def test_a_program_that_there_is_not_is_refused():
+    pytest.importorskip("libtpu")
+    without_hardware()
+    with pytest.raises(ValueError, match="^--programs: there is no updates; this configuration has sync of layers,"):
+        compile_all.survey(resolve(get_config()), parse("v5e-4"), ["updates"])
+
+
+@pytest.mark.parametrize("topology", ["v5e-4", "v6e-4", "v5p-8"])
+def test_an_update_gathers_a_layer_at_a_time(topology):
+    """No device ever holds a whole stack of matrices, and the compiler warns of no array that it copies everywhere."""
+    pytest.importorskip("libtpu")
+    without_hardware()
+    (entry,) = compile_all.survey(resolve(get_config()), parse(topology), ["update"]).entries
+    assert isinstance(entry.result, Compiled)
+    assert entry.result.warnings == ()
+    assert entry.roofline is not None
+    kinds = by_kind(entry.roofline.exchanges)
+    assert kinds["all-gather"]["count"] > 20  # the matrices of layers are among what is gathered
+    assert entry.gathered == ()
+
+
+def test_a_program_that_cannot_be_printed_is_reported_without_its_time(monkeypatch):
+    program = Program("update", "step_grpo", None, (), (), held={}, operations=Operations(1.0))
+    compiled = Compiled(
+        program, Memory(arguments=2, outputs=1, aliased=1, temporaries=3, held=4, has=100), Unprintable(), (), 1.0
+    )  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(compile_all, "compile_for", lambda *_: compiled)
+    mesh = SimpleNamespace(devices=np.array([]), shape={"tensor": 1})
+    entry = compile_all._entry(program, parse("v6e-8"), mesh, {})
+    assert entry.roofline is None
+    assert entry.unread == "INTERNAL: RET_CHECK failure"
+    assert entry.result.fits
+    assert any("cannot print this program" in line for line in report._remarks(entry))
+    whole = report.Report(parse("v6e-8"), {"tensor": 1}, "a model", (entry,))
+    assert report.to_json(whole)["programs"][0]["memory"]["peak"] == 9
+    assert report.to_json(whole)["stages"] == {"step_grpo": {"step_seconds": None, "utilisation": None}}

@@ -1,0 +1,114 @@
+import collections
+
+import pytest
+
+from r1vl_jax.data.digits import task
+from r1vl_jax.data.digits.puzzles import OPENINGS, described_digits
+from r1vl_jax.data.digits.task import reading
+from r1vl_jax.data.images import load_image_processor
+from r1vl_jax.data.pipeline import Encoder
+from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.records import open_split
+from r1vl_jax.data.tokenizer import train_tokenizer
+
+SETTINGS = {"difficulty": 3, "warmup_records": 100, "train_records": 100, "eval_records": 50, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "data"
+    task.write(directory, **SETTINGS)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def splits(directory):
+    return {name: list(open_split(directory, name)) for name in ("warmup", "train", "validation", "test")}
+
+
+def test_kinds_are_balanced(splits):
+    assert [len(records) for records in splits.values()] == [100, 100, 50, 50]
+    for records in splits.values():
+        assert len(set(collections.Counter(record.kind for record in records).values())) == 1
+
+
+def test_only_the_warmup_shows_the_way(splits):
+    openings = collections.Counter()
+    for record in splits["warmup"]:
+        (opening,) = [o for o in OPENINGS if record.response == record.solution.replace("ales:\n", f"ales:\n{o}")]
+        openings[opening] += 1
+    assert min(openings[opening] for opening in OPENINGS) > 20
+    for record in splits["train"]:
+        assert record.response == ""
+        assert "###" not in record.solution
+    assert all("### Step 1:" in record.solution and not record.response for record in splits["test"])
+
+
+def test_a_share_of_the_warmup_is_hasty(tmp_path):
+    sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 5}
+    task.write(tmp_path / "data", difficulty=2, hasty_share=0.6, **sizes, seed=0)
+    hasty = ["result=" in record.response for record in open_split(tmp_path / "data", "warmup")]
+    assert 100 < sum(hasty) < 140
+    assert not any("result=" in record.solution for record in open_split(tmp_path / "data", "test"))
+
+
+def test_alignment_names_the_digit_and_no_more(tmp_path):
+    sizes = {"alignment_records": 30, "warmup_records": 5, "train_records": 5, "eval_records": 5}
+    task.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
+    for record in open_split(tmp_path / "data", "alignment"):
+        assert record.response == f"### Image Description:\n{record.answer}"
+        assert described_digits(record.response) == record.answer
+
+
+def test_problems_of_the_splits_are_disjoint(tmp_path):
+    """By picture and question; with two digits there are few problems to share, so a leak would show."""
+    sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 100}
+    task.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
+    names = ("warmup", "validation", "test")
+    shown = [
+        {(record.problem, record.solution.split("\n")[1]) for record in open_split(tmp_path / "data", name)}
+        for name in names
+    ]
+    assert len(set.union(*shown)) == sum(map(len, shown))
+
+
+def test_problems_are_distinct_while_they_last(splits):
+    problems = {(record.problem, record.solution) for record in splits["warmup"]}
+    assert len(problems) == 100
+
+
+def test_all_fit_the_tiny_recipe(splits):
+    tokenizer = train_tokenizer(task.texts(splits["warmup"]))
+    processor = Processor(tokenizer, load_image_processor(min_pixels=28 * 28, max_pixels=400_000))
+    encoder = Encoder(processor, max_prompt_length=64, prompt_bucket=64, patch_bucket=512)
+    for record in splits["warmup"]:
+        encoder.prompt(record)
+        assert 35 <= len(encoder.completion(record, max_completion_length=96)) <= 72
+
+
+def test_written_once_and_the_same_each_time(directory, tmp_path):
+    before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
+    task.write(directory, **SETTINGS)
+    assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
+    task.write(tmp_path / "data", **SETTINGS)
+    for path in directory.glob("*array_record*"):
+        assert path.read_bytes() == (tmp_path / "data" / path.name).read_bytes()
+
+
+def test_data_of_other_settings_are_refused(directory):
+    with pytest.raises(
+        ValueError, match=r"other settings \(difficulty=3, expected 2; seed=0, expected 1\); name another"
+    ):
+        task.write(directory, **{**SETTINGS, "difficulty": 2, "seed": 1})
+
+
+def test_reading_counts_digits_by_position(splits, make_record):
+    record = make_record(solution="### Image Description:\n12 + 3 x 4\n\n### Rationales:\nMultiply first.")
+    assert reading(record.solution, record) == (4, 4)
+    assert reading("### Image Description:\n12 + 8 x 4\n\n### Step 1:\n3", record) == (3, 4)
+    assert reading("### Image Description:\n1", record) == (1, 4)
+    assert reading("### Image Description:\n512 + 3 x 4 + 7", record) == (0, 4)
+    assert reading("gibberish 1234", record) == (0, 4)
+    for kept in splits["test"]:
+        right, total = reading(kept.solution, kept)
+        assert right == total > 0

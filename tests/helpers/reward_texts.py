@@ -1,0 +1,169 @@
+"""Completions of all kinds, well-formed to hostile, drawn from a random generator: fast enough for 100,000 of them."""
+
+import numpy as np
+
+from r1vl_jax import response_format
+from r1vl_jax.data.digits.puzzles import MAKERS, Puzzle
+
+HEADINGS = (
+    *response_format.HEADINGS,
+    "### Step 1:",
+    "### Step 2:",
+    "### Step 3:",
+    "### Step 01:",
+    "### Step 9999999999:",
+)
+NUMBERS = ("7", "7.0", "-7", "+7", "07", "14/2", r"\frac{14}{2}", r"-\frac{-14}{2}", "700%", r"700 \%", "7e0", "1,007")
+NUMBERS += (
+    "0",
+    "-0",
+    "0/3",
+    "3/0",
+    ".5",
+    "0.5",
+    "1/2",
+    "50%",
+    "7.",
+    "1,23",
+    "1234,567",
+    "12,345.50",
+    "7" * 33,
+    "7" * 20,
+)
+OPTIONS = (
+    "A",
+    "b",
+    "(C)",
+    "(D) 4",
+    "D: 4",
+    "d. 4",
+    "E) 5",
+    "K",
+    "(a",
+    "A1",
+    "J.",
+    "B:",
+    "x",
+    "seven",
+    "Seven!",
+    "7 cm",
+)
+PIECES = (
+    *HEADINGS,
+    *NUMBERS,
+    *OPTIONS,
+    *("\n", "\n\n", " ", "\t", "\r", "\v", "\f", "\x00", "###", "\n###", "#", ":", "$", "~", "\\", r"\,", r"\ ", r"\!"),
+    *(r"\quad", r"\qquad", r"\left(", r"\right)", r"\leftarrow", r"\quadx", "a", "B", ".", "...", "=", "+", "(", ")"),
+    *("3 + 4 = 7", "3+4=7", "3 plus 4 is 7", "café", "Ω", "\u00a0", "prime", "primes", "seven", "THE sum", "the sum"),
+)
+SPELLINGS = (
+    "3+4=7",
+    "3 + 4 = 7",
+    "prime",
+    "the sum",
+    "7",
+    "2.5",
+    ".5",
+    "café",
+    "Ω",
+    "a",
+    "",
+    " ",
+    "$",
+    "x ",
+    "\n",
+    ".",
+)
+SPELLINGS += (r"\frac{14}{2}", "seven is prime", "=7", "7.", "B", "### Step 1:", "step", "a\\,b", "aaaaab", "abab")
+
+
+def puzzle(rng: np.random.Generator) -> Puzzle:
+    return MAKERS[rng.integers(len(MAKERS))](rng, int(rng.integers(1, 4)))
+
+
+def record(rng: np.random.Generator, source: Puzzle, *, groups: int = 4, alternatives: int = 3) -> dict:
+    """A question: the puzzle's own, or answers and key steps at random."""
+    key_steps: list = [list(spellings[:alternatives]) for spellings in source.key_steps][:groups]
+    while len(key_steps) < groups and rng.random() < 0.7:
+        key_steps.append(_some(rng, SPELLINGS, alternatives))
+    if rng.random() < 0.1:
+        key_steps = [_some(rng, SPELLINGS, 1)[0:1] or "prime"]
+    answer = source.answer if rng.random() < 0.5 else _one(rng, [*NUMBERS, *OPTIONS, source.final, "$", "X y"])
+    return {"answer": answer, "key_steps": key_steps}
+
+
+def completion(rng: np.random.Generator, source: Puzzle, max_bytes: int) -> bytes:
+    """A text of one of several kinds, cut off at the limit."""
+    kind = _KINDS[rng.integers(len(_KINDS))]
+    return kind(rng, source)[:max_bytes]
+
+
+def mutated(rng: np.random.Generator, source: Puzzle) -> bytes:
+    """A puzzle's path with a few edits, as a model in training writes."""
+    text = bytearray(source.path.encode())
+    for _ in range(rng.integers(4)):
+        place, what = int(rng.integers(len(text) + 1)), rng.integers(4)
+        if what == 0:
+            text[place:place] = _one(rng, PIECES).encode()
+        elif what == 1:
+            del text[place : place + int(rng.integers(1, 12))]
+        elif what == 2:
+            del text[place:]
+        else:
+            text[place : place + 1] = bytes([rng.integers(256)])
+    return bytes(text)
+
+
+def _soup(rng: np.random.Generator, source: Puzzle) -> bytes:
+    return "".join(_some(rng, (*PIECES, source.path, source.final), 25)).encode()
+
+
+def _shuffled(rng: np.random.Generator, source: Puzzle) -> bytes:
+    """Sections in any order, each heading with or without a body, on a line of its own or not."""
+    parts = [heading + _one(rng, ["\n", " ", ""]) for heading in _some(rng, HEADINGS, 8)]
+    bodies = [_one(rng, [*PIECES, *source.steps, source.final, ""]) for _ in parts]
+    ends = [_one(rng, ["\n", "\n\n", " ", ""]) for _ in parts]
+    return "".join(map("".join, zip(parts, bodies, ends, strict=True))).encode()
+
+
+def _answered(rng: np.random.Generator, source: Puzzle) -> bytes:
+    """A good path with an answer of another form."""
+    answer = "".join(_some(rng, [*NUMBERS, *OPTIONS, " ", "$", "\n", r"\left"], 3)) or source.final
+    return response_format.compose("d", "r", list(source.steps), answer).encode()
+
+
+def _binary(rng: np.random.Generator, source: Puzzle) -> bytes:
+    return rng.bytes(int(rng.integers(60)))
+
+
+def _repeated(rng: np.random.Generator, source: Puzzle) -> bytes:
+    """One piece over and over, as models do that have lost their way."""
+    return (_one(rng, PIECES) + _one(rng, PIECES)).encode() * int(rng.integers(1, 40))
+
+
+def _empty(rng: np.random.Generator, source: Puzzle) -> bytes:
+    return b""
+
+
+_KINDS = (
+    mutated,
+    mutated,
+    mutated,
+    _soup,
+    _soup,
+    _shuffled,
+    _shuffled,
+    _answered,
+    _answered,
+    _binary,
+    _repeated,
+    _empty,
+)
+
+
+def _one(rng: np.random.Generator, choices) -> str:
+    return choices[rng.integers(len(choices))]
+
+
+def _some(rng: np.random.Generator, choices, limit: int) -> list[str]:
+    return [_one(rng, choices) for _ in range(rng.integers(limit + 1))]

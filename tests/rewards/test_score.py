@@ -1,0 +1,179 @@
+"""The rewards of batches: the table of alpha, placement, bad records, and properties on arbitrary bytes."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from r1vl_jax import response_format, rewards
+from r1vl_jax.arrays import check_shapes
+
+RECORD = {"answer": "7", "key_steps": [["3+4=7", "3 plus 4"], ["two digits"], ["prime"], "zebra"]}
+
+
+def path(answer="7"):
+    return response_format.compose("Two digits.", "Add them.", ["3 + 4 = 7.", "7 is prime."], answer)
+
+
+def score_one(completion, record=RECORD, **settings):
+    reward = check_shapes(rewards.score([completion], [record], **settings))
+    return {name: value[0] for name, value in vars(reward).items()}
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4])
+@pytest.mark.parametrize(
+    ("answer", "paper", "released"),
+    # (correct, fraction of key steps that pays)
+    [("7", (1, 3 / 4), (1, 1 / 4)), ("8", (0, 3 / 4), (0, 1 / 4)), ("", (0, 0), (0, 1 / 4))],
+)
+def test_step_accuracy(alpha, answer, paper, released):
+    for semantics, (correct, match) in (("paper", paper), ("released", released)):
+        reward = score_one(path(answer), semantics=semantics, alpha=alpha)
+        assert reward["answer_correct"] == correct
+        np.testing.assert_allclose(reward["step_accuracy"], correct + alpha * match, rtol=1e-6)
+
+
+def test_the_parts_of_a_good_path():
+    reward = score_one(path())
+    np.testing.assert_allclose(reward["total"], 2.075)
+    np.testing.assert_allclose([reward["step_accuracy"], reward["step_validity"]], [1.075, 1.0])
+    np.testing.assert_allclose(reward["key_step_match"], 0.75)
+    assert reward["complete"]
+    assert reward["ordered"]
+    assert not reward["undecided"]
+
+
+def test_rewards_are_placed_where_they_were_earned():
+    text = path().replace("Add", "Ädd")  # offsets are in bytes
+    reward = score_one(text)
+    starts = [text.encode().index(heading) for heading in (b"### Step 1:", b"### Step 2:", b"### The final")]
+    np.testing.assert_array_equal(reward["section_end_BJ"], [*starts, len(text.encode())])
+    np.testing.assert_allclose(reward["section_reward_BJ"], [0.025, 0.025, 0.025, 2.0])
+
+
+def test_sections_of_ragged_batches_are_padded():
+    texts = [path(), "no structure, 3 plus 4", "### Step 1:\n3 plus 4", ""]
+    reward = rewards.score(texts, [RECORD] * 4, semantics="released")
+    np.testing.assert_array_equal(reward.section_end_BJ[1:], [[22, -1, -1, -1], [0, 20, -1, -1], [0, -1, -1, -1]])
+    np.testing.assert_allclose(reward.section_reward_BJ[1:, :2], [[0, 0], [0, 0.025], [0, 0]])
+
+
+def test_kernels_give_the_same_rewards_and_leave_the_rest_to_the_reference():
+    too_many = path() + "\n### Step 1:" * 70
+    texts = [path(), too_many, path("7 cm"), path("8").encode(), "### Step 1:\n3 plus 4", ""]
+    for judge in (None, rewards.Judge(timeout_s=60.0)):
+        expected = rewards.score(texts, [RECORD] * 6, judge=judge)
+        actual = rewards.score(texts, [RECORD] * 6, backend="kernels", judge=judge)
+        for name, value in vars(expected).items():
+            np.testing.assert_allclose(getattr(actual, name), value, atol=1e-6, err_msg=name)
+
+
+def test_released_asks_about_the_whole_completion_and_paper_about_the_answer():
+    text = path("8\n\\boxed{7}")
+    with rewards.Judge(timeout_s=60.0) as judge:
+        assert score_one(text, semantics="released")["undecided"]
+        assert score_one(text, semantics="released", judge=judge)["answer_correct"]
+        assert not score_one(text, judge=judge)["answer_correct"]
+
+        assert score_one(path("7 cm"))["undecided"]
+        assert not score_one(path("7 cm"))["answer_correct"]
+        decided = score_one(path("7 cm"), judge=judge)
+        assert decided["answer_correct"]
+        assert not decided["undecided"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"solution": "7"},
+        {"solution": path()},
+        {"answer": "", "solution": path()},
+        {"answer": b"7"},
+    ],
+)
+def test_where_the_reference_answer_may_stand(record):
+    assert score_one(path(), record | {"key_steps": []})["answer_correct"]
+
+
+def test_key_steps_as_the_published_records_have_them():
+    record = RECORD | {"key_steps": {"Steps": RECORD["key_steps"]}}
+    np.testing.assert_allclose(score_one(path(), record)["key_step_match"], 0.75)
+    assert score_one(path(), RECORD | {"key_steps": []})["key_step_match"] == 0
+
+
+@pytest.mark.parametrize(
+    ("records", "settings", "message"),
+    [
+        ([RECORD], {"semantics": "papers"}, r"semantics='papers': expected one of \('paper', 'released'\)"),
+        ([RECORD], {"backend": "gpu"}, r"backend='gpu': expected one of \('reference', 'kernels'\)"),
+        ([RECORD] * 2, {}, "1 completions but 2 records; give each"),
+        ([{"key_steps": []}], {}, "record 0 has no answer: .*`answer` or `solution`, got None; leave the record out"),
+        ([{"answer": 7, "key_steps": []}], {}, "record 0 has no answer: expected text .* got 7"),
+        ([{"solution": response_format.ANSWER, "key_steps": []}], {}, "record 0 has no answer"),
+        ([{"answer": "7"}], {}, r"record 0 has no key_steps: .* got None; give \[\] where there are none"),
+        ([{"answer": "7", "key_steps": "7"}], {}, "record 0 has no key_steps: expected a list of groups, got '7'"),
+    ],
+)
+def test_bad_input_is_refused(records, settings, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.score(["7"], records, **settings)
+
+
+HEADINGS = [
+    response_format.DESCRIPTION,
+    response_format.RATIONALE,
+    response_format.THINK,
+    "### Step 1:",
+    "### Step 2:",
+    response_format.ANSWER,
+]
+MESSY = st.lists(
+    st.sampled_from([heading.encode() for heading in HEADINGS] + [b"\n", b" ", b"7", b"3 + 4 = 7", b"prime", b"$"])
+    | st.binary(max_size=3)
+).map(b"".join)
+
+
+@given(MESSY, st.sampled_from(["paper", "released"]))
+@example(b"", "released")
+@example(b"\xff\xfe\x00### Step 1:", "paper")
+@example(response_format.ANSWER.encode() * 3, "paper")
+@example(b"### Step 1:\n### Step 1:\n" * 5, "released")
+@example(path().encode()[:-20], "paper")
+def test_anything_can_be_scored(completion, semantics):
+    record = RECORD | {"key_steps": [*RECORD["key_steps"], "", []]}
+    reward = score_one(completion, record, semantics=semantics)
+    assert 0 <= reward["total"] <= np.float32(2.1)
+    np.testing.assert_allclose(reward["total"], reward["step_accuracy"] + reward["step_validity"])
+    np.testing.assert_allclose(reward["section_reward_BJ"].sum(), reward["total"], atol=1e-6)
+    assert np.all(np.diff(reward["section_end_BJ"]) >= 0)
+    assert reward["section_end_BJ"][-1] == len(completion)
+
+
+@given(st.text())
+def test_a_string_is_its_bytes(text):
+    text = path() + text
+    of_string, of_bytes = score_one(text), score_one(text.encode())
+    for name, value in of_string.items():
+        np.testing.assert_array_equal(value, of_bytes[name])
+
+
+@given(MESSY, MESSY)
+def test_a_later_line_cannot_unmatch_a_key_step(text, line):
+    before = score_one(text)["key_step_match"]
+    assert score_one(text + b"\n" + line)["key_step_match"] >= before
+
+
+def test_a_batch_of_256_takes_well_under_a_tenth_of_a_second():
+    completion = (path() + " filler" * 25)[:300]
+    records = [
+        {"answer": "7", "key_steps": [[f"{i} + {k} = {row}" for k in range(4)] for i in range(4)]} for row in range(256)
+    ]
+    for semantics in ("paper", "released"):
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            rewards.score([completion] * 256, records, semantics=semantics)
+            times.append(time.process_time() - start)
+        assert min(times) < 0.1

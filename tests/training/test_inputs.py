@@ -1,0 +1,96 @@
+"""The recipes of the published models: the paper's settings, and what they say where weights and data are not there."""
+
+import io
+import runpy
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from r1vl_jax.config import Config, resolve
+from r1vl_jax.data.records import Record, write_splits
+from r1vl_jax.training import components
+from r1vl_jax.training.inputs import check_requirements
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# learning rate of the stage, batch (records or prompts of an update), updates
+PAPER = {
+    "2b_warmup": (1e-5, 128, 4062),
+    "7b_warmup": (5e-6, 128, 4062),
+    "2b": (1e-6, 16, 13_125),
+    "7b": (1e-6, 16, 13_125),
+    "7b_paper": (1e-6, 4, 13_125),
+}
+
+
+def _recipe(name: str) -> Config:
+    return resolve(runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]())
+
+
+@pytest.fixture
+def empty_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The working directory, without weights, data or network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+@pytest.fixture
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (28, 28)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_settings_of_the_paper(name: str):
+    config = _recipe(name)
+    if name.endswith("warmup"):
+        settings = (config.warmup.optim.learning_rate, config.warmup.batch_size, config.warmup.max_steps)
+        assert (config.warmup.optim.lr_scheduler_type, config.warmup.optim.warmup_ratio) == ("cosine", 0.03)
+        assert config.train.stages == ("warmup",)
+    else:
+        settings = (config.optim.learning_rate, config.train.prompts_per_update, config.train.max_steps)
+        assert (config.optim.lr_scheduler_type, config.optim.weight_decay, config.optim.max_grad_norm) == (
+            "linear",
+            0,
+            1,
+        )
+        assert (config.sampling.num_generations, config.sampling.temperature) == (4, 1.2)
+        assert (config.sampling.max_completion_length, config.loss.beta, config.reward.alpha) == (1024, 0.04, 0.1)
+        assert config.train.stages == ("step_grpo",)
+        assert config.model.path == f"runs/{name[:2]}_warmup/export"  # what the warm-up's docstring says to write
+    assert settings == PAPER[name]
+    assert config.data.max_pixels == 400_000
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_says_what_to_put_where(name: str, empty_directory: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(components.jax, "default_backend", lambda: pytest.fail("a device was touched"))
+    config = _recipe(name)
+    with pytest.raises(FileNotFoundError, match="the run lacks what its configuration names") as error:
+        components.assemble(config)
+    weights, *data = str(error.value).splitlines()[1:]
+    assert f"config.model.path='{config.model.path}'" in weights
+    assert f"into the directory {config.model.path} (config.json, model.safetensors or" in weights
+    assert f"hf_export --run=WORKDIR --out={config.model.path}" in weights
+    splits = ["warmup" if name.endswith("warmup") else "train", "test"]
+    for line, split in zip(data, splits, strict=True):
+        assert "config.data.source='data/mulberry'" in line
+        assert f"expected the split '{split}' in the directory data/mulberry, as r1vl_jax.data.records" in line
+
+
+def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):
+    config = _recipe("2b")
+    model = Path(config.model.path)
+    model.mkdir(parents=True)
+    (model / "config.json").touch()
+    (model / "model.safetensors.index.json").touch()
+    (model / "tokenizer.json").touch()
+    record = Record("a", (picture,), "<image>", "", "1", (), "", "", "")
+    write_splits(config.data.source, {"train": [record]}, settings={})
+    with pytest.raises(FileNotFoundError) as error:
+        check_requirements(config)
+    weights, data = str(error.value).splitlines()[1:]
+    assert weights.endswith("has no tokenizer_config.json, no preprocessor_config.json; put a whole model there")
+    assert "no split 'test', only ['train']" in data
