@@ -28,6 +28,6 @@ part python3 -m benchmarks.programs --config=configs/7b.py --json="$out/7b_lora.
   --config.train.micro_batches=8 --config.model.lora_r=64
 part python3 -m benchmarks.programs --config=configs/7b.py --json="$out/7b.json" "${programs[@]}" --programs=decode
 part python3 -m r1vl_jax.train --config=configs/tiny.py --config.workdir="$out/tiny" --config.model.dtype=bfloat16 \
-  --config.{alignment,warmup,train}.max_steps=3 --config.data.{train,warmup,alignment,eval}_records=256 \
+  --config.{vision_pretrain,warmup,train}.max_steps=3 --config.data.{train,warmup,vision_pretrain,eval}_records=256 \
   --config.eval.{num_problems,batch_size}=32 --config.eval.{steps,supervised_steps}=0
 exit "$status"

@@ -25,7 +25,7 @@ from r1vl_jax.models.attention import cudnn, flash_decode_gpu
 from r1vl_jax.models.attention.attention import attention
 from r1vl_jax.models.attention.decode import decode_attention
 from r1vl_jax.models.attention.flash_decode_gpu import KeyValue
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.presets import PRESETS
 from r1vl_jax.models.qwen2_vl import decode_gpu
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
@@ -80,12 +80,12 @@ def _text(rows: int, length: int, sizes: Config) -> Case:
             value,
             segment_BT=segment_BT,
             is_causal=True,
-            branches=Branches(_SAMPLES, length),
+            branches=SharedPrefix(_SAMPLES, length),
             platform=platform,
         )
 
     inputs = [_normal(number, rows, columns, each, sizes.head_dim) for number, each in enumerate(_heads(sizes))]
-    has_kernel = cudnn.is_suited(inputs[0], is_causal=True)
+    has_kernel = cudnn.is_supported(inputs[0], is_causal=True)
     return Case(_gradients(attend, _normal(3, *inputs[0].shape)), inputs, has_kernel)
 
 
@@ -98,7 +98,7 @@ def _pictures(rows: int, length: int, sizes: TowerConfig) -> Case:
         return attention(query, key, value, segment_BT=segment_BT, is_causal=False, platform=platform)
 
     inputs = [_normal(number, rows, columns, sizes.num_heads, sizes.head_dim) for number in range(3)]
-    has_kernel = cudnn.is_suited(inputs[0], is_causal=False)
+    has_kernel = cudnn.is_supported(inputs[0], is_causal=False)
     return Case(_gradients(attend, _normal(3, *inputs[0].shape)), inputs, has_kernel)
 
 
@@ -126,7 +126,7 @@ def _decoding(rows: int, length: int, sizes: Config) -> Case:
 
     shapes = [(tokens, samples, heads, sizes.head_dim) for heads in _heads(sizes)] + _caches(rows, length, sizes)
     inputs = [_normal(number, *shape) for number, shape in enumerate(shapes)]
-    has_kernel = flash_decode_gpu.is_suited(inputs[0][0], jnp.ones((rows, length), bool), inputs[-2])
+    has_kernel = flash_decode_gpu.is_supported(inputs[0][0], jnp.ones((rows, length), bool), inputs[-2])
     return Case(attend, inputs, has_kernel)
 
 
@@ -150,14 +150,14 @@ def _layer(rows: int, length: int, sizes: Config) -> Case:
         )
         return decoder(
             jnp.arange(samples) % vocabulary,
-            decoder.rotation(jnp.arange(samples), 1),
+            decoder.rope_angles(jnp.arange(samples), 1),
             prefix=PrefixCache([prefix_key], [prefix_value], jnp.ones((rows, length), bool)),
             suffix=SuffixCache([suffix_key], [suffix_value]),
             step=jnp.int32(length // 2),
         )
 
     inputs = [_normal(number, *shape) for number, shape in enumerate(_caches(rows, length, sizes))] + params
-    has_kernel = decode_gpu.are_suited(sizes, definition.dtype, num_rows=samples)
+    has_kernel = decode_gpu.is_supported(sizes, definition.dtype, num_rows=samples)
     return Case(compute, inputs, has_kernel)
 
 

@@ -43,7 +43,7 @@ from r1vl_jax.checkpoint.model_config import expected_config
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.models.qwen2_vl.config import Config as Sizes
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.runtime.cli import check_json, start_with_recipe
+from r1vl_jax.runtime.cli import check_json, run_with_config
 from r1vl_jax.sampling.tensor_parallel import device_memory
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.training.components import make_definition, mesh_limits
@@ -131,7 +131,7 @@ def _measured(program: Program, config: Config, model: Definition, repeats: int)
     return Measured(
         program.name,
         seconds[1:],
-        program.operations.model,
+        program.flops.model,
         _bytes_read(num_steps, _mesh(program), config, model) if num_steps else None,
         (total + memory.temp_size_in_bytes) / _GIB,
         compile_s,
@@ -300,7 +300,7 @@ def main() -> None:
         except (ValueError, OSError) as error:
             sys.exit(str(error))
 
-    start_with_recipe(start)
+    run_with_config(start)
 
 
 if __name__ == "__main__":

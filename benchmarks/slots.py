@@ -28,12 +28,12 @@ from rich.table import Table
 
 from r1vl_jax.arrays import Params, PromptBatch
 from r1vl_jax.config import resolve
-from r1vl_jax.runtime.cli import start_with_recipe
+from r1vl_jax.runtime.cli import run_with_config
 from r1vl_jax.sampling.loop import decode, prefill
 from r1vl_jax.sampling.methods import Method
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import copied
-from r1vl_jax.training.components import assemble
+from r1vl_jax.sampling.weight_sync import synced_params
+from r1vl_jax.training.components import build_components
 
 _MIB = 2**20
 _SHARE_OF_LONGEST = 0.25  # the mean length, where none is given
@@ -104,7 +104,7 @@ def measure(
     samplers = [dataclasses.replace(sampler, slots=number) for number in slots]
     prefilled, key = prefill(sampler)(params, prompts), jax.random.key(0)
     seconds: list[list[float]] = [[] for _ in samplers]
-    with copied(sampler, params) as copy:
+    with synced_params(sampler, params) as copy:
         decoder = copy()
         programs = [decode(each).lower(decoder, prefilled, key).compile() for each in samplers]
         rollouts = [jax.block_until_ready(program(decoder, prefilled, key)) for program in programs]
@@ -156,7 +156,7 @@ def show(measured: Sequence[Measured], console: Console) -> None:
 
 def run(recipe: ConfigDict, *, mean: float | None, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as recipe.workdir:
-        parts = assemble(resolve(recipe))
+        parts = build_components(resolve(recipe))
         own = parts.sampler()
         sampler = dataclasses.replace(own, slots=0)
         mean = _SHARE_OF_LONGEST * sampler.max_length if mean is None else mean
@@ -171,7 +171,7 @@ def run(recipe: ConfigDict, *, mean: float | None, repeats: int) -> None:
         slots = numbers_of_slots(num_rows, num_shards, own.slots)
         if len(slots) == 1:
             raise ValueError(f"there are {num_rows} completions for {num_shards} parts of the devices: none can wait")
-        params, prompts = parts.initial_params(), parts.divide(prompts)
+        params, prompts = parts.initial_params(), parts.shard_batch(prompts)
         show(
             measure(ending_by_chance(sampler, mean), slots, params, prompts, repeats=repeats), Console(highlight=False)
         )
@@ -187,7 +187,7 @@ def main() -> None:
         except (ValueError, OSError) as error:
             sys.exit(str(error))
 
-    start_with_recipe(start)
+    run_with_config(start)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m r1vl_jax.train --config=configs/tiny.py --config.workdir=runs/tiny
 
-Task: the embedded one (`data.source = "handwriting"`). 16,000 records show how to reason, for the warm-up; 5,000 show
+Task: the embedded one (`data.source = "digits"`). 16,000 records show how to reason, for the warm-up; 5,000 show
 only question, answer and key steps, for StepGRPO. The README has the time, the memory and the result.
 """
 
@@ -14,21 +14,21 @@ def get_config():
     config.workdir = "runs/tiny"
     config.model.remat = "none"
 
-    config.train.stages = ("alignment", "warmup", "step_grpo")
-    config.data.alignment_records = 4_000
+    config.train.stages = ("vision_pretrain", "warmup", "step_grpo")
+    config.data.vision_pretrain_records = 4_000
     config.data.warmup_records = 16_000
-    config.data.hasty_share = 0.35
+    config.data.shortcut_fraction = 0.35
     config.data.train_records = 5_000
     config.data.max_prompt_length = 40
     config.data.prompt_bucket = 40
     config.data.vision_shards = 8
     config.data.patch_bucket = 64
 
-    config.alignment.max_steps = 100
-    config.alignment.batch_size = 48
-    config.alignment.optim.learning_rate = 2e-3
-    config.alignment.optim.lr_scheduler_type = "constant"
-    config.alignment.optim.adam_b2 = 0.98
+    config.vision_pretrain.max_steps = 100
+    config.vision_pretrain.batch_size = 48
+    config.vision_pretrain.optim.learning_rate = 2e-3
+    config.vision_pretrain.optim.lr_scheduler_type = "constant"
+    config.vision_pretrain.optim.adam_b2 = 0.98
 
     config.warmup.max_steps = 1_300
     config.warmup.batch_size = 48

@@ -108,7 +108,7 @@ class Rollout:
 
 
 @bundle
-class WarmupBatch:
+class SFTBatch:
     """Supervised examples: one wanted completion per prompt (B = P)."""
 
     prompts: PromptBatch
@@ -135,7 +135,7 @@ class SampledRows:
 
 
 @bundle
-class Sections:
+class RewardSections:
     """Where the sections of completions end, and what was earned in them; needed for `credit="step"` alone.
 
     Attributes:

@@ -20,16 +20,16 @@ from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.rewards import Judge
 from r1vl_jax.runtime import processes
-from r1vl_jax.runtime.cli import start_with_recipe
-from r1vl_jax.runtime.compilation_cache import give_back_memory, keep_compiled
-from r1vl_jax.sharding.rules import departures
-from r1vl_jax.training.components import Parts, assemble, evaluator
+from r1vl_jax.runtime.cli import run_with_config
+from r1vl_jax.runtime.compilation_cache import enable_compilation_cache, trim_malloc_after_compile
+from r1vl_jax.sharding.rules import sharding_fallbacks
+from r1vl_jax.training.components import Components, build_components, make_evaluator
 from r1vl_jax.training.loop import Run
 from r1vl_jax.training.rewarder import Rewarder
 from r1vl_jax.training.step_grpo import step_grpo
 from r1vl_jax.training.supervised import supervised
 
-_STAGES = {"alignment": supervised, "warmup": supervised, "step_grpo": step_grpo}
+_STAGES = {"vision_pretrain": supervised, "warmup": supervised, "step_grpo": step_grpo}
 _STEPS_OF_FINAL_KL = 10
 
 
@@ -49,58 +49,58 @@ def run(config: Config) -> dict[str, Any]:
     return _train(config, *_prepared(config))
 
 
-def _prepared(config: Config) -> tuple[observe.Cost, Parts]:
+def _prepared(config: Config) -> tuple[observe.ResourceUsage, Components]:
     """All that a run needs. What a user can mend is refused here: a ValueError or an OSError."""
-    keep_compiled(config.train.compile_cache)
-    give_back_memory()
-    cost = observe.Cost(config.workdir)
+    enable_compilation_cache(config.train.compile_cache)
+    trim_malloc_after_compile()
+    cost = observe.ResourceUsage(config.workdir)
     processes.check_agreement(observe.settings_by_name(config))
     observe.check_workdir(config.workdir, config)
-    return cost, assemble(config)
+    return cost, build_components(config)
 
 
-def _train(config: Config, cost: observe.Cost, parts: Parts) -> dict[str, Any]:
+def _train(config: Config, cost: observe.ResourceUsage, parts: Components) -> dict[str, Any]:
     """`run`, with what `_prepared` gives."""
     _print_layout(parts)
     _write_manifest(config, parts)
     with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
-        rewarder = Rewarder(parts.scheme, parts.vocabulary, judge)
-        this = Run(config, parts, rewarder, evaluator(parts, judge), writer, observe.Timers(), cost)
+        rewarder = Rewarder(parts.reward_spec, parts.vocabulary, judge)
+        this = Run(config, parts, rewarder, make_evaluator(parts, judge), writer, observe.Timers(), cost)
         writer.rewind(_steps_done(this))
         params = parts.initial_params()
         _evaluate(this, "start", params)
         for stage in config.train.stages:
             params = _STAGES[stage](this, stage, params)
-            if stage != "alignment":  # which teaches no reasoning
+            if stage != "vision_pretrain":  # which teaches no reasoning
                 _evaluate(this, stage, params)
         writer.close()
         summary = observe.update_summary(config.workdir, _totals(this))
         machine = cost.write()  # before the judge's workers end, for their memory counts
-    if processes.is_writer():
+    if processes.is_main_process():
         _conclude(config, summary, machine)
     return summary
 
 
-def _print_layout(parts: Parts) -> None:
+def _print_layout(parts: Components) -> None:
     """How several devices are laid out, and what does not lie on them as the table of `sharding` says."""
     if parts.mesh.size == 1:
         return
     sizes = " x ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items())
-    lines = [f"{parts.mesh.size} devices: {sizes}", *departures(parts.definition.abstract_params(), parts.mesh)]
-    console = Console(quiet=not processes.is_writer())
+    lines = [f"{parts.mesh.size} devices: {sizes}", *sharding_fallbacks(parts.definition.abstract_params(), parts.mesh)]
+    console = Console(quiet=not processes.is_main_process())
     console.print("\n  ".join(lines), highlight=False, soft_wrap=True)
 
 
-def _write_manifest(config: Config, parts: Parts) -> None:
+def _write_manifest(config: Config, parts: Components) -> None:
     """Of several processes the first writes; the others see whether they find it, and all have read the same."""
     fingerprints = {
         "data_fingerprint": parts.data_fingerprint,
         "weights_fingerprint": weights_fingerprint(config.model.path),
     }
     processes.check_agreement(fingerprints)
-    with processes.writer_first():
-        if processes.is_writer():
+    with processes.main_process_first():
+        if processes.is_main_process():
             observe.write_manifest(config.workdir, config, **fingerprints)
         elif not (path := epath.Path(config.workdir) / MANIFEST).exists():
             raise FileNotFoundError(
@@ -120,15 +120,15 @@ def _steps_done(this: Run) -> dict[str, int]:
 
 def _evaluate(this: Run, stage: str, params: Params) -> None:
     """Accuracy on the test split, once; a resumed run finds it in the summary."""
-    if processes.first(stage in observe.update_summary(this.workdir, {}).get("accuracy", {})):
+    if processes.broadcast_from_main(stage in observe.update_summary(this.workdir, {}).get("accuracy", {})):
         return
     results = this.evaluator.on_test(params)
     kinds = {name.split("/")[1]: value for name, value in results.items() if name.startswith("accuracy/")}
-    this.cost.write()
+    this.resource_usage.write()
     totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
     observe.update_summary(this.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
     shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
-    console = Console(quiet=not processes.is_writer())
+    console = Console(quiet=not processes.is_main_process())
     console.print(f"evaluation, {stage}:  {shown}", highlight=False, soft_wrap=True)
 
 
@@ -157,13 +157,13 @@ def main() -> None:
         with contextlib.ExitStack() as stack:
             try:
                 config = resolve(recipe)
-                stack.enter_context(processes.joined())
+                stack.enter_context(processes.initialize_distributed())
                 prepared = _prepared(config)
             except (ValueError, OSError) as error:
                 raise SystemExit(str(error)) from None
             _train(config, *prepared)
 
-    start_with_recipe(start)
+    run_with_config(start)
 
 
 if __name__ == "__main__":

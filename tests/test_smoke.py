@@ -23,8 +23,8 @@ def test_a_right_completion_earns_more():
 
 def test_all_stages_run(quick, tmp_path):  # noqa: F811 - the fixture
     config = tiny_run.settings(tmp_path / "run", tmp_path / "data")
-    config.train.stages = ("alignment", "warmup", "step_grpo")
-    config.data.alignment_records, config.alignment.max_steps, config.alignment.batch_size = 8, 1, 4
+    config.train.stages = ("vision_pretrain", "warmup", "step_grpo")
+    config.data.vision_pretrain_records, config.vision_pretrain.max_steps, config.vision_pretrain.batch_size = 8, 1, 4
     summary = run(resolve(config))
     assert summary["accuracy"].keys() == {"start", "warmup", "step_grpo"}
     assert summary["max_logp_difference"] <= 1e-4

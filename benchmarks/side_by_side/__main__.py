@@ -33,7 +33,7 @@ from rich.console import Console
 
 from benchmarks.side_by_side.inputs import SIZES, make
 from benchmarks.side_by_side.results import results, show
-from benchmarks.side_by_side.roofline import ceilings
+from benchmarks.side_by_side.roofline import roofline
 from benchmarks.side_by_side.runner import measure
 from benchmarks.side_by_side.side import SIDES
 from benchmarks.side_by_side.work import Work
@@ -60,7 +60,7 @@ def main() -> None:
             large_pages=arguments.large_pages,
         )
         make(work)
-        limits = ceilings(work)
+        limits = roofline(work)
         measured = measure(work, arguments.sides, repeats=arguments.repeats, max_discarded=arguments.max_discarded)
         result = results(work, measured, limits, command=["python", "-m", "benchmarks.side_by_side", *sys.argv[1:]])
     console = Console()

@@ -12,47 +12,47 @@ from benchmarks.side_by_side.worker import Channel, Figures, Stopwatch, take_tur
 from r1vl_jax import losses, observe
 from r1vl_jax.arrays import Completions, PromptBatch, Rollout, TrainBatch
 from r1vl_jax.config import Config, default, resolve
-from r1vl_jax.learner.advantages import compare
+from r1vl_jax.learner.advantages import compute_advantages
 from r1vl_jax.learner.gradients import Metrics
-from r1vl_jax.learner.logprobs import refer
+from r1vl_jax.learner.logprobs import add_reference_logps
 from r1vl_jax.learner.steps import step_grpo_step
 from r1vl_jax.models.trainable import combine, partition
-from r1vl_jax.runtime.compilation_cache import give_back_memory
+from r1vl_jax.runtime.compilation_cache import trim_malloc_after_compile
 from r1vl_jax.sampling.loop import decode, prefill
-from r1vl_jax.sampling.weight_sync import copied
-from r1vl_jax.training.components import assemble, evaluator, make_learner
+from r1vl_jax.sampling.weight_sync import synced_params
+from r1vl_jax.training.components import build_components, make_evaluator, make_learner
 from r1vl_jax.training.loop import Run
 from r1vl_jax.training.rewarder import Rewarder
-from r1vl_jax.training.rollouts import Generator
+from r1vl_jax.training.rollouts import RolloutWorker
 
 
 class Ours:
     """A run of StepGRPO that stands between two updates."""
 
     def __init__(self, work: Work):
-        give_back_memory()
+        trim_malloc_after_compile()
         self._compile_s = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._note_compilation)
         config = settings(work)
         # No token ends a completion: all are of full length.
-        parts = dataclasses.replace(assemble(config), eos_token_ids=())
+        parts = dataclasses.replace(build_components(config), eos_token_ids=())
         params = parts.initial_params()
         trained, self._frozen = partition(params, config.model)
         learner = make_learner(
             config, parts.definition, optim=config.optim, max_steps=config.train.max_steps, trained=trained
         )
         reference = combine(jax.tree.map(lambda leaf: jnp.array(leaf, config.model.dtype), trained), self._frozen)
-        self._state = parts.place(learner.init(trained))
+        self._state = parts.shard_state(learner.init(trained))
         run = Run(
             config,
             parts,
-            Rewarder(parts.scheme, parts.vocabulary, judge=None),
-            evaluator(parts, judge=None),  # pyright: ignore[reportArgumentType]
+            Rewarder(parts.reward_spec, parts.vocabulary, judge=None),
+            make_evaluator(parts, judge=None),  # pyright: ignore[reportArgumentType]
             observe.MetricsWriter(config.workdir, tensorboard=False),
             observe.Timers(),
-            observe.Cost(config.workdir),
+            observe.ResourceUsage(config.workdir),
         )
-        self._generator = Generator(run, learner, parts.sampler(), reference, parts.prompt_stream())
+        self._generator = RolloutWorker(run, learner, parts.sampler(), reference, parts.prompt_stream())
         self._work, self._parts, self._learner, self._step = work, parts, learner, 0
 
     def check(self) -> dict[str, Any]:
@@ -80,7 +80,9 @@ class Ours:
             self._wait((self._state, figures))
         rollout, prompts = self._generate(watch)
         with watch("reference"):
-            self._wait(refer(self._learner, self._params, self._generator.reference_params, prompts, rollout))
+            self._wait(
+                add_reference_logps(self._learner, self._params, self._generator.reference_params, prompts, rollout)
+            )
         with watch("update"):
             self._update(batch)
         return watch.figures(int(each.mask_BT.sum()) for each in (*drawn, rollout.completions))
@@ -103,10 +105,10 @@ class Ours:
         sampler, key = self._generator.sampler, self._generator.run.key(10**6 + self._step)
         _, prompts = next(self._generator.stream)
         with watch("generation"):
-            prompts = self._parts.divide(prompts)
+            prompts = self._parts.shard_batch(prompts)
             with watch("prefill"):
                 prefilled = self._wait(prefill(sampler)(self._params, prompts))
-            with copied(sampler, self._params) as copy:
+            with synced_params(sampler, self._params) as copy:
                 with watch("copy"):
                     self._wait(copy())
                 with watch("decode"):
@@ -119,19 +121,19 @@ class Ours:
         return figures
 
     def _begin_update(self, batch: TrainBatch) -> Metrics:
-        divided = self._parts.divide(batch)
+        divided = self._parts.shard_batch(batch)
         self._state, figures = step_grpo_step(self._learner, self._state, self._frozen, divided)
         return figures
 
     def _batch(self, prompts: PromptBatch, rollout: Rollout) -> TrainBatch:
         """What `Generator.generate` makes of a rollout, with the rewards of the work."""
-        divided, rollout = self._parts.divide(prompts), self._parts.divide(rollout)
+        divided, rollout = self._parts.shard_batch(prompts), self._parts.shard_batch(rollout)
         rows = list(range(self._work.num_rows))
         reward_PG = np.array(second_earns_more(rows, rows), np.float32).reshape(self._work.num_prompts, -1)
-        sampled = refer(self._learner, self._params, self._generator.reference_params, divided, rollout)
+        sampled = add_reference_logps(self._learner, self._params, self._generator.reference_params, divided, rollout)
         loss, mask_BT = self._learner.loss, rollout.completions.mask_BT
         denominator = losses.denominator(mask_BT, loss_type=loss.loss_type, max_completion_length=self._work.new_tokens)
-        return TrainBatch(prompts, compare(loss, sampled, reward_PG), denominator)
+        return TrainBatch(prompts, compute_advantages(loss, sampled, reward_PG), denominator)
 
     def _wait(self, arrays: Any) -> Any:
         return jax.block_until_ready(arrays)

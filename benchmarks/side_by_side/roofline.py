@@ -185,7 +185,7 @@ def least_seconds(program: Callable[[], object]) -> float:
     return min(seconds(calls) for _ in range(_TRIALS))
 
 
-def ceilings(work: Work) -> dict[str, Any]:
+def roofline(work: Work) -> dict[str, Any]:
     """Rates of this machine, what the work needs, and the seconds that follow, as JSON has them."""
     inputs = np.load(work.inputs)
     patches = int(inputs["image_grid_thw"][0].prod())

@@ -17,13 +17,13 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from r1vl_jax.aot.compile_all import survey
+from r1vl_jax.aot.compile_all import compile_all
 from r1vl_jax.aot.report import Report, show, to_json
 from r1vl_jax.aot.search import first_that_fits
 from r1vl_jax.aot.topologies import parse, without_hardware
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.runtime import libtpu
-from r1vl_jax.runtime.cli import check_json, start_with_recipe
+from r1vl_jax.runtime.cli import check_json, run_with_config
 
 _WIDTH = 100  # that the tables need, in columns
 
@@ -37,13 +37,13 @@ def run(config: Config, options: flags.FlagValues) -> Report:
         raise ValueError(f"--save={options.save}: expected a directory, which is made where it is missing; got a file")
     if options.programs == []:
         raise ValueError("--programs=: expected names of the table, separated by commas; without the flag it is all")
-    if reason := libtpu.mismatch():
+    if reason := libtpu.version_mismatch():
         print(f"warning: {reason}", file=sys.stderr)
-    report = survey(config, topology, options.programs or (), save_to=save_to)
+    report = compile_all(config, topology, options.programs or (), save_to=save_to)
     show(report, Console(width=max(Console().width, _WIDTH)))
     _write(report, None, options.json)  # now, for a search may be ended
     if not report.fits and not report.failed and options.search:
-        would_fit = first_that_fits(report, config, functools.partial(survey, until_one_fails=True))
+        would_fit = first_that_fits(report, config, functools.partial(compile_all, until_one_fails=True))
         print(f"the first that fits: {would_fit}" if would_fit else "nothing that was tried fits")
         _write(report, would_fit, options.json)
     return report
@@ -78,7 +78,7 @@ def main() -> None:
             sys.exit(2)
         sys.exit(exit_status(report))
 
-    start_with_recipe(start, status_of_refusal=2)
+    run_with_config(start, status_of_refusal=2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 
 from r1vl_jax.aot import shapes
-from r1vl_jax.aot.messages import messages_kept
+from r1vl_jax.aot.messages import captured_stderr
 from r1vl_jax.aot.programs import Program
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -36,13 +36,13 @@ class Memory:
     outputs: int
     aliased: int
     temporaries: int
-    held: int
+    resident: int
     has: float
 
     @property
     def peak(self) -> int:
         """All that is there at one time."""
-        return self.arguments + self.outputs - self.aliased + self.temporaries + self.held
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.resident
 
     @property
     def fits(self) -> bool:
@@ -75,7 +75,7 @@ class Compiled:
 
 
 @dataclass(frozen=True)
-class TooLarge:
+class OutOfMemory:
     """A program that the compiler refused, or that needs not be compiled to see that it does not fit.
 
     Attributes:
@@ -110,26 +110,28 @@ class Failed:
     excess = 0.0
 
 
-Result = Compiled | TooLarge | Failed
+Result = Compiled | OutOfMemory | Failed
 
 
 def compile_for(program: Program, memory_bytes: float) -> Result:
     """Compiles a program for devices of so much memory."""
-    held = shapes.bytes_per_device(program.held)
-    at_least = shapes.bytes_per_device(program.arguments) + held
+    held = shapes.resident_bytes(program.resident)
+    at_least = shapes.resident_bytes(program.arguments) + held
     if at_least > memory_bytes:
-        return TooLarge(program, at_least, memory_bytes, "what it reads and what is held beside it alone are too large")
+        return OutOfMemory(
+            program, at_least, memory_bytes, "what it reads and what is held beside it alone are too large"
+        )
     start = time.perf_counter()
     messages: list[str] = []
     try:
-        with messages_kept(messages):
+        with captured_stderr(messages):
             executable = program.lower().compile()
     except _FAILURES as error:
         said = str(error).splitlines() or ["nothing"]
         needed = needed_bytes(str(error))
         if needed is None:
             return Failed(program, said[0], tuple([*messages, *said][-_NUM_LAST_LINES:]))
-        return TooLarge(program, needed + held, memory_bytes, said[0])
+        return OutOfMemory(program, needed + held, memory_bytes, said[0])
     analysis = executable.memory_analysis()
     assert analysis is not None  # only some plugins have none
     memory = Memory(
@@ -137,7 +139,7 @@ def compile_for(program: Program, memory_bytes: float) -> Result:
         outputs=analysis.output_size_in_bytes,
         aliased=analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
-        held=held,
+        resident=held,
         has=memory_bytes,
     )
     warnings = tuple(dict.fromkeys(line for line in messages if _WORRYING.search(line)))

@@ -14,7 +14,7 @@ from r1vl_jax.aot.topologies import Topology
 from r1vl_jax.arrays import BATCH_AXES, Params
 from r1vl_jax.checkpoint.model_config import expected_config
 from r1vl_jax.config import Config
-from r1vl_jax.sharding.global_arrays import own_parts
+from r1vl_jax.sharding.global_arrays import local_shards
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.training.components import make_definition, mesh_limits
 
@@ -23,7 +23,7 @@ class UnknownProgram(ValueError):
     """A configuration has no program of this name."""
 
 
-def survey(
+def compile_all(
     config: Config,
     topology: Topology,
     names: Collection[str] = (),
@@ -44,7 +44,7 @@ def survey(
     """
     sizes = expected_config(config.model)
     mesh = make_mesh(config.mesh, topology.devices(), mesh_limits(config, sizes))
-    own_parts(mesh, BATCH_AXES)  # refuses what a run would refuse
+    local_shards(mesh, BATCH_AXES)  # refuses what a run would refuse
     model = make_definition(config, sizes, mesh, platform="tpu")
     params, entries = model.abstract_params(), []
     for program in _chosen(list(programs(config, model, topology.chip.memory_bytes)), names):
@@ -54,7 +54,7 @@ def survey(
             saving.save(entry.result.executable, save_to / f"{program.name.replace(' ', '_')}.program")
         if until_one_fails and entry.is_fault:
             break
-    return Report(topology, dict(mesh.shape), _in_words(config), tuple(entries), is_whole=not names)
+    return Report(topology, dict(mesh.shape), _describe(config), tuple(entries), is_whole=not names)
 
 
 def _chosen(every: list[Program], names: Collection[str]) -> list[Program]:
@@ -76,7 +76,7 @@ def _entry(program: Program, topology: Topology, mesh: jax.sharding.Mesh, params
     return Entry(result, found, tuple(whole_stacks(found.exchanges, params, mesh.shape["tensor"])))
 
 
-def _in_words(config: Config) -> str:
+def _describe(config: Config) -> str:
     """Whose sizes were taken."""
     path = Path(config.model.path)
     if config.model.path and (path / "config.json").is_file():

@@ -31,7 +31,7 @@ from r1vl_jax.models.trainable import partition
 
 
 @dataclass(frozen=True)
-class Operations:
+class Flops:
     """Of one run of a program, over all devices.
 
     Attributes:
@@ -42,8 +42,8 @@ class Operations:
     model: float
     recompute: float = 0.0
 
-    def __add__(self, other: "Operations") -> "Operations":
-        return Operations(self.model + other.model, self.recompute + other.recompute)
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.model + other.model, self.recompute + other.recompute)
 
     @property
     def total(self) -> float:
@@ -65,18 +65,18 @@ class Counter:
     completion_length: int
     patches: int
 
-    def prefill(self, num_prompts: int) -> Operations:
+    def prefill(self, num_prompts: int) -> Flops:
         """Pictures and prompts are read once."""
         text = self._text(num_prompts * self.prompt_length, num_prompts * _causal_pairs(self.prompt_length))
-        return Operations(sum(text) + sum(self._vision(num_prompts)))
+        return Flops(sum(text) + sum(self._vision(num_prompts)))
 
-    def decode(self, num_rows: int) -> Operations:
+    def decode(self, num_rows: int) -> Flops:
         """Completions are drawn, token by token, all of full length."""
         length = self.completion_length
         pairs = num_rows * (length * self.prompt_length + _causal_pairs(length))
-        return Operations(sum(self._text(num_rows * length, pairs)) + self._head(num_rows * length))
+        return Flops(sum(self._text(num_rows * length, pairs)) + self._head(num_rows * length))
 
-    def score(self, num_prompts: int, num_rows: int, *, num_sequences: int) -> Operations:
+    def score(self, num_prompts: int, num_rows: int, *, num_sequences: int) -> Flops:
         """Completions are read behind their prompts, and scored.
 
         Args:
@@ -84,15 +84,15 @@ class Counter:
         """
         return _with_readings(self._score, num_prompts, num_rows, num_sequences)
 
-    def update(self, num_prompts: int, num_rows: int, *, num_sequences: int) -> Operations:
+    def update(self, num_prompts: int, num_rows: int, *, num_sequences: int) -> Flops:
         """Scoring, and the way back as far down as something is trained."""
         return _with_readings(self._update, num_prompts, num_rows, num_sequences)
 
-    def _score(self, num_prompts: int, num_rows: int, num_sequences: int) -> Operations:
+    def _score(self, num_prompts: int, num_rows: int, num_sequences: int) -> Flops:
         head = self._head(num_rows * self.completion_length)
-        return Operations(sum(self._sequences(num_sequences, num_rows)) + head + sum(self._vision(num_prompts)))
+        return Flops(sum(self._sequences(num_sequences, num_rows)) + head + sum(self._vision(num_prompts)))
 
-    def _update(self, num_prompts: int, num_rows: int, num_sequences: int) -> Operations:
+    def _update(self, num_prompts: int, num_rows: int, num_sequences: int) -> Flops:
         is_trained, remat = self._is_trained(), self.definition.remat
         vision_linear, vision_attention, merger = self._vision(num_prompts)
         text_linear, text_attention = self._sequences(num_sequences, num_rows)
@@ -119,7 +119,7 @@ class Counter:
             + head  # logits are never kept
         )
         forward = self._score(num_prompts, num_rows, num_sequences).model
-        return Operations(forward + backward, recompute)
+        return Flops(forward + backward, recompute)
 
     def _without_last(self, stack: str) -> float:
         """Share of a stack's linear maps without the last of each layer, whose result nothing of the way back needs."""
@@ -158,10 +158,10 @@ class Counter:
 
 
 def _with_readings(
-    count: Callable[[int, int, int], Operations], num_prompts: int, num_rows: int, num_sequences: int
-) -> Operations:
+    count: Callable[[int, int, int], Flops], num_prompts: int, num_rows: int, num_sequences: int
+) -> Flops:
     needed, done = count(num_prompts, num_rows, num_prompts), count(num_prompts, num_rows, num_sequences)
-    return Operations(needed.model, done.total - needed.model)
+    return Flops(needed.model, done.total - needed.model)
 
 
 def _causal_pairs(length: int) -> float:

@@ -14,7 +14,7 @@ read -r _ || { echo "the compiler ended the program; $0 has all that it said, at
 
 
 @contextmanager
-def messages_kept(lines: list[str]) -> Iterator[None]:
+def captured_stderr(lines: list[str]) -> Iterator[None]:
     """Puts all that is written to standard error inside into a list, line by line, instead of on the screen.
 
     A compiler may abort the whole process; then the last lines come to the screen.

@@ -11,24 +11,31 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from r1vl_jax.aot import shapes
-from r1vl_jax.aot.flops import Counter, Operations
-from r1vl_jax.arrays import Params, PromptBatch, TrainBatch, WarmupBatch
+from r1vl_jax.aot.flops import Counter, Flops
+from r1vl_jax.arrays import Params, PromptBatch, SFTBatch, TrainBatch
 from r1vl_jax.config import Config, Optim
-from r1vl_jax.learner.fused_step import Program as Fused
+from r1vl_jax.learner.fused_step import FusedProgram as Fused
 from r1vl_jax.learner.fused_step import fused_step
 from r1vl_jax.learner.learner import Learner, TrainState
-from r1vl_jax.learner.logprobs import score
-from r1vl_jax.learner.steps import step_grpo_step, warmup_step
+from r1vl_jax.learner.logprobs import compute_logps
+from r1vl_jax.learner.steps import sft_step, step_grpo_step
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.models.trainable import combine, partition, stored
+from r1vl_jax.models.trainable import cast_frozen, combine, partition
 from r1vl_jax.sampling.loop import Prefilled, decode, prefill
 from r1vl_jax.sampling.methods import Greedy
-from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, placement
-from r1vl_jax.sampling.weight_sync import can_be_views, copy_ends, copy_layers, copy_placements, ends, layers_at_once
-from r1vl_jax.training.components import make_learner, make_sampler, reward_scheme
+from r1vl_jax.sampling.sampler import CACHE_SPEC, ROWS_SPEC, Sampler, make_sharding
+from r1vl_jax.sampling.weight_sync import (
+    can_alias,
+    layers_per_group,
+    non_layer_params,
+    sampler_shardings,
+    sync_layers,
+    sync_non_layer_params,
+)
+from r1vl_jax.training.components import make_learner, make_reward_spec, make_sampler
 
 EVALUATION = "evaluation"
-_NONE = Operations(0.0)
+_NONE = Flops(0.0)
 # Settings that cost time and no result, and lessen what computing gradients and scores needs.
 _OF_LEARNING = ("model.remat", "train.micro_batches", "loss.logp_chunk_size")
 _END_OF_TURN, _END_OF_TEXT = 151_645, 151_643  # of Qwen's tokenizer; which ids they are changes no shape
@@ -55,8 +62,8 @@ class Program:
     function: Any
     static: tuple[Any, ...]
     arguments: tuple[Any, ...]
-    held: dict[str, Any]
-    operations: Operations
+    resident: dict[str, Any]
+    flops: Flops
     runs_per_step: float = 1.0
     is_used: bool = True
     settings: tuple[str, ...] = _OF_LEARNING
@@ -73,7 +80,7 @@ def programs(config: Config, model: Definition, memory_bytes: float | None = Non
         memory_bytes: of a device, after which the sampler's mesh is chosen; None where it is not known.
     """
     world = _World(config, model, memory_bytes)
-    for stage in ("alignment", "warmup"):
+    for stage in ("vision_pretrain", "warmup"):
         if stage in config.train.stages:
             yield world.supervised(stage)
     if "step_grpo" in config.train.stages:
@@ -87,8 +94,10 @@ class _World:
     def __init__(self, config: Config, model: Definition, memory_bytes: float | None):
         assert model.mesh is not None
         self.config, self.model, self.mesh, self.memory_bytes = config, model, model.mesh, memory_bytes
-        params = jax.eval_shape(lambda params: stored(params, config.model), model.abstract_params())
-        self.trained, self.frozen = (shapes.placed(part, model.mesh) for part in partition(params, config.model))
+        params = jax.eval_shape(lambda params: cast_frozen(params, config.model), model.abstract_params())
+        self.trained, self.frozen = (
+            shapes.with_shardings(part, model.mesh) for part in partition(params, config.model)
+        )
         self.num_prompts = config.train.prompts_per_update
         self.num_rows = self.num_prompts * config.sampling.num_generations
         self.count = Counter(
@@ -103,15 +112,15 @@ class _World:
         """An update of a supervised stage."""
         settings = getattr(self.config, stage)
         learner, size = self._learner(settings.optim, settings.max_steps), settings.batch_size
-        batch = WarmupBatch(self._prompts(size), shapes.completions(self.config, size, self.mesh))
+        batch = SFTBatch(self._prompts(size), shapes.completions(self.config, size, self.mesh))
         return Program(
             name=f"{stage} update",
             stage=stage,
-            function=warmup_step,
+            function=sft_step,
             static=(learner,),
             arguments=(self._state(learner), self.frozen, batch),
-            held={},
-            operations=self.count.update(size, size, num_sequences=size),
+            resident={},
+            flops=self.count.update(size, size, num_sequences=size),
         )
 
     def sampling(self) -> Iterator[Program]:
@@ -135,16 +144,16 @@ class _World:
 
     def _sync(self, stage: str, num_prompts: int) -> Iterator[Program]:
         """The copy in two programs, beside the first prompts; views, which need none, count as a copy all the same."""
-        if can_be_views(self.model, self.decoding_mesh, self.policy):
+        if can_alias(self.model, self.decoding_mesh, self.policy):
             return
-        layers, group = self.copy["layers"], layers_at_once(self.model.config.num_hidden_layers)
+        layers, group = self.copy["layers"], layers_per_group(self.model.config.num_hidden_layers)
         per_generation = 1 / self.config.loss.steps_per_generation
         prompts = self._prompts(num_prompts)
         read = {"prompts": prompts, "prompts, read": self._prefilled(self.sampler, prompts)}
         yield self._sampling(
             "sync of layers",
             stage,
-            copy_layers(self.model, self.decoding_mesh),
+            sync_layers(self.model, self.decoding_mesh),
             (self.policy["text"]["layers"], shapes.scalar(self.mesh, jnp.int32)),
             held={"rest of the policy": _without(self.policy, ("text.layers",)), "copy": layers[:-group]} | read,
             runs=len(layers) / group * per_generation,
@@ -152,8 +161,8 @@ class _World:
         yield self._sampling(
             "sync of the rest",
             stage,
-            copy_ends(self.model, self.decoding_mesh),
-            (ends(self.policy),),
+            sync_non_layer_params(self.model, self.decoding_mesh),
+            (non_layer_params(self.policy),),
             held={"rest of the policy": _without(self.policy, ("text.embed", "text.norm", "lm_head")), "copy": layers}
             | read,
             runs=per_generation,
@@ -203,8 +212,8 @@ class _World:
             function=step_grpo_step,
             static=(learner,),
             arguments=(self._state(learner), self.frozen, batch),
-            held=self._held_reference,
-            operations=self._operations_of_update(learner),
+            resident=self._held_reference,
+            flops=self._operations_of_update(learner),
             is_used=not self.config.train.fused,
         )
 
@@ -220,18 +229,18 @@ class _World:
             name="fused step",
             stage="step_grpo",
             function=fused_step,
-            static=(Fused(learner, self.sampler, reward_scheme(self.config)),),
+            static=(Fused(learner, self.sampler, make_reward_spec(self.config)),),
             arguments=(
                 self._state(learner),
                 self.frozen,
                 combine(self.reference, self.frozen) if loss.needs_reference else None,
                 self._prompts(num_prompts),
-                shapes.questions(self.config, num_prompts, self.mesh),
+                shapes.reward_targets(self.config, num_prompts, self.mesh),
                 shapes.vocabulary(self.model.config.vocab_size, self.mesh),
                 shapes.key(self.mesh),
             ),
-            held={},
-            operations=work + self._operations_of_update(learner),
+            resident={},
+            flops=work + self._operations_of_update(learner),
             settings=(*_OF_LEARNING, "sampling.slots"),
             is_used=self.config.train.fused,
         )
@@ -263,18 +272,18 @@ class _World:
     def copy(self) -> Params:
         """The sampler's parameters, as `sampling.sync` returns them."""
         mesh, start = self.decoding_mesh, shapes.Shape((), jnp.int32)
-        group = jax.eval_shape(copy_layers(self.model, mesh), self.policy["text"]["layers"], start)
-        rest = jax.eval_shape(copy_ends(self.model, mesh), ends(self.policy))
+        group = jax.eval_shape(sync_layers(self.model, mesh), self.policy["text"]["layers"], start)
+        rest = jax.eval_shape(sync_non_layer_params(self.model, mesh), non_layer_params(self.policy))
         copy = rest | {"layers": group[:1] * self.model.config.num_hidden_layers}
-        return shapes.at(copy, copy_placements(copy, mesh))
+        return shapes.at(copy, sampler_shardings(copy, mesh))
 
     def _prefilled(self, sampler: Sampler, prompts: PromptBatch) -> Prefilled:
         """What decoding goes on from."""
         prefilled = jax.eval_shape(prefill(sampler), self.policy, prompts)
-        is_cache = {4: CACHE}  # a cache has rows, heads, and positions and the width of a head
+        is_cache = {4: CACHE_SPEC}  # a cache has rows, heads, and positions and the width of a head
         return shapes.at(
             prefilled,
-            jax.tree.map(lambda leaf: placement(self._prompts_mesh, is_cache.get(leaf.ndim, ROWS)), prefilled),
+            jax.tree.map(lambda leaf: make_sharding(self._prompts_mesh, is_cache.get(leaf.ndim, ROWS_SPEC)), prefilled),
         )
 
     @property
@@ -305,7 +314,7 @@ class _World:
         return make_learner(self.config, self.model, optim=optim, max_steps=max_steps, trained=self.trained)
 
     def _state(self, learner: Learner) -> TrainState:
-        return shapes.placed(jax.eval_shape(learner.init, self.trained), self.mesh)
+        return shapes.with_shardings(jax.eval_shape(learner.init, self.trained), self.mesh)
 
     def _prompts(self, num_prompts: int) -> PromptBatch:
         return shapes.prompts(self.config, self.model.config.vision, num_prompts, self.mesh)
@@ -318,7 +327,7 @@ class _World:
         arguments: tuple[Any, ...],
         *,
         held: dict[str, Any],
-        operations: Operations = _NONE,
+        operations: Flops = _NONE,
         runs: float = 1.0,
         settings: tuple[str, ...] = (),
     ) -> Program:
@@ -330,19 +339,19 @@ class _World:
             function=function,
             static=(),
             arguments=arguments,
-            held=held | (self._held_in_training if is_training else self._held_in_evaluation),
-            operations=operations,
+            resident=held | (self._held_in_training if is_training else self._held_in_evaluation),
+            flops=operations,
             runs_per_step=runs * self._runs_of_generation if is_training else 0.0,
             settings=settings,
             is_used=not (is_training and self.config.train.fused),
         )
 
-    def _operations_of_score(self, learner: Learner) -> Operations:
+    def _operations_of_score(self, learner: Learner) -> Flops:
         num_sequences = learner.num_sequences(self.num_prompts, self.num_rows)
         return self.count.score(self.num_prompts, self.num_rows, num_sequences=num_sequences)
 
-    def _operations_of_update(self, learner: Learner) -> Operations:
-        num_parts = learner.num_parts(
+    def _operations_of_update(self, learner: Learner) -> Flops:
+        num_parts = learner.num_micro_batches(
             (self.num_prompts, self.config.data.max_prompt_length),
             (self.num_rows, self.config.sampling.max_completion_length),
         )
@@ -368,15 +377,15 @@ class _World:
         return Program(
             name=name,
             stage="step_grpo",
-            function=score,
+            function=compute_logps,
             static=(self._step_grpo_learner,),
             arguments=(
                 combine(trained, self.frozen),
                 self._prompts(self.num_prompts),
                 shapes.completions(self.config, self.num_rows, self.mesh),
             ),
-            held=held,
-            operations=self._operations_of_score(self._step_grpo_learner),
+            resident=held,
+            flops=self._operations_of_score(self._step_grpo_learner),
             runs_per_step=self._runs_of_generation,
             is_used=not self.config.train.fused,
         )

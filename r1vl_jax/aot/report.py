@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from r1vl_jax.aot.compile import Compiled, Failed, Result, TooLarge
+from r1vl_jax.aot.compile import Compiled, Failed, OutOfMemory, Result
 from r1vl_jax.aot.hlo.roofline import Roofline, by_kind
 from r1vl_jax.aot.programs import EVALUATION
 from r1vl_jax.aot.topologies import Topology
@@ -78,9 +78,7 @@ class Report:
 
     def utilisation(self, stage: str) -> float:
         """Of the devices' peak, at best: operations without recomputation / (seconds x devices x peak)."""
-        operations = math.fsum(
-            e.result.program.operations.model * e.result.program.runs_per_step for e in self._used(stage)
-        )
+        operations = math.fsum(e.result.program.flops.model * e.result.program.runs_per_step for e in self._used(stage))
         return operations / (self.step_seconds(stage) * self.topology.num_devices * self.topology.chip.flops)
 
     @property
@@ -125,10 +123,10 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "is_used": program.is_used,
         "fits": result.fits,
         "excess_bytes": max(result.excess, 0.0),
-        "operations": {"model": program.operations.model, "recompute": program.operations.recompute},
+        "operations": {"model": program.flops.model, "recompute": program.flops.recompute},
         "runs_per_step": program.runs_per_step,
     }
-    if isinstance(result, TooLarge):
+    if isinstance(result, OutOfMemory):
         return told | {"reason": result.reason}
     if isinstance(result, Failed):
         return told | {"fits": None, "reason": result.reason, "last_lines": list(result.last_lines)}
@@ -139,13 +137,13 @@ def _entry_to_json(entry: Entry) -> dict[str, Any]:
         "outputs": memory.outputs,
         "aliased": memory.aliased,
         "temporaries": memory.temporaries,
-        "held": memory.held,
+        "held": memory.resident,
         "peak": memory.peak,
     }
     told |= {"warnings": list(result.warnings), "compile_seconds": result.seconds, "whole_stacks": list(entry.gathered)}
     if roofline is not None:
         told["collectives"] = by_kind(roofline.exchanges)
-        told |= {"seconds": roofline.times, "binds": roofline.binds}
+        told |= {"seconds": roofline.times, "binds": roofline.bottleneck}
     return told
 
 
@@ -175,7 +173,7 @@ def _memory_table(entries: Iterable[Entry]) -> Table:
         table.add_column(name, justify="right")
     for entry in entries:
         name = entry.name if entry.result.program.is_used else f"({entry.name})"
-        if isinstance(entry.result, TooLarge):
+        if isinstance(entry.result, OutOfMemory):
             table.add_row(name, "", "", "", "", _gib(entry.result.needed), _gib(-entry.result.excess), style="red")
             continue
         if isinstance(entry.result, Failed):
@@ -183,7 +181,7 @@ def _memory_table(entries: Iterable[Entry]) -> Table:
             continue
         memory = entry.result.memory
         results = memory.outputs - memory.aliased
-        parts = (memory.arguments, results, memory.temporaries, memory.held, memory.peak, memory.has - memory.peak)
+        parts = (memory.arguments, results, memory.temporaries, memory.resident, memory.peak, memory.has - memory.peak)
         table.add_row(name, *map(_gib, parts), style="" if memory.fits else "red")
     return table
 
@@ -196,10 +194,10 @@ def _time_table(entries: Iterable[Entry]) -> Table:
     for entry in entries:
         if (roofline := entry.roofline) is None:
             continue
-        operations = entry.result.program.operations
+        operations = entry.result.program.flops
         counts = (f"{count / 1e12:.1f}" for count in (operations.model, operations.recompute))
         seconds = (f"{seconds:.3g}" for seconds in roofline.times.values())
-        table.add_row(entry.name, *counts, *seconds, roofline.binds)
+        table.add_row(entry.name, *counts, *seconds, roofline.bottleneck)
     return table
 
 
@@ -210,7 +208,7 @@ def _remarks(entry: Entry) -> Iterable[str]:
         yield f"the compiler failed, so that nothing is known of this program ({result.reason}); its last lines:"
         yield from result.last_lines
     elif not result.fits:
-        reason = f" ({result.reason})" if isinstance(result, TooLarge) else ""
+        reason = f" ({result.reason})" if isinstance(result, OutOfMemory) else ""
         yield f"does not fit: a device has {_gib(result.excess)} GiB too few{reason}"
     if entry.unread:
         yield f"the compiler cannot print this program, so its exchanges and time are not known ({entry.unread})"

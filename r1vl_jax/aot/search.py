@@ -7,17 +7,17 @@ from typing import Any
 from r1vl_jax.aot.compile_all import UnknownProgram
 from r1vl_jax.aot.report import Report
 from r1vl_jax.aot.topologies import Topology
-from r1vl_jax.config import Config, contradictions
+from r1vl_jax.config import Config, validate
 from r1vl_jax.config.mesh import divisors
 
 # Compiles some programs of a configuration, or all, for a topology.
-Survey = Callable[[Config, Topology, Collection[str]], Report]
+CompileAll = Callable[[Config, Topology, Collection[str]], Report]
 
 _REMAT = ("none", "dots", "block", "offload")
 _LEAST_CHUNK = 128
 
 
-def first_that_fits(report: Report, config: Config, survey: Survey) -> str | None:
+def first_that_fits(report: Report, config: Config, survey: CompileAll) -> str | None:
     """What to add to the command line so that all programs fit; None if nothing does.
 
     Args:
@@ -25,14 +25,14 @@ def first_that_fits(report: Report, config: Config, survey: Survey) -> str | Non
     """
     changes = settings_that_fit(report, config, survey)
     if changes is not None:
-        return in_words(changes)
+        return describe(changes)
     for topology in larger(report.topology):
         if _fits(survey, config, topology, ()):
             return f"--topology={topology.chip.name}:{topology.shape}"
     return None
 
 
-def settings_that_fit(report: Report, config: Config, survey: Survey) -> dict[str, Any] | None:
+def settings_that_fit(report: Report, config: Config, survey: CompileAll) -> dict[str, Any] | None:
     """Changes with which all programs fit the same devices; None if there are none."""
     faults = [entry.result.program for entry in report.entries if entry.is_fault]
     if not all(program.settings for program in faults):
@@ -50,7 +50,7 @@ def settings_that_fit(report: Report, config: Config, survey: Survey) -> dict[st
     return changes
 
 
-def _fits(survey: Survey, config: Config, topology: Topology, names: Collection[str]) -> bool:
+def _fits(survey: CompileAll, config: Config, topology: Topology, names: Collection[str]) -> bool:
     try:
         return survey(config, topology, names).fits
     except UnknownProgram:  # training has it, in the same shapes
@@ -65,7 +65,7 @@ def settings_to_try(config: Config, names: Iterable[str]) -> Iterator[dict[str, 
     for name in names:
         for value in _VALUES[name](config):
             change = changes | {name: value}
-            if not any(contradictions(changed(config, change))):
+            if not any(validate(changed(config, change))):
                 changes = change
                 yield changes
 
@@ -129,6 +129,6 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     return config
 
 
-def in_words(changes: dict[str, Any]) -> str:
+def describe(changes: dict[str, Any]) -> str:
     """As they are written on the command line."""
     return " ".join(f"--config.{name}={value}" for name, value in changes.items())

@@ -11,9 +11,9 @@ from r1vl_jax.arrays import Bundle, Completions, PackedVision, PromptBatch, Trai
 from r1vl_jax.config import Config
 from r1vl_jax.models.qwen2_vl.config import TowerConfig
 from r1vl_jax.rewards.text import Vocabulary
-from r1vl_jax.rewards.weighted_sum import Questions
-from r1vl_jax.sharding.batch import divided_over, num_batch_shards, replicated
-from r1vl_jax.sharding.rules import bytes_of_device, shardings
+from r1vl_jax.rewards.weighted_sum import RewardTargets
+from r1vl_jax.sharding.batch import batch_sharding, num_batch_shards, replicated
+from r1vl_jax.sharding.rules import bytes_per_device, shardings
 
 # What the key steps of questions are taken to be at most; real ones are known only from the data.
 _NUM_GROUPS, _NUM_ALTERNATIVES, _SPELLING_BYTES = 16, 4, 64
@@ -27,25 +27,25 @@ def at(tree: Any, placements: Any) -> Any:
     return jax.tree.map(_with_sharding, tree, placements)
 
 
-def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def with_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """A tree of parameters, or what has their paths, with every leaf where the table of `sharding` puts it."""
     return at(tree, shardings(tree, mesh))
 
 
-def divided(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
+def sharded_batch(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
     """A batch whose rows are divided over the devices as `sharding.divide` divides them."""
-    return map_axes(lambda leaf, axes: _with_sharding(leaf, divided_over(axes, mesh)), bundle)
+    return map_axes(lambda leaf, axes: _with_sharding(leaf, batch_sharding(axes, mesh)), bundle)
 
 
-def copied(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def sampler_params(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """What every device has all of."""
     return jax.tree.map(lambda leaf: _with_sharding(leaf, replicated(mesh)), tree)
 
 
-def bytes_per_device(tree: Any) -> int:
+def resident_bytes(tree: Any) -> int:
     """Of all leaves, as the numbers themselves take; the compiler may add padding."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.sharding is not None]
-    return bytes_of_device(leaves, [leaf.sharding for leaf in leaves])
+    return bytes_per_device(leaves, [leaf.sharding for leaf in leaves])
 
 
 def prompts(config: Config, tower: TowerConfig, num_prompts: int, mesh: jax.sharding.Mesh) -> PromptBatch:
@@ -67,7 +67,7 @@ def prompts(config: Config, tower: TowerConfig, num_prompts: int, mesh: jax.shar
             position_ZM2=Shape((num_rows, num_slots, 2), jnp.int32),
         ),
     )
-    return divided(batch, mesh)
+    return sharded_batch(batch, mesh)
 
 
 def patches_of_picture(config: Config, tower: TowerConfig) -> int:
@@ -79,7 +79,7 @@ def patches_of_picture(config: Config, tower: TowerConfig) -> int:
 def completions(config: Config, num_rows: int, mesh: jax.sharding.Mesh) -> Completions:
     """As long as they may be."""
     shape = (num_rows, config.sampling.max_completion_length)
-    return divided(Completions(Shape(shape, jnp.int32), Shape(shape, bool)), mesh)
+    return sharded_batch(Completions(Shape(shape, jnp.int32), Shape(shape, bool)), mesh)
 
 
 def train_rows(config: Config, num_rows: int, mesh: jax.sharding.Mesh) -> TrainRows:
@@ -94,10 +94,10 @@ def train_rows(config: Config, num_rows: int, mesh: jax.sharding.Mesh) -> TrainR
         old_logp_BT=number if loss.updates_per_generation > 1 else None,
         weight_BT=number if loss.egsw_level else None,
     )
-    return divided(rows, mesh)
+    return sharded_batch(rows, mesh)
 
 
-def questions(config: Config, num_prompts: int, mesh: jax.sharding.Mesh) -> Questions:
+def reward_targets(config: Config, num_prompts: int, mesh: jax.sharding.Mesh) -> RewardTargets:
     """Key steps and answers of prompts, with many key steps."""
     packed = rewards.pack(
         [{"answer": "0", "key_steps": []}] * num_prompts,
@@ -106,23 +106,23 @@ def questions(config: Config, num_prompts: int, mesh: jax.sharding.Mesh) -> Ques
         max_alternatives=_NUM_ALTERNATIVES,
         max_length=_SPELLING_BYTES,
     )
-    return divided(jax.tree.map(lambda leaf: Shape(leaf.shape, leaf.dtype), Questions(*packed)), mesh)
+    return sharded_batch(jax.tree.map(lambda leaf: Shape(leaf.shape, leaf.dtype), RewardTargets(*packed)), mesh)
 
 
 def vocabulary(vocab_size: int, mesh: jax.sharding.Mesh) -> Vocabulary:
     """The bytes of every token."""
     table = Vocabulary(Shape((vocab_size + 1,), jnp.int32), Shape((_BYTES_OF_A_TOKEN * vocab_size,), jnp.uint8))
-    return copied(table, mesh)
+    return sampler_params(table, mesh)
 
 
 def key(mesh: jax.sharding.Mesh) -> Shape:
     """What the draws of a step are folded from."""
-    return copied(jax.eval_shape(jax.random.key, 0), mesh)
+    return sampler_params(jax.eval_shape(jax.random.key, 0), mesh)
 
 
 def scalar(mesh: jax.sharding.Mesh, dtype: Any = jnp.float32) -> Shape:
     """One number."""
-    return copied(Shape((), dtype), mesh)
+    return sampler_params(Shape((), dtype), mesh)
 
 
 def _with_sharding(leaf: Any, sharding: NamedSharding) -> Shape:

@@ -10,7 +10,7 @@ import jax
 from jax.experimental import topologies
 
 from r1vl_jax.aot.chips import CHIPS, Chip
-from r1vl_jax.aot.messages import messages_kept
+from r1vl_jax.aot.messages import captured_stderr
 from r1vl_jax.runtime import libtpu
 
 
@@ -48,7 +48,7 @@ class Topology:
         if self.shape == "1x1":
             options["chips_per_host_bounds"] = (1, 1, 1)
         try:
-            with messages_kept([]):  # it wonders where the hardware is
+            with captured_stderr([]):  # it wonders where the hardware is
                 name = f"{self.chip.name}:{self.shape}"
                 return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
         except Exception as error:

@@ -11,7 +11,7 @@ from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf.load import ParameterReader
 from r1vl_jax.models.lora import fold
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.models.trainable import partition, stored
+from r1vl_jax.models.trainable import cast_frozen, partition
 from r1vl_jax.sharding.batch import replicated
 from r1vl_jax.sharding.mesh import make_mesh
 
@@ -52,7 +52,7 @@ def _initial(settings: config.Config, definition: Definition) -> Parameter:
     """The parameters that the run began with, in the dtype that it keeps frozen ones in."""
     model = settings.model
     if not model.path:
-        flat: dict = dict(flatten_dict(stored(definition.init(jax.random.key(settings.seed)), model), sep="."))
+        flat: dict = dict(flatten_dict(cast_frozen(definition.init(jax.random.key(settings.seed)), model), sep="."))
         return flat.__getitem__
     reader = ParameterReader(model.path, definition.base)
     host = replicated(make_mesh(config.Mesh(), jax.devices("cpu")[:1]))

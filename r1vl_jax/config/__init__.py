@@ -20,7 +20,7 @@ from r1vl_jax.config.settings import (
     Supervised,
     Train,
 )
-from r1vl_jax.config.validation import LORA_TARGETS, contradictions, lora_targets
+from r1vl_jax.config.validation import LORA_TARGETS, lora_targets, validate
 
 __all__ = [
     "LORA_TARGETS",
@@ -39,7 +39,7 @@ __all__ = [
     "Shape",
     "Supervised",
     "Train",
-    "contradictions",
+    "validate",
     "default",
     "lora_targets",
     "mesh_shape",

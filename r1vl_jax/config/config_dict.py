@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from r1vl_jax.config.settings import Config
-from r1vl_jax.config.validation import contradictions
+from r1vl_jax.config.validation import validate
 
 
 def default() -> ConfigDict:
@@ -43,7 +43,7 @@ def resolve(config: ConfigDict) -> Config:
         ValueError: lists every setting that is out of range or contradicts another, with what would do.
     """
     resolved = _from_config_dict(Config, config, "config")
-    faults = list(contradictions(resolved))
+    faults = list(validate(resolved))
     if faults:
         raise ValueError("the configuration cannot work:\n  " + "\n  ".join(faults))
     return resolved

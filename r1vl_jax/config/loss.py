@@ -103,7 +103,7 @@ RANGES = (
 )
 
 
-def contradictions(config: Any) -> Iterator[str]:
+def validate_loss(config: Any) -> Iterator[str]:
     """One sentence for each setting of `loss` that does not go with another; `config` is a `config.Config`."""
     loss = config.loss
     if loss.loss_type == "cispo" and loss.epsilon_high is None:

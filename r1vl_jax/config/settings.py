@@ -45,12 +45,12 @@ class Data:
     """Where records come from and how large a prompt may be.
 
     Attributes:
-        source: "handwriting", the embedded task, or a directory of ArrayRecord splits written by this project.
+        source: "digits", the embedded task, or a directory of ArrayRecord splits written by this project.
         directory: where the embedded task is written; "" means `WORKDIR/data`.
         difficulty: of the embedded task, 1 (at most 2 digits) to 3 (4 digits, two operators).
-        hasty_share: of the embedded task's warm-up records, how many show a path that states the result at once,
+        shortcut_fraction: of the embedded task's warm-up records, how many show a path that states the result at once,
             without the steps that lead to it; imitation copies the habit, StepGRPO finds out which path pays.
-        alignment_records: distinct records of single digits to be named, for the alignment; 0 writes none.
+        vision_pretrain_records: distinct records of single digits to be named, for the alignment; 0 writes none.
         warmup_records: distinct records with a reasoning path, for the warm-up.
         train_records: distinct records without one, for StepGRPO.
         eval_records: held-out problems of the validation and of the test split, each.
@@ -62,11 +62,11 @@ class Data:
         min_pixels, max_pixels: images are resized to an area between these.
     """
 
-    source: str = "handwriting"
+    source: str = "digits"
     directory: str = ""
     difficulty: int = 2
-    hasty_share: float = 0.0
-    alignment_records: int = 0
+    shortcut_fraction: float = 0.0
+    vision_pretrain_records: int = 0
     warmup_records: int = 2_000
     train_records: int = 10_000
     eval_records: int = 1_000
@@ -190,8 +190,9 @@ class Train:
     """The StepGRPO stage and what both stages share.
 
     Attributes:
-        stages: which stages run, in order: "alignment" (single digits are named, which ties a fresh vision tower to a
-            fresh decoder; pretrained models need none), "warmup" (reasoning paths are imitated), "step_grpo".
+        stages: which stages run, in order: "vision_pretrain" (single digits are named, which ties a fresh vision
+            tower to a fresh decoder; pretrained models need none), "warmup" (supervised fine-tuning on reasoning
+            paths), "step_grpo".
         prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
         max_steps: updates of StepGRPO.
         fused: sampling, rewards, reference and update as one program, without a word of the host in between.
@@ -276,7 +277,7 @@ class Config:
     reward: Reward = field(default_factory=Reward)
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)
-    alignment: Supervised = field(default_factory=Supervised)
+    vision_pretrain: Supervised = field(default_factory=Supervised)
     warmup: Supervised = field(default_factory=Supervised)
     mesh: Mesh = field(default_factory=Mesh)
     train: Train = field(default_factory=Train)

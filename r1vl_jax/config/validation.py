@@ -9,11 +9,11 @@ from r1vl_jax.config.mesh import divisors
 from r1vl_jax.config.settings import Config, Model
 
 
-def contradictions(config: Config) -> Iterator[str]:
+def validate(config: Config) -> Iterator[str]:
     """One sentence for each setting that cannot work: what, expected, got, what to do."""
     yield from _out_of_range(config)
     yield from _nothing_to_train(config.model)
-    yield from loss.contradictions(config)
+    yield from loss.validate_loss(config)
     rows = config.train.prompts_per_update * config.sampling.num_generations
     if config.sampling.num_generations < 2:
         yield (
@@ -42,12 +42,12 @@ def contradictions(config: Config) -> Iterator[str]:
             f"data.max_prompt_length={config.data.max_prompt_length} is no multiple of data.prompt_bucket="
             f"{config.data.prompt_bucket}; set one that is"
         )
-    for stage in ("alignment", "warmup"):
+    for stage in ("vision_pretrain", "warmup"):
         if stage in config.train.stages:
             yield from _contradictions_of_supervised(config, stage)
     yield from _contradictions_of_rewards(config)
-    if config.data.source == "handwriting":
-        yield from _contradictions_of_handwriting(config)
+    if config.data.source == "digits":
+        yield from _contradictions_of_digits(config)
 
 
 def _rows_at_once(config: Config) -> int:
@@ -93,12 +93,12 @@ def _contradictions_of_rewards(config: Config) -> Iterator[str]:
             )
 
 
-def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
+def _contradictions_of_digits(config: Config) -> Iterator[str]:
     """What the sizes of the embedded task rule out; a directory of records says its own when it is read."""
     for name in ("num_problems", "num_validation") if config.eval.validates else ("num_problems",):
         if (wanted := getattr(config.eval, name)) > config.data.eval_records:
             yield f"eval.{name}={wanted} exceeds data.eval_records={config.data.eval_records}"
-    for stage in {"alignment", "warmup"} & set(config.train.stages):
+    for stage in {"vision_pretrain", "warmup"} & set(config.train.stages):
         batch_size, num_records = getattr(config, stage).batch_size, getattr(config.data, f"{stage}_records")
         if batch_size > num_records:
             yield (
@@ -112,7 +112,7 @@ def _contradictions_of_handwriting(config: Config) -> Iterator[str]:
         )
 
 
-_STAGES = ("alignment", "warmup", "step_grpo")
+_STAGES = ("vision_pretrain", "warmup", "step_grpo")
 
 _CHOICES = {
     "model.preset": ("tiny", "2b", "7b", "72b", "2.5-tiny", "2.5-3b", "2.5-7b", "2.5-72b"),
@@ -122,7 +122,7 @@ _CHOICES = {
     "reward.backend": ("reference", "kernels"),
     "reward.undecided": ("host", "wrong"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
-    "alignment.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
+    "vision_pretrain.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "data.difficulty": (1, 2, 3),
 } | loss.CHOICES
@@ -143,12 +143,12 @@ _FILLED_IN = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices")
 _AT_LEAST_0 = (
     *("sampling.top_k", "sampling.slots", "eval.steps", "eval.supervised_steps"),
     *("train.max_skipped_updates", "train.completion_bucket", "train.tokens_per_micro_batch"),
-    "data.alignment_records",
+    "data.vision_pretrain_records",
     *("observe.log_completions", "observe.num_completions_to_print", "observe.profile_step"),
 )
 _AT_LEAST_1 = (
     *("sampling.max_completion_length", "reward.num_workers", "reward.max_bytes_per_token"),
-    *("alignment.batch_size", "warmup.batch_size"),
+    *("vision_pretrain.batch_size", "warmup.batch_size"),
     *("train.prompts_per_update", "train.save_steps", "train.save_total_limit", "train.max_steps"),
     *("eval.batch_size", "eval.num_problems", "eval.num_validation", "data.warmup_records", "data.train_records"),
     *("data.eval_records", "data.max_prompt_length", "data.prompt_bucket", "data.vision_shards", "data.min_pixels"),
@@ -166,7 +166,7 @@ _RANGES: tuple[_Range, ...] = (
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     *loss.RANGES,
-    ("data.hasty_share", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("data.shortcut_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
     ("train.stages", lambda x: x and list(x) == [s for s in _STAGES if s in x], f"some of {_STAGES}, in this order"),
     ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),
@@ -175,7 +175,7 @@ _RANGES: tuple[_Range, ...] = (
     *((name, lambda x: x >= 1, "at least 1") for name in _AT_LEAST_1),
     *(
         (f"{part}.{name}", is_fine, expected)
-        for part in ("optim", "alignment.optim", "warmup.optim")
+        for part in ("optim", "vision_pretrain.optim", "warmup.optim")
         for name, is_fine, expected in _OPTIM_RANGES
     ),
 )

@@ -69,7 +69,7 @@ def prompt_batch(
     return check_shapes(arrays)
 
 
-def as_share(
+def to_process_shard(
     prompts: PromptBatch,
     *,
     width: int,

@@ -78,7 +78,7 @@ def pack(
         The packed patches, and for each image the number of its first merged patch, over the flattened [Z, M/4].
     """
     sizes = [int(np.prod(grid)) for _, grid in visions]
-    shard_of, offset_of, loads = _deal(sizes, num_shards)
+    shard_of, offset_of, loads = _balance(sizes, num_shards)
     num_slots = max(-(-max(loads) // bucket), 1) * bucket
     patch_ZMC = np.zeros((num_shards, num_slots, PATCH_VALUES), np.float32)
     segment_ZM = np.zeros((num_shards, num_slots), np.int32)
@@ -95,7 +95,7 @@ def pack(
     return packed, [first // PATCHES_PER_FEATURE for first in first_patch]
 
 
-def _deal(sizes: Sequence[int], num_shards: int) -> tuple[list[int], list[int], list[int]]:
+def _balance(sizes: Sequence[int], num_shards: int) -> tuple[list[int], list[int], list[int]]:
     """Shard of each image, its first slot there, and the slots taken of each shard.
 
     The largest images are dealt first; in a shard they stand in the order they came in.

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from r1vl_jax.arrays import Completions, PromptBatch, WarmupBatch, check_shapes
+from r1vl_jax.arrays import Completions, PromptBatch, SFTBatch, check_shapes
 from r1vl_jax.data import prompts
 from r1vl_jax.data.collate import pad_rows
 from r1vl_jax.data.prompts import EncodedPrompt, Processor, RecordRefused
@@ -108,10 +108,10 @@ def supervised_stream(
     def encode(record: Record) -> tuple[EncodedPrompt, np.ndarray]:
         return encoder.prompt(record), encoder.completion(record, max_completion_length=max_completion_length)
 
-    def layout(rows: Sequence[tuple[EncodedPrompt, np.ndarray]]) -> WarmupBatch:
+    def layout(rows: Sequence[tuple[EncodedPrompt, np.ndarray]]) -> SFTBatch:
         encoded, completions = zip(*rows, strict=True)
         return check_shapes(
-            WarmupBatch(prompts=encoder.batch(encoded), completions=_completions(completions, max_completion_length))
+            SFTBatch(prompts=encoder.batch(encoded), completions=_completions(completions, max_completion_length))
         )
 
     return _stream(source, encoder, encode, layout, batch_size=batch_size, seed=seed)
@@ -140,7 +140,7 @@ def eval_batches(
         return _usable((source[number] for number in numbers), encoder)
 
     own, filler = usable(range(processes.index(), num_records, processes.count())), None
-    while any(processes.gather(len(rows := list(itertools.islice(own, batch_size))))):
+    while any(processes.all_gather_objects(len(rows := list(itertools.islice(own, batch_size))))):
         encoded = [prompt for _, prompt in rows]
         filler = encoded[-1] if rows else filler or next(usable(range(num_records)))[1]
         yield [record for record, _ in rows], encoder.batch(encoded + [filler] * (batch_size - len(rows)))

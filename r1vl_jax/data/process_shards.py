@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from r1vl_jax.arrays import PromptBatch
-from r1vl_jax.data.collate import as_share
+from r1vl_jax.data.collate import to_process_shard
 from r1vl_jax.data.pipeline import Stream
 from r1vl_jax.runtime import processes
 
 
-class SharedStream:
+class ProcessStream:
     """Shares of batches, one after another, drawn by all processes at the same time.
 
     Args:
@@ -27,7 +27,7 @@ class SharedStream:
 
     def get_state(self) -> list[dict[str, Any]]:
         """The positions of all processes, in their order."""
-        return processes.gather(self._stream.get_state())
+        return processes.all_gather_objects(self._stream.get_state())
 
     def set_state(self, positions: Sequence[dict[str, Any]]) -> None:
         """Goes on from there.
@@ -43,7 +43,7 @@ class SharedStream:
         self._stream.set_state(positions[processes.index()])
 
 
-def share_of_batch(prompts: PromptBatch, *, own_shards: Sequence[int]) -> PromptBatch:
+def to_global_batch(prompts: PromptBatch, *, own_shards: Sequence[int]) -> PromptBatch:
     """Makes prompts of this process a share of the batch of all: widths are agreed on, numbers count over the batch.
 
     Args:
@@ -52,9 +52,9 @@ def share_of_batch(prompts: PromptBatch, *, own_shards: Sequence[int]) -> Prompt
     if processes.count() == 1:
         return prompts
     num_prompts, num_rows = len(prompts.prompt_id_P), len(prompts.vision.segment_ZM)
-    width, num_patches = processes.largest((prompts.token_PS.shape[1], prompts.vision.segment_ZM.shape[1]))
+    width, num_patches = processes.all_reduce_max((prompts.token_PS.shape[1], prompts.vision.segment_ZM.shape[1]))
     rows_a_shard = num_rows // len(own_shards)
-    return as_share(
+    return to_process_shard(
         prompts,
         width=width,
         num_patches=num_patches,

@@ -55,7 +55,7 @@ class Record:
     source: str
 
 
-def problem_with(record: Record) -> str | None:
+def invalid_reason(record: Record) -> str | None:
     """What makes a record unusable, with expected and got; None if nothing does."""
     try:
         usable_images(record)
@@ -175,7 +175,7 @@ def _open(directory: str | os.PathLike) -> Any:
 
 def _usable(split: str, records: Iterable[Record], dropped: list[str]) -> Iterator[Record]:
     for record in records:
-        if (fault := problem_with(record)) is None:
+        if (fault := invalid_reason(record)) is None:
             yield record
         else:
             dropped.append(f"{split} {record.id}: {fault}")

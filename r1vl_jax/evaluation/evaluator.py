@@ -15,11 +15,11 @@ from r1vl_jax.rewards import Judge
 from r1vl_jax.runtime import processes
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import Copy, copied
+from r1vl_jax.sampling.weight_sync import SyncedParams, synced_params
 
 Batches = Callable[[], Iterable[tuple[list[Record], PromptBatch]]]
 # (completion, record) -> how many things of the picture were read right, of how many
-Reading = Callable[[str, Record], tuple[int, int]]
+ReadingFn = Callable[[str, Record], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Evaluator:
     texts: Callable[[Completions], list[str]]
     test: Batches
     validation: Batches
-    reading: Reading | None
+    reading: ReadingFn | None
     judge: Judge
     semantics: str
 
@@ -60,9 +60,9 @@ class Evaluator:
             Fractions: `accuracy`, `accuracy/KIND`, `well_formed` (complete paths in logical order), `reading` where the
             task has it, `ended`; and `mean_length` in tokens.
         """
-        with copied(self.sampler, params) as copy:
+        with synced_params(self.sampler, params) as copy:
             own = [outcome for batch in batches for outcome in self._outcomes(params, copy, *batch)]
-        outcomes = [outcome for part in processes.gather(own) for outcome in part]
+        outcomes = [outcome for part in processes.all_gather_objects(own) for outcome in part]
         results = {name: float(np.mean([o[name] for o in outcomes])) for name in _MEANS}
         by_kind = collections.defaultdict(list)
         for outcome in outcomes:
@@ -72,7 +72,9 @@ class Evaluator:
             results["reading"] = sum(o["read"] for o in outcomes) / max(sum(o["to_read"] for o in outcomes), 1)
         return results
 
-    def _outcomes(self, params: Params, copy: Copy, records: list[Record], prompts: PromptBatch) -> list[Mapping]:
+    def _outcomes(
+        self, params: Params, copy: SyncedParams, records: list[Record], prompts: PromptBatch
+    ) -> list[Mapping]:
         rollout = sample(self.sampler, params, prompts, jax.random.key(0), copy=copy)
         completions, has_ended_B = self.own_rows((rollout.completions, rollout.has_ended_B))
         texts = self.texts(completions)[: len(records)]

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Completions, SampledRows, Sections, TrainRows
+from r1vl_jax.arrays import Completions, RewardSections, SampledRows, TrainRows
 from r1vl_jax.config import Loss
 
 
 @partial(jax.jit, static_argnums=0)
-def compare(
-    loss: Loss, sampled: SampledRows, reward_PG: Float[Array, "P G"], sections: Sections | None = None
+def compute_advantages(
+    loss: Loss, sampled: SampledRows, reward_PG: Float[Array, "P G"], sections: RewardSections | None = None
 ) -> TrainRows:
     """Compares all samples of a generation, before it is split into updates.
 
@@ -47,7 +47,7 @@ def compare(
     )
 
 
-def penalised(loss: Loss, total_B: Float[Array, " B"], completions: Completions) -> Float[Array, " B"]:
+def apply_overlong_penalty(loss: Loss, total_B: Float[Array, " B"], completions: Completions) -> Float[Array, " B"]:
     """Rewards less what is taken off for coming near the limit of length."""
     if loss.soft_punish_cache == 0:
         return total_B
@@ -59,7 +59,7 @@ def penalised(loss: Loss, total_B: Float[Array, " B"], completions: Completions)
 
 
 def _advantage(
-    loss: Loss, completions: Completions, reward_PG: Float[Array, "P G"], sections: Sections | None
+    loss: Loss, completions: Completions, reward_PG: Float[Array, "P G"], sections: RewardSections | None
 ) -> Float[Array, "B T"]:
     if loss.credit == "trajectory":
         advantage_PG = losses.group_advantage(reward_PG, scale_rewards=loss.scale_rewards)

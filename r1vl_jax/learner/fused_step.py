@@ -13,29 +13,35 @@ from r1vl_jax.arrays import (
     TrainBatch,
     bundle,
 )
-from r1vl_jax.learner.advantages import compare, penalised
+from r1vl_jax.learner.advantages import apply_overlong_penalty, compute_advantages
 from r1vl_jax.learner.gradients import Metrics
 from r1vl_jax.learner.learner import Learner, TrainState
-from r1vl_jax.learner.logprobs import refer
+from r1vl_jax.learner.logprobs import add_reference_logps
 from r1vl_jax.learner.steps import step_grpo_step
 from r1vl_jax.models.trainable import combine
 from r1vl_jax.rewards.text import Vocabulary, token_sizes
-from r1vl_jax.rewards.weighted_sum import Earned, Questions, Scheme, earned_on_device, place_rewards
+from r1vl_jax.rewards.weighted_sum import (
+    RewardOutput,
+    RewardSpec,
+    RewardTargets,
+    assign_rewards_to_sections,
+    compute_rewards_on_device,
+)
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
-class Program:
+class FusedProgram:
     """What stays fixed over fused steps; a static argument."""
 
     learner: Learner
     sampler: Sampler
-    scheme: Scheme
+    reward_spec: RewardSpec
 
 
 @bundle
-class Generated:
+class FusedOutput:
     """What a fused step did on the way to its update.
 
     Attributes:
@@ -44,22 +50,22 @@ class Generated:
     """
 
     sampled: SampledRows
-    earned: Earned
+    rewards: RewardOutput
     reward_PG: Float[Array, "P G"]
     advantage_BT: Float[Array, "B T"]
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def fused_step(
-    program: Program,
+    program: FusedProgram,
     state: TrainState,
     frozen: Params,
     reference: Params | None,
     prompts: PromptBatch,
-    questions: Questions,
+    questions: RewardTargets,
     vocabulary: Vocabulary,
     key: Key[Array, ""],
-) -> tuple[TrainState, Metrics, Generated]:
+) -> tuple[TrainState, Metrics, FusedOutput]:
     """One step of StepGRPO from prompts to updated parameters, as the staged loop does it with the same key.
 
     Args:
@@ -69,16 +75,16 @@ def fused_step(
     """
     learner, params = program.learner, combine(state.params, frozen)
     rollout = sample(program.sampler.on_trainer_mesh(), params, prompts, key)
-    sampled = refer(learner, params, reference, prompts, rollout)
-    earned = earned_on_device(program.scheme, rollout.completions, questions, vocabulary)
-    total_B = penalised(learner.loss, earned.total_B, rollout.completions)
+    sampled = add_reference_logps(learner, params, reference, prompts, rollout)
+    earned = compute_rewards_on_device(program.reward_spec, rollout.completions, questions, vocabulary)
+    total_B = apply_overlong_penalty(learner.loss, earned.total_B, rollout.completions)
     reward_PG = total_B.reshape(-1, program.sampler.num_generations)
     sections = None
     if learner.loss.credit == "step":
-        accuracy_weight, _ = program.scheme.settings.reward_weights
-        sections = place_rewards(
+        accuracy_weight, _ = program.reward_spec.settings.reward_weights
+        sections = assign_rewards_to_sections(
             earned.reward, total_B, accuracy_weight, token_sizes(rollout.completions.token_BT, vocabulary)
         )
-    rows = compare(learner.loss, sampled, reward_PG, sections)
+    rows = compute_advantages(learner.loss, sampled, reward_PG, sections)
     state, metrics = step_grpo_step(learner, state, frozen, TrainBatch(prompts, rows))
-    return state, metrics, Generated(sampled, earned, reward_PG, rows.advantage_BT)
+    return state, metrics, FusedOutput(sampled, earned, reward_PG, rows.advantage_BT)

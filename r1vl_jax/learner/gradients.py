@@ -14,7 +14,7 @@ from r1vl_jax.arrays import (
     PromptBatch,
 )
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import _logp, join
+from r1vl_jax.learner.logprobs import concat_prompt_and_completions, sequence_logps
 from r1vl_jax.models.trainable import combine
 
 Metrics = dict[str, Float[Array, ""]]
@@ -27,7 +27,7 @@ Rows = Any
 Objective = Callable[[Float[Array, "B T"], Rows], tuple[Float[Array, ""], Metrics]]
 
 
-def _gradient(
+def accumulate_gradients(
     learner: Learner,
     trained: Params,
     frozen: Params,
@@ -47,7 +47,7 @@ def _gradient(
 
     def loss_of_part(trained: Params, feature_MD: Float[Array, "M D"], part: Any):
         sequences, completions, rows = part
-        logp_BT, entropy_BT = _logp(learner, combine(trained, frozen), feature_MD, sequences, completions)
+        logp_BT, entropy_BT = sequence_logps(learner, combine(trained, frozen), feature_MD, sequences, completions)
         return objective(logp_BT, rows)[0], (logp_BT, entropy_BT)
 
     def accumulate(total: Any, part: Any):
@@ -55,19 +55,19 @@ def _gradient(
         return jax.tree.map(jnp.add, total, gradient), report
 
     feature_MD, features_vjp = jax.vjp(features, trained)
-    num_parts = learner.num_parts(prompts.token_PS.shape, completions.token_BT.shape)
+    num_parts = learner.num_micro_batches(prompts.token_PS.shape, completions.token_BT.shape)
     num_sequences = learner.num_sequences(len(prompts.token_PS), len(completions.token_BT), num_parts=num_parts)
-    sequences = join(prompts, completions, num_sequences=num_sequences)
-    divided = partial(_divided, num_sequences=num_sequences, num_parts=num_parts)
+    sequences = concat_prompt_and_completions(prompts, completions, num_sequences=num_sequences)
+    divided = partial(_split_into_micro_batches, num_sequences=num_sequences, num_parts=num_parts)
     parts = jax.tree.map(divided, (sequences, completions, rows))
     zeros = jax.tree.map(jnp.zeros_like, (trained, feature_MD))
     (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, parts)
     (vision_gradient,) = features_vjp(feature_gradient_MD)
-    logp_BT, entropy_BT = (_joined(part, num_sequences=num_sequences) for part in (logp, entropy))
+    logp_BT, entropy_BT = (_merge_micro_batches(part, num_sequences=num_sequences) for part in (logp, entropy))
     return jax.tree.map(jnp.add, text_gradient, vision_gradient), logp_BT, entropy_BT
 
 
-def _divided(array_B: Array, *, num_sequences: int, num_parts: int) -> Array:
+def _split_into_micro_batches(array_B: Array, *, num_sequences: int, num_parts: int) -> Array:
     """[parts, rows of a part, ...], rows of a sequence together.
 
     The sequences of a part lie so far apart that every device has some of them.
@@ -76,7 +76,7 @@ def _divided(array_B: Array, *, num_sequences: int, num_parts: int) -> Array:
     return jnp.swapaxes(by_sequence, 0, 1).reshape(num_parts, -1, *array_B.shape[1:])
 
 
-def _joined(parts: Array, *, num_sequences: int) -> Array:
+def _merge_micro_batches(parts: Array, *, num_sequences: int) -> Array:
     """The opposite of `_divided`."""
     num_parts = len(parts)
     by_sequence = parts.reshape(num_parts, num_sequences // num_parts, -1, *parts.shape[2:])

@@ -69,7 +69,7 @@ class Learner:
     tokens_per_micro_batch: int = 0
     loss: Loss = Loss()
 
-    def placed(self, tree: Any) -> Any:
+    def with_sharding(self, tree: Any) -> Any:
         """Parameters, or what has their paths, where the table places them. Left to itself, the compiler moves them."""
         mesh = self.definition.mesh
         return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
@@ -80,7 +80,7 @@ class Learner:
         counts = [num_prompts * size for size in divisors(num_rows // num_prompts)]
         return next((count for count in counts if count % needed == 0), num_rows)
 
-    def num_parts(self, prompts: Shape, completions: Shape) -> int:
+    def num_micro_batches(self, prompts: Shape, completions: Shape) -> int:
         """How many parts the rows of these shapes, padding included, are differentiated in; at most a row a device.
 
         Args:
@@ -108,6 +108,6 @@ class Learner:
 
         @jax.jit  # one program, not one for every shape
         def moments(params: Params) -> optax.OptState:
-            return self.placed(self.optimizer.init(params))
+            return self.with_sharding(self.optimizer.init(params))
 
         return TrainState(jnp.int32(0), params, moments(params), jnp.int32(0))

@@ -17,7 +17,7 @@ from r1vl_jax.arrays import (
     check_shapes,
 )
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.qwen2_vl.model import Qwen2VL
 
 
@@ -49,7 +49,7 @@ def completion_logp(
     """
     num_sequences, num_columns = sequences.token_RS.shape
     num_rows, length = completions.token_BT.shape
-    branches = Branches(num_rows // num_sequences, length)
+    branches = SharedPrefix(num_rows // num_sequences, length)
     hidden_RSD = model.hidden_states(
         sequences.token_RS,
         mask_BT=sequences.mask_RS,
@@ -58,8 +58,8 @@ def completion_logp(
         feature_MD=feature_MD,
         branches=branches,
     )
-    stem = branches.stem(num_columns)
-    last_of_prompt_B1D = jnp.repeat(hidden_RSD[:, stem - 1 : stem], branches.number, axis=0)
+    stem = branches.prefix_length(num_columns)
+    last_of_prompt_B1D = jnp.repeat(hidden_RSD[:, stem - 1 : stem], branches.num_completions, axis=0)
     hidden_BTD = hidden_RSD[:, stem:].reshape(num_rows, length, -1)
     logp_BT, entropy_BT = losses.token_logp(
         jnp.concatenate([last_of_prompt_B1D, hidden_BTD[:, :-1]], axis=1),
@@ -72,7 +72,7 @@ def completion_logp(
     return jnp.where(completions.mask_BT, logp_BT, 0.0), jnp.where(completions.mask_BT, entropy_BT, 0.0)
 
 
-def join(prompts: PromptBatch, completions: Completions, *, num_sequences: int) -> Sequences:
+def concat_prompt_and_completions(prompts: PromptBatch, completions: Completions, *, num_sequences: int) -> Sequences:
     """Puts completions behind their prompts; positions of each completion count on from its prompt's.
 
     Args:
@@ -101,18 +101,18 @@ def join(prompts: PromptBatch, completions: Completions, *, num_sequences: int) 
 
 
 @partial(jax.jit, static_argnums=0)
-def score(
+def compute_logps(
     learner: Learner, params: Params, prompts: PromptBatch, completions: Completions
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Log-probability and entropy of every completion token, in nats; 0 outside the mask."""
     check_shapes(completions)
     feature_MD = learner.definition.bind(params).image_features(prompts.vision)
     num_sequences = learner.num_sequences(len(prompts.token_PS), len(completions.token_BT))
-    sequences = join(prompts, completions, num_sequences=num_sequences)
-    return _logp(learner, params, feature_MD, sequences, completions)
+    sequences = concat_prompt_and_completions(prompts, completions, num_sequences=num_sequences)
+    return sequence_logps(learner, params, feature_MD, sequences, completions)
 
 
-def refer(
+def add_reference_logps(
     learner: Learner, params: Params, reference: Params | None, prompts: PromptBatch, rollout: Rollout
 ) -> SampledRows:
     """Adds to a rollout what its comparison and the loss need to know of it.
@@ -123,15 +123,15 @@ def refer(
     """
     policy_logp_BT = entropy_BT = ref_logp_BT = None
     if reference is not None:
-        ref_logp_BT, _ = score(learner, reference, prompts, rollout.completions)
+        ref_logp_BT, _ = compute_logps(learner, reference, prompts, rollout.completions)
     if learner.loss.needs_policy_scores:
-        policy_logp_BT, entropy_BT = score(learner, params, prompts, rollout.completions)
+        policy_logp_BT, entropy_BT = compute_logps(learner, params, prompts, rollout.completions)
     return SampledRows(
         rollout.completions, rollout.has_ended_B, rollout.logp_BT, policy_logp_BT, entropy_BT, ref_logp_BT
     )
 
 
-def _logp(
+def sequence_logps(
     learner: Learner,
     params: Params,
     feature_MD: Float[Array, "M D"],

@@ -13,17 +13,17 @@ from r1vl_jax.arrays import (
     Completions,
     Params,
     PromptBatch,
+    SFTBatch,
     TrainBatch,
     TrainRows,
-    WarmupBatch,
     check_shapes,
 )
-from r1vl_jax.learner.gradients import Metrics, Objective, Rows, _gradient
+from r1vl_jax.learner.gradients import Metrics, Objective, Rows, accumulate_gradients
 from r1vl_jax.learner.learner import Learner, TrainState
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def warmup_step(learner: Learner, state: TrainState, frozen: Params, batch: WarmupBatch) -> tuple[TrainState, Metrics]:
+def sft_step(learner: Learner, state: TrainState, frozen: Params, batch: SFTBatch) -> tuple[TrainState, Metrics]:
     """One supervised update; the loss is over completion tokens only."""
     check_shapes(batch)
     denominator = jnp.sum(batch.completions.mask_BT)
@@ -31,7 +31,7 @@ def warmup_step(learner: Learner, state: TrainState, frozen: Params, batch: Warm
     def objective(logp_BT: Float[Array, "B T"], rows: Completions) -> tuple[Float[Array, ""], Metrics]:
         return losses.supervised(logp_BT, rows.mask_BT, denominator=denominator)
 
-    return _update(learner, state, frozen, batch.prompts, batch.completions, objective, rows=batch.completions)
+    return _apply_update(learner, state, frozen, batch.prompts, batch.completions, objective, rows=batch.completions)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -63,7 +63,7 @@ def step_grpo_step(
         )
         return loss, metrics | _sampling_difference(logp_BT, rows)
 
-    return _update(learner, state, frozen, batch.prompts, batch.rows.completions, objective, rows=batch.rows)
+    return _apply_update(learner, state, frozen, batch.prompts, batch.rows.completions, objective, rows=batch.rows)
 
 
 def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metrics:
@@ -77,7 +77,7 @@ def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metri
     }
 
 
-def _update(
+def _apply_update(
     learner: Learner,
     state: TrainState,
     frozen: Params,
@@ -88,8 +88,10 @@ def _update(
     rows: Rows,
 ) -> tuple[TrainState, Metrics]:
     """Applies one gradient, unless it is not finite: then only `step` and `num_skipped` change."""
-    gradient, logp_BT, entropy_BT = _gradient(learner, state.params, frozen, prompts, completions, objective, rows)
-    gradient = learner.placed(gradient)
+    gradient, logp_BT, entropy_BT = accumulate_gradients(
+        learner, state.params, frozen, prompts, completions, objective, rows
+    )
+    gradient = learner.with_sharding(gradient)
     loss, metrics = objective(logp_BT, rows)
     grad_norm = optax.global_norm(gradient)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -111,4 +113,4 @@ def _update(
     num_skipped = state.num_skipped + ~is_finite
     entropy = jnp.sum(entropy_BT) / jnp.maximum(jnp.sum(completions.mask_BT), 1)
     metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "entropy": entropy, "num_skipped": num_skipped}
-    return learner.placed(TrainState(state.step + 1, params, opt_state, num_skipped)), metrics
+    return learner.with_sharding(TrainState(state.step + 1, params, opt_state, num_skipped)), metrics

@@ -23,10 +23,10 @@ _LEAST_BLOCKS = 6  # of a program
 _PROGRAMS = 264  # at most, if there is a choice: two for each processor of an H100 or H200
 _LEAST_ROWS, _MOST_ROWS = 16, 64  # of x: those of the smallest product on tensor cores, and those it was timed with
 
-Parts = Float[Array, "S R F"]  # whose sum is a product
+SplitKPartials = Float[Array, "S R F"]  # whose sum is a product
 
 
-def is_suited(num_rows: int, dims: Sequence[int], *, head_dim: int, dtype: Any) -> bool:
+def is_supported(num_rows: int, dims: Sequence[int], *, head_dim: int, dtype: Any) -> bool:
     """Whether the kernels can take so many rows of 16 bits, and matrices and heads of these sizes."""
     return (
         triton is not None
@@ -37,10 +37,10 @@ def is_suited(num_rows: int, dims: Sequence[int], *, head_dim: int, dtype: Any) 
     )
 
 
-def product(x_RD: Float[Array, "R D"], kernel_DF: Float[Array, "D F"]) -> Parts:
+def matmul_split_k(x_RD: Float[Array, "R D"], kernel_DF: Float[Array, "D F"]) -> SplitKPartials:
     """x @ kernel, in float32 and in parts."""
     (num_rows, dim), num_strips = x_RD.shape, kernel_DF.shape[1] // _STRIP
-    num_parts = _num_parts(dim // _BLOCK, num_strips)
+    num_parts = _num_splits(dim // _BLOCK, num_strips)
     blocks, rows = dim // _BLOCK // num_parts, _padded(num_rows)
 
     def multiply(x_ref: Any, kernel_ref: Any, part_ref: Any) -> None:
@@ -61,7 +61,7 @@ def product(x_RD: Float[Array, "R D"], kernel_DF: Float[Array, "D F"]) -> Parts:
     )(x_RD, kernel_DF)
 
 
-def gated(x_RD: Float[Array, "R D"], gate_DF: Float[Array, "D F"], up_DF: Float[Array, "D F"]) -> Float[Array, "R F"]:
+def swiglu(x_RD: Float[Array, "R D"], gate_DF: Float[Array, "D F"], up_DF: Float[Array, "D F"]) -> Float[Array, "R F"]:
     """silu(x @ gate) * (x @ up)"""
     (num_rows, dim), num_strips = x_RD.shape, gate_DF.shape[1] // _STRIP
     rows = _padded(num_rows)
@@ -82,7 +82,7 @@ def gated(x_RD: Float[Array, "R D"], gate_DF: Float[Array, "D F"], up_DF: Float[
 
 
 def add_and_norm(
-    x_RD: Float[Array, "R D"], added: Parts, scale_D: Float[Array, " D"], *, epsilon: float
+    x_RD: Float[Array, "R D"], added: SplitKPartials, scale_D: Float[Array, " D"], *, epsilon: float
 ) -> tuple[Float[Array, "R D"], Float[Array, "R D"]]:
     """x with a product added, and that divided by its root mean square and multiplied with `scale_D`."""
     num_rows, dim = x_RD.shape
@@ -92,7 +92,7 @@ def add_and_norm(
     def add(x_ref: Any, added_ref: Any, scale_ref: Any, sum_ref: Any, normed_ref: Any) -> None:
         total, sums = jnp.float32(0), []
         for column in columns:
-            sum_C = x_ref[column] + _total(added_ref, column).astype(x_RD.dtype)
+            sum_C = x_ref[column] + _sum_partials(added_ref, column).astype(x_RD.dtype)
             sum_ref[column] = sum_C
             sums.append(sum_C.astype(jnp.float32))
             total += jnp.sum(sums[-1] ** 2)
@@ -116,8 +116,8 @@ def add_and_norm(
     )(x_RD, added, scale_D)
 
 
-def heads(
-    projected: Parts,
+def qkv_heads_with_rope(
+    projected: SplitKPartials,
     bias_F: Float[Array, " F"],
     cos_RC: Float[Array, "R H//2"],
     sin_RC: Float[Array, "R H//2"],
@@ -134,7 +134,9 @@ def heads(
     ) -> None:
         head = pl.program_id(1)
         first_C, second_C = (
-            (_total(projected_ref, column) + bias_ref[column].astype(jnp.float32)).astype(dtype).astype(jnp.float32)
+            (_sum_partials(projected_ref, column) + bias_ref[column].astype(jnp.float32))
+            .astype(dtype)
+            .astype(jnp.float32)
             for column in halves
         )
         cos_C, sin_C = cos_ref[...], sin_ref[...]
@@ -170,11 +172,11 @@ def heads(
     )(projected, bias_F, cos_RC, sin_RC)
 
 
-def _total(parts_ref: Any, column: Any) -> Array:
+def _sum_partials(parts_ref: Any, column: Any) -> Array:
     return functools.reduce(jnp.add, (parts_ref[part, column] for part in range(parts_ref.shape[0])))
 
 
-def _num_parts(blocks: int, num_strips: int) -> int:
+def _num_splits(blocks: int, num_strips: int) -> int:
     """In how many parts a product is computed, each of as many blocks of rows."""
     return max(
         number

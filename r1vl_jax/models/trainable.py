@@ -36,14 +36,14 @@ def combine(trained: Params, frozen: Params) -> Params:
     return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
 
 
-def stored(params: Params, model: config.Model) -> Params:
+def cast_frozen(params: Params, model: config.Model) -> Params:
     """Parameters in the dtypes they are kept in over a run: frozen ones in that of the computation."""
     trained, frozen = partition(params, model)
     dtype = jnp.dtype(model.dtype)
     return combine(trained, jax.tree.map(lambda leaf: leaf.astype(dtype, copy=False), frozen))
 
 
-def adapted(definition: Definition, model: config.Model) -> LoRA | None:
+def make_lora(definition: Definition, model: config.Model) -> LoRA | None:
     """The adapter that the settings ask for, on each target that stands in no frozen part; None with `lora_r` = 0.
 
     Raises:

@@ -6,10 +6,10 @@ from r1vl_jax.observe.manifest import check_fingerprint, check_workdir, settings
 from r1vl_jax.observe.metrics import MetricsWriter, Timers
 from r1vl_jax.observe.profile import profiled
 from r1vl_jax.observe.progress import Progress
-from r1vl_jax.observe.results import Cost, update_summary, write_machine
+from r1vl_jax.observe.results import ResourceUsage, update_summary, write_machine
 
 __all__ = [
-    "Cost",
+    "ResourceUsage",
     "MetricsWriter",
     "Progress",
     "Timers",

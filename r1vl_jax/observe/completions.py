@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from r1vl_jax.observe.files import write_whole
+from r1vl_jax.observe.files import atomic_write
 
 Row = Mapping[str, Any]
 
@@ -50,7 +50,7 @@ def write_completions(
     buffer = io.BytesIO()
     parquet.write_table(pa.Table.from_arrays(columns, schema=schema), buffer)
     path = epath.Path(workdir) / "completions" / f"completions_{step:05d}.parquet"
-    write_whole(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
     return path
 
 

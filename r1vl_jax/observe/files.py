@@ -8,9 +8,9 @@ from etils import epath
 from r1vl_jax.runtime import processes
 
 
-def write_whole(path: epath.Path, content: bytes) -> None:
+def atomic_write(path: epath.Path, content: bytes) -> None:
     """Replaces a file in one move, so that a reader, or a run that is killed, never sees half of it."""
-    if not processes.is_writer():
+    if not processes.is_main_process():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f".{path.name}.unfinished"
@@ -20,7 +20,7 @@ def write_whole(path: epath.Path, content: bytes) -> None:
 
 def write_json(path: epath.Path, value: Any) -> None:
     """Writes indented JSON with sorted keys: equal values give equal bytes."""
-    write_whole(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    atomic_write(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from r1vl_jax.observe.files import write_whole
+from r1vl_jax.observe.files import atomic_write
 from r1vl_jax.runtime import processes
 
 METRICS = "metrics.jsonl"
@@ -30,7 +30,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: epath.PathLike, *, tensorboard: bool):
         self._workdir = epath.Path(workdir)
-        if processes.is_writer():
+        if processes.is_main_process():
             self._workdir.mkdir(parents=True, exist_ok=True)
         self._has_tensorboard = tensorboard
         self._boards: dict[str, Any] = {}
@@ -42,12 +42,12 @@ class MetricsWriter:
         """Adds the line of a step.
 
         Args:
-            stage: "alignment", "warmup" or "step_grpo".
+            stage: "vision_pretrain", "warmup" or "step_grpo".
             step: updates of that stage so far; 0 is before the first.
             metrics: numbers that depend on the seed alone; one that is not finite is written as null.
             timings: seconds, rates, memory.
         """
-        if not processes.is_writer():
+        if not processes.is_main_process():
             return
         for name, values in ((METRICS, metrics), (TIMINGS, timings or {})):
             if values:
@@ -69,7 +69,7 @@ class MetricsWriter:
             path = self._workdir / name
             if path.exists():
                 kept = [text for text in path.read_text().splitlines() if _is_before(text, stage_steps)]
-                write_whole(path, "".join(f"{text}\n" for text in kept).encode())
+                atomic_write(path, "".join(f"{text}\n" for text in kept).encode())
         self._resumed = stage_steps
 
     def close(self) -> None:

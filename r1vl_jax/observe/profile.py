@@ -29,7 +29,7 @@ def profiled(workdir: epath.PathLike, *, is_wanted: bool, wait: Callable[[], Any
     if is_wanted and (reason := _would_crash()):
         logging.warning("no profile, whose tracer would crash: %s", reason)
         is_wanted = False
-    if not (is_wanted and processes.is_writer()):
+    if not (is_wanted and processes.is_main_process()):
         yield
         return
     directory = epath.Path(workdir) / PROFILE
@@ -51,7 +51,7 @@ def profiled(workdir: epath.PathLike, *, is_wanted: bool, wait: Callable[[], Any
 def _would_crash() -> str | None:
     """Why the tracer of libtpu, which JAX starts wherever libtpu is loaded, would end the process; None if not."""
     jax.default_backend()  # loads what there is
-    return libtpu.mismatch() if libtpu.is_loaded() else None
+    return libtpu.version_mismatch() if libtpu.is_loaded() else None
 
 
 def idle_shares(planes: Iterable[Any], seconds: float) -> dict[str, float]:

@@ -25,7 +25,7 @@ class Progress:
 
     def __init__(self, stage: str, total: int, *, first: int = 0, console: Console | None = None):
         self._stage, self._total, self._first = stage, total, first
-        self._console = console or Console(quiet=not processes.is_writer())
+        self._console = console or Console(quiet=not processes.is_main_process())
         self._start = time.monotonic()
         self._last_line = self._start
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

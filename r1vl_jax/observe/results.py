@@ -62,7 +62,7 @@ def write_machine(workdir: epath.PathLike, *, seconds: float) -> dict[str, Any]:
     return machine
 
 
-class Cost:
+class ResourceUsage:
     """The cost of a run, brought up to date in `machine.json` while it goes on: what a killed run took counts too."""
 
     def __init__(self, workdir: epath.PathLike):

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from r1vl_jax.observe import manifest, metrics, results
-from r1vl_jax.observe.files import read_json, write_whole
+from r1vl_jax.observe.files import atomic_write, read_json
 from r1vl_jax.report.charts import CHARTS, line_chart
 from r1vl_jax.report.markup import Markup, element, join, text
 from r1vl_jax.report.results import by_stage, headline, settings
@@ -26,7 +26,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     if not (workdir / manifest.MANIFEST).exists():
         raise FileNotFoundError(f"{workdir} holds no run: expected {manifest.MANIFEST} in it; give a run's workdir")
     path = workdir / "report.html"
-    write_whole(path, _page(workdir.name, read_json(workdir / manifest.MANIFEST), _sections(workdir)).encode())
+    atomic_write(path, _page(workdir.name, read_json(workdir / manifest.MANIFEST), _sections(workdir)).encode())
     return path
 
 

@@ -19,7 +19,7 @@ from r1vl_jax.rewards import kernels, text
 from r1vl_jax.rewards.bundles import Answers, KeySteps, StepReward
 from r1vl_jax.rewards.math_verify import Judge, Verdict
 from r1vl_jax.rewards.pack import pack
-from r1vl_jax.rewards.score import score, settle
+from r1vl_jax.rewards.score import resolve_undecided, score
 from r1vl_jax.rewards.strings import key_step_spans
 
 __all__ = [
@@ -32,6 +32,6 @@ __all__ = [
     "key_step_spans",
     "pack",
     "score",
-    "settle",
+    "resolve_undecided",
     "text",
 ]

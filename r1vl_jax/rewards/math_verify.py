@@ -68,7 +68,7 @@ class Judge:
         while self._workers:
             self._workers.pop().kill()
 
-    def decide(self, questions: Sequence[Question]) -> list[Verdict]:
+    def verify(self, questions: Sequence[Question]) -> list[Verdict]:
         """Answers every (reference, prediction); verdicts are remembered.
 
         Raises:
@@ -78,13 +78,13 @@ class Judge:
             self._verdict_of.clear()
         new = [question for question in dict.fromkeys(questions) if question not in self._verdict_of]
         try:
-            self._settle(collections.deque(new))
+            self._run_queue(collections.deque(new))
         except BaseException:
             self.close()  # what workers are busy with would be taken for the answer to the next question
             raise
         return [self._verdict_of[question] for question in questions]
 
-    def _settle(self, waiting: collections.deque[Question]) -> None:
+    def _run_queue(self, waiting: collections.deque[Question]) -> None:
         while waiting or any(worker.question for worker in self._workers):
             while waiting and (worker := self._idle_worker()):
                 worker.ask(waiting.popleft())

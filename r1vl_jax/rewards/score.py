@@ -11,7 +11,7 @@ from r1vl_jax.rewards import on_device, strings
 from r1vl_jax.rewards.bundles import StepReward
 from r1vl_jax.rewards.math_verify import Judge
 from r1vl_jax.rewards.records import gold_answer, key_step_groups
-from r1vl_jax.rewards.strings import Reading
+from r1vl_jax.rewards.strings import ParsedCompletion
 
 _BACKENDS = ("reference", "kernels")
 
@@ -45,10 +45,12 @@ def score(
     if backend == "reference":
         return _score_by_reference(texts, records, semantics, alpha, judge)
     reward = on_device.score(texts, records, semantics=semantics, alpha=alpha)
-    return settle(reward, texts, records, partial(_score_by_reference, semantics=semantics, alpha=alpha, judge=judge))
+    return resolve_undecided(
+        reward, texts, records, partial(_score_by_reference, semantics=semantics, alpha=alpha, judge=judge)
+    )
 
 
-def settle(
+def resolve_undecided(
     reward: StepReward,
     completions: Sequence[bytes],
     records: Sequence[Mapping[str, Any]],
@@ -70,24 +72,26 @@ def _score_by_reference(
     judge: Judge | None,
 ) -> StepReward:
     readings = [
-        strings.read(completion, gold_answer(record, row), key_step_groups(record, row), semantics=semantics)
+        strings.parse_completion(
+            completion, gold_answer(record, row), key_step_groups(record, row), semantics=semantics
+        )
         for row, (completion, record) in enumerate(zip(completions, records, strict=True))
     ]
-    return _assemble(readings, _judged(readings, judge), alpha)
+    return _to_step_reward(readings, _verify_answers(readings, judge), alpha)
 
 
-def _judged(readings: list[Reading], judge: Judge | None) -> list[bool | None]:
+def _verify_answers(readings: list[ParsedCompletion], judge: Judge | None) -> list[bool | None]:
     """Whether each answer is correct, after the judge has been asked; None where nobody could tell."""
     verdicts = [reading.answer.is_correct for reading in readings]
     rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
     if judge is not None and rows:
         questions = [_to_text(readings[row].answer.question) for row in rows]
-        for row, verdict in zip(rows, judge.decide(questions), strict=True):
+        for row, verdict in zip(rows, judge.verify(questions), strict=True):
             verdicts[row] = verdict.is_correct
     return verdicts
 
 
-def _assemble(readings: list[Reading], verdicts: list[bool | None], alpha: float) -> StepReward:
+def _to_step_reward(readings: list[ParsedCompletion], verdicts: list[bool | None], alpha: float) -> StepReward:
     def column(values: Iterable[Any], dtype: type) -> np.ndarray:
         return np.array(list(values), dtype)
 
@@ -97,7 +101,7 @@ def _assemble(readings: list[Reading], verdicts: list[bool | None], alpha: float
     ordered = column((r.is_ordered for r in readings), bool)
     accuracy = np.where(column((r.answer.can_earn for r in readings), bool), correct + alpha * match, 0.0)
     validity = (complete & ordered).astype(float)
-    section_end_BJ, section_reward_BJ = _place(readings, correct + validity, alpha)
+    section_end_BJ, section_reward_BJ = _assign_to_sections(readings, correct + validity, alpha)
     return StepReward(
         total=(accuracy + validity).astype(np.float32),
         step_accuracy=accuracy.astype(np.float32),
@@ -112,8 +116,8 @@ def _assemble(readings: list[Reading], verdicts: list[bool | None], alpha: float
     )
 
 
-def _place(
-    readings: list[Reading], paid_at_end: Float[np.ndarray, " B"], alpha: float
+def _assign_to_sections(
+    readings: list[ParsedCompletion], paid_at_end: Float[np.ndarray, " B"], alpha: float
 ) -> tuple[Int[np.ndarray, "B J"], Float[np.ndarray, "B J"]]:
     """Puts what was earned where it was earned: key steps in their sections, the rest in the last."""
     width = max((len(reading.section_ends) for reading in readings), default=1)

@@ -51,7 +51,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedCompletion:
     """What the rewards need to know of a completion.
 
     Attributes:
@@ -69,7 +69,7 @@ class Reading:
     is_ordered: bool
 
 
-def read(completion: bytes, gold: bytes, key_steps: Sequence[Group], *, semantics: str) -> Reading:
+def parse_completion(completion: bytes, gold: bytes, key_steps: Sequence[Group], *, semantics: str) -> ParsedCompletion:
     """Reads a completion against the reference answer and the key steps of its question."""
     found = path.find_sections(completion)
     section_ends = path.credit_ends(found, len(completion))
@@ -80,7 +80,7 @@ def read(completion: bytes, gold: bytes, key_steps: Sequence[Group], *, semantic
     else:
         answer = _released_answer(completion, gold)
         is_complete, is_ordered = _released_validity(completion)
-    return Reading(
+    return ParsedCompletion(
         section_ends=section_ends,
         sections_of_matches=[bisect.bisect_left(section_ends, end) for end in matches if end is not None],
         num_groups=len(key_steps),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from r1vl_jax import rewards
-from r1vl_jax.arrays import Array, Completions, Sections, bundle
+from r1vl_jax.arrays import Array, Completions, RewardSections, bundle
 from r1vl_jax.config import Reward
 from r1vl_jax.rewards import Answers, KeySteps, StepReward
 from r1vl_jax.rewards.custom import Custom
@@ -18,7 +18,7 @@ _SECTIONS_BUCKET = 8  # the number of sections is padded to a multiple of this, 
 
 
 @bundle
-class Earned:
+class RewardOutput:
     """What the completions of a draw earned.
 
     Attributes:
@@ -37,7 +37,7 @@ class Earned:
 
 
 @bundle
-class Questions:
+class RewardTargets:
     """What the kernels compare the completions of P prompts with."""
 
     key_steps: KeySteps
@@ -45,7 +45,7 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Scheme:
+class RewardSpec:
     """How rewards are weighed; a static argument of jitted functions.
 
     Attributes:
@@ -66,7 +66,9 @@ class Scheme:
         return total_B
 
 
-def earned_on_device(scheme: Scheme, completions: Completions, questions: Questions, vocabulary: Vocabulary) -> Earned:
+def compute_rewards_on_device(
+    scheme: RewardSpec, completions: Completions, questions: RewardTargets, vocabulary: Vocabulary
+) -> RewardOutput:
     """What completions earn by kernels and pure functions alone, without the host: undecided answers are wrong."""
     settings, (num_rows, length) = scheme.settings, completions.token_BT.shape
     byte_BU, length_B, _, overflow_B = rewards.text.token_bytes(
@@ -81,17 +83,17 @@ def earned_on_device(scheme: Scheme, completions: Completions, questions: Questi
     pure = [function for function in scheme.functions if function.is_pure]
     custom = {function.name: function.on_device(byte_BU, length_B, *question) for function in pure}
     total_B = replace(scheme, functions=tuple(pure)).total(reward, custom)
-    return Earned(reward, custom, total_B, reward.undecided, overflow_B)
+    return RewardOutput(reward, custom, total_B, reward.undecided, overflow_B)
 
 
-def place_rewards(
+def assign_rewards_to_sections(
     reward: StepReward,
     total_B: Float[Array, " B"],
     accuracy_weight: float,
     size_BT: Int[Array, "B T"],
     *,
     num_sections: int = 0,
-) -> Sections:
+) -> RewardSections:
     """Where each reward was earned; what is neither correctness nor a key step is paid in the last section.
 
     Args:
@@ -108,4 +110,4 @@ def place_rewards(
     last_B = jnp.sum(section_end_BJ >= 0, axis=1) - 1
     rest_B = total_B - jnp.sum(section_reward_BJ, axis=1)
     section_reward_BJ = section_reward_BJ.at[jnp.arange(last_B.shape[0]), last_B].add(rest_B)
-    return Sections(section_end_BJ, section_reward_BJ, size_BT)
+    return RewardSections(section_end_BJ, section_reward_BJ, size_BT)

@@ -11,7 +11,7 @@ from r1vl_jax.config import unknown_settings
 from r1vl_jax.runtime import libtpu
 
 
-def start_with_recipe(start: Callable[[ConfigDict], None], *, status_of_refusal: int = 1) -> None:
+def run_with_config(start: Callable[[ConfigDict], None], *, status_of_refusal: int = 1) -> None:
     """Reads `--config=RECIPE`, its settings and the flags defined before, and starts; never returns.
 
     A setting that there is not is refused with the nearest one that there is.

@@ -26,7 +26,7 @@ _FAILED, _LOST_ANOTHER = 1, 42
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def monitor_processes() -> Iterator[None]:
     """Ends this process when another ends before the block does, and the others when an exception leaves the block."""
     state, is_done = distributed.global_state, threading.Event()
     threading.Thread(target=_watch, args=(state, is_done), daemon=True).start()

@@ -23,7 +23,7 @@ def set_options() -> None:
     os.environ[_VARIABLE] = " ".join([*missing, *given.split()])
 
 
-def mismatch() -> str | None:
+def version_mismatch() -> str | None:
     """In words, that the installed libtpu is not of the release of JAX; None where it is, or where there is none.
 
     JAX misreads the structs and programs of another one: traces end the process (JAX 0.10.2 with libtpu 0.0.52, not

@@ -25,7 +25,7 @@ _SMALLEST_MESSAGE = 256  # bytes; longer ones are padded to powers of two, so th
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def initialize_distributed() -> Iterator[None]:
     """Joins the processes that the environment announces, for the time of the block; no device may be in use yet.
 
     TPU pods, SLURM and Open MPI are recognised by JAX. Anywhere else the variables JAX_COORDINATOR_ADDRESS (host:port
@@ -41,10 +41,12 @@ def joined() -> Iterator[None]:
     if not _join():
         yield
         return
-    with heartbeat.watched():
-        gather(None)  # all meet while all are awake: later one may wait for another longer than a first meeting may
+    with heartbeat.monitor_processes():
+        all_gather_objects(
+            None
+        )  # all meet while all are awake: later one may wait for another longer than a first meeting may
         yield
-        gather(None)  # or those that are done would be taken for lost by those that are not
+        all_gather_objects(None)  # or those that are done would be taken for lost by those that are not
     jax.distributed.shutdown()
 
 
@@ -88,22 +90,22 @@ def index() -> int:
     return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
-def is_writer() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes and prints; only the first does."""
     return index() == 0
 
 
 @contextmanager
-def writer_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Lets the first process go through the block before the others do: what it writes, they find."""
-    if not is_writer():
-        gather(None)
+    if not is_main_process():
+        all_gather_objects(None)
     yield
-    if is_writer():
-        gather(None)
+    if is_main_process():
+        all_gather_objects(None)
 
 
-def gather(value: Value) -> list[Value]:
+def all_gather_objects(value: Value) -> list[Value]:
     """What every process gave, in their order; all of them must call this, from the main thread.
 
     The values travel over the devices, so this waits for what those were asked before.
@@ -120,14 +122,14 @@ def gather(value: Value) -> list[Value]:
     return [pickle.loads(row.tobytes()[:length]) for row, length in zip(rows, lengths, strict=True)]
 
 
-def largest(sizes: Sequence[int]) -> tuple[int, ...]:
+def all_reduce_max(sizes: Sequence[int]) -> tuple[int, ...]:
     """The largest of each of the numbers that every process gives, as many of them everywhere."""
-    return tuple(map(max, *gather(tuple(sizes)))) if count() > 1 else tuple(sizes)
+    return tuple(map(max, *all_gather_objects(tuple(sizes)))) if count() > 1 else tuple(sizes)
 
 
-def first(value: Value) -> Value:
+def broadcast_from_main(value: Value) -> Value:
     """What the first process gave."""
-    return gather(value)[0]
+    return all_gather_objects(value)[0]
 
 
 def check_agreement(seen: Mapping[str, Any]) -> None:
@@ -139,7 +141,7 @@ def check_agreement(seen: Mapping[str, Any]) -> None:
     Raises:
         ValueError: lists what differs, and what each process sees of it.
     """
-    everywhere = gather(dict(seen))
+    everywhere = all_gather_objects(dict(seen))
     names = dict.fromkeys(name for of_process in everywhere for name in of_process)
     views = {name: [repr(own[name]) if name in own else "nothing" for own in everywhere] for name in names}
     if differing := [f"{name}: {_by_process(each)}" for name, each in views.items() if len(set(each)) > 1]:

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from r1vl_jax.arrays import Completions, Rollout, bundle
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.decode import Decoder
-from r1vl_jax.sampling.sample_token import draw, is_end
-from r1vl_jax.sampling.sampler import Sampler, any_row, over_tensor
+from r1vl_jax.sampling.sample_token import is_eos, sample_token
+from r1vl_jax.sampling.sampler import Sampler, any_unfinished, constrain_to_tensor
 
 
 @bundle
@@ -55,7 +55,7 @@ class _State:
     rows: _Rows
 
 
-def decode_from_queue(
+def decode_with_slots(
     sampler: Sampler,
     decoder: Decoder,
     prefix: PrefixCache,
@@ -99,7 +99,7 @@ def decode_from_queue(
 
     def until_slots_are_free(state: _State) -> _State:
         prefix_of_slots = jax.tree.map(lambda cache: of_prompts(cache, state.row_W), prefix)
-        rotation = decoder.rotation(of_prompts(next_position_P, state.row_W), sampler.max_length)
+        rotation = decoder.rope_angles(of_prompts(next_position_P, state.row_W), sampler.max_length)
         uniform_WT2 = uniform_BT2[state.row_W]
 
         def advance(state: _State) -> _State:
@@ -107,8 +107,8 @@ def decode_from_queue(
                 return jnp.take_along_axis(array_WT, state.step_W[:, None, None], axis=1)
 
             uniform_W2 = at_step(uniform_WT2)[:, 0]
-            token_W, logp_W, entropy_W = draw(sampler, decoder.head_DV, state.hidden_WD, uniform_W2)
-            has_ended_W = is_end(sampler, token_W)
+            token_W, logp_W, entropy_W = sample_token(sampler, decoder.head_DV, state.hidden_WD, uniform_W2)
+            has_ended_W = is_eos(sampler, token_W)
             row_W = jnp.where(state.is_running_W, state.row_W, num_rows)  # which is past the last, and left out
             drawn = state.rows
             rows = _Rows(
@@ -131,19 +131,19 @@ def decode_from_queue(
                 is_running_W=state.is_running_W & ~has_ended_W & (state.step_W + 1 < sampler.max_length),
                 step_W=jnp.minimum(state.step_W + 1, sampler.max_length - 1),
                 hidden_WD=hidden_WD,
-                suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
+                suffix=jax.tree.map(functools.partial(constrain_to_tensor, sampler), suffix),
                 rows=rows,
             )
 
         def goes_on(state: _State) -> Bool[Array, ""]:
             # That the bound is told changes nothing but what can be read off the compiled program.
-            is_any_awaited = any_row(sampler, ~state.is_running_W & (state.next_row < num_rows))
+            is_any_awaited = any_unfinished(sampler, ~state.is_running_W & (state.next_row < num_rows))
             return is_any_running(state) & ~is_any_awaited & (state.num_steps < max_steps)
 
         return refill(jax.lax.while_loop(goes_on, advance, state))
 
     def is_any_running(state: _State) -> Bool[Array, ""]:
-        return any_row(sampler, state.is_running_W)
+        return any_unfinished(sampler, state.is_running_W)
 
     first = refill(_first_state(sampler, num_slots, num_rows, hidden_PD))
     final = jax.lax.while_loop(is_any_running, until_slots_are_free, first)
@@ -167,7 +167,7 @@ def _first_state(sampler: Sampler, num_slots: int, num_rows: int, hidden_PD: Flo
         is_running_W=jnp.zeros(num_slots, bool),
         step_W=jnp.zeros(num_slots, jnp.int32),
         hidden_WD=jnp.zeros((num_slots, hidden_PD.shape[1]), dtype),
-        suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
+        suffix=jax.tree.map(functools.partial(constrain_to_tensor, sampler), suffix),
         rows=_Rows(
             token_BT=jnp.zeros(shape, jnp.int32),
             mask_BT=jnp.zeros(shape, bool),

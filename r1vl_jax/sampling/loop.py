@@ -19,10 +19,18 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, bundle, check_shapes
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.decode import Decoder
-from r1vl_jax.sampling.continuous_batching import decode_from_queue
-from r1vl_jax.sampling.sample_token import draw, is_end, row_keys, uniforms
-from r1vl_jax.sampling.sampler import CACHE, ROWS, Sampler, any_row, by_shard, over_tensor, placement
-from r1vl_jax.sampling.weight_sync import Copy, sync
+from r1vl_jax.sampling.continuous_batching import decode_with_slots
+from r1vl_jax.sampling.sample_token import is_eos, row_keys, sample_token, uniform_noise
+from r1vl_jax.sampling.sampler import (
+    CACHE_SPEC,
+    ROWS_SPEC,
+    Sampler,
+    any_unfinished,
+    constrain_to_tensor,
+    make_sharding,
+    shard_map_rows,
+)
+from r1vl_jax.sampling.weight_sync import SyncedParams, sampler_params
 
 
 @bundle
@@ -61,7 +69,7 @@ def sample(
     prompts: PromptBatch,
     key: Key[Array, ""],
     *,
-    copy: Copy | None = None,
+    copy: SyncedParams | None = None,
 ) -> Rollout:
     """Samples `num_generations` completions for every prompt: `prefill`, `sync` and `decode`, one after another.
 
@@ -76,7 +84,7 @@ def sample(
         A rollout of P * G rows; row p*G + g is sample g of prompt p.
     """
     prefilled = prefill(sampler)(params, prompts)
-    return decode(sampler)(sync(sampler, params) if copy is None else copy(), prefilled, key)
+    return decode(sampler)(sampler_params(sampler, params) if copy is None else copy(), prefilled, key)
 
 
 @functools.cache
@@ -92,7 +100,7 @@ def prefill(sampler: Sampler) -> jax.stages.Wrapped:
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
         return Prefilled(hidden_PSD[:, -1], prefix, prompts.next_position_P, prompts.prompt_id_P)
 
-    rows, caches = (placement(sampler.prompts_mesh, spec) for spec in (ROWS, CACHE))
+    rows, caches = (make_sharding(sampler.prompts_mesh, spec) for spec in (ROWS_SPEC, CACHE_SPEC))
     return jax.jit(prefill, out_shardings=Prefilled(rows, PrefixCache(caches, caches, rows), rows, rows))
 
 
@@ -109,26 +117,26 @@ def decode(sampler: Sampler) -> jax.stages.Wrapped:
         return dataclasses.replace(rollout, num_steps=rollout.num_steps[None])
 
     def decode(copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-        rollout = by_shard(sampler, of_shard, num_whole=2)(copy, key, prefilled)
+        rollout = shard_map_rows(sampler, of_shard, num_whole=2)(copy, key, prefilled)
         return dataclasses.replace(rollout, num_steps=jnp.max(rollout.num_steps))
 
-    rows, whole = (placement(sampler.definition.mesh, spec) for spec in (ROWS, PartitionSpec()))
+    rows, whole = (make_sharding(sampler.definition.mesh, spec) for spec in (ROWS_SPEC, PartitionSpec()))
     return jax.jit(decode, out_shardings=Rollout(Completions(rows, rows), rows, rows, rows, whole))
 
 
 def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-    decoder = Decoder(sampler.definition, copy, is_divided=sampler.is_divided)
+    decoder = Decoder(sampler.definition, copy, is_divided=sampler.is_tensor_parallel)
     row_key_B = row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
-    uniform_BT2 = uniforms(row_key_B, sampler.max_length)
+    uniform_BT2 = uniform_noise(row_key_B, sampler.max_length)
     if 0 < sampler.slots < len(row_key_B) * sampler.num_shards:
-        return decode_from_queue(
+        return decode_with_slots(
             sampler, decoder, prefilled.prefix, prefilled.hidden_PD, prefilled.next_position_P, uniform_BT2
         )
     next_position_B = jnp.repeat(prefilled.next_position_P, sampler.num_generations)
-    rotation = decoder.rotation(next_position_B, sampler.max_length)
+    rotation = decoder.rope_angles(next_position_B, sampler.max_length)
 
     def advance(state: _State) -> _State:
-        token_B, logp_B, entropy_B = draw(sampler, decoder.head_DV, state.hidden_BD, uniform_BT2[:, state.step])
+        token_B, logp_B, entropy_B = sample_token(sampler, decoder.head_DV, state.hidden_BD, uniform_BT2[:, state.step])
         hidden_BD, suffix = decoder(
             token_B,
             jax.tree.map(lambda part_BT: jax.lax.dynamic_slice_in_dim(part_BT, state.step, 1, axis=1), rotation),
@@ -139,8 +147,8 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
         return _State(
             step=state.step + 1,
             hidden_BD=hidden_BD,
-            is_running_B=state.is_running_B & ~is_end(sampler, token_B),
-            suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
+            is_running_B=state.is_running_B & ~is_eos(sampler, token_B),
+            suffix=jax.tree.map(functools.partial(constrain_to_tensor, sampler), suffix),
             token_BT=state.token_BT.at[:, state.step].set(token_B),
             mask_BT=state.mask_BT.at[:, state.step].set(state.is_running_B),
             logp_BT=state.logp_BT.at[:, state.step].set(jnp.where(state.is_running_B, logp_B, 0.0)),
@@ -148,7 +156,7 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
         )
 
     def is_unfinished(state: _State) -> Bool[Array, ""]:
-        return (state.step < sampler.max_length) & any_row(sampler, state.is_running_B)
+        return (state.step < sampler.max_length) & any_unfinished(sampler, state.is_running_B)
 
     hidden_BD = jnp.repeat(prefilled.hidden_PD, sampler.num_generations, axis=0)
     final = jax.lax.while_loop(is_unfinished, advance, _first_state(sampler, hidden_BD))
@@ -169,7 +177,7 @@ def _first_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _State:
         step=jnp.int32(0),
         hidden_BD=hidden_BD,
         is_running_B=jnp.ones(num_rows, bool),
-        suffix=jax.tree.map(functools.partial(over_tensor, sampler), suffix),
+        suffix=jax.tree.map(functools.partial(constrain_to_tensor, sampler), suffix),
         token_BT=jnp.zeros(shape, jnp.int32),
         mask_BT=jnp.zeros(shape, bool),
         logp_BT=jnp.zeros(shape, jnp.float32),

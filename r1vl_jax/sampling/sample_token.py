@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from r1vl_jax.sampling.sampler import Sampler, over_tensor
+from r1vl_jax.sampling.sampler import Sampler, constrain_to_tensor
 
 Drawn = tuple[Int[Array, " B"], Float[Array, " B"], Float[Array, " B"]]
 
 
-def draw(
+def sample_token(
     sampler: Sampler,
     head_DV: Float[Array, "D V"],
     hidden_BD: Float[Array, "B D"],
@@ -20,10 +20,10 @@ def draw(
     Args:
         uniform_B2: see `uniforms`; they determine the draw.
     """
-    logits_BV = over_tensor(sampler, jnp.matmul(hidden_BD, head_DV, preferred_element_type=jnp.float32))
+    logits_BV = constrain_to_tensor(sampler, jnp.matmul(hidden_BD, head_DV, preferred_element_type=jnp.float32))
     drawable_BV = jnp.where(_one_hot(sampler.forbidden_token_ids, logits_BV.shape[1])[None], -jnp.inf, logits_BV)
     token_B = sampler.method(drawable_BV, uniform_B2)
-    score_BV = logits_BV / sampler.temperature_in_report
+    score_BV = logits_BV / sampler.logp_temperature
     score_BV -= jnp.max(score_BV, axis=-1, keepdims=True)
     weight_BV = jnp.exp(score_BV)
     total_B = jnp.sum(weight_BV, axis=-1)
@@ -40,7 +40,7 @@ def row_keys(key: Key[Array, ""], prompt_id_P: Int[Array, " P"], num_generations
     return key_PG.reshape(-1)
 
 
-def uniforms(row_key_B: Key[Array, " B"], length: int) -> Float[Array, "B T 2"]:
+def uniform_noise(row_key_B: Key[Array, " B"], length: int) -> Float[Array, "B T 2"]:
     """The random numbers of every draw, in [0, 1), from the row's key folded with the position.
 
     Made at once: one by one, as tokens are drawn, they take as long as a small model's layer.
@@ -53,7 +53,7 @@ def uniforms(row_key_B: Key[Array, " B"], length: int) -> Float[Array, "B T 2"]:
     return jax.vmap(of_row, (0, None))(row_key_B, jnp.arange(length))
 
 
-def is_end(sampler: Sampler, token_B: Int[Array, " B"]) -> Bool[Array, " B"]:
+def is_eos(sampler: Sampler, token_B: Int[Array, " B"]) -> Bool[Array, " B"]:
     """Which tokens end a completion."""
     return jnp.any(token_B[:, None] == jnp.asarray(sampler.eos_token_ids, jnp.int32)[None], axis=-1)
 

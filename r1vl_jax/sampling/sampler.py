@@ -36,7 +36,7 @@ class Sampler:
     max_length: int
     eos_token_ids: tuple[int, ...]
     forbidden_token_ids: tuple[int, ...]
-    temperature_in_report: float = 1.0
+    logp_temperature: float = 1.0
     slots: int = 0
     tensor: int = 1
 
@@ -59,7 +59,7 @@ class Sampler:
         return num_batch_shards(self.mesh)
 
     @property
-    def is_divided(self) -> bool:
+    def is_tensor_parallel(self) -> bool:
         """Whether a copy of the decoder lies on several devices, heads and vocabulary divided over them."""
         return self.mesh is not None and self.tensor > 1
 
@@ -84,16 +84,16 @@ def decoding_mesh(trainer_mesh: jax.sharding.Mesh, tensor: int) -> jax.sharding.
 
 
 # How the first dimensions of an array are divided over the mesh.
-ROWS = PartitionSpec(BATCH_AXES)
-CACHE = PartitionSpec(BATCH_AXES, "tensor")  # rows and heads; positions and width stay whole
+ROWS_SPEC = PartitionSpec(BATCH_AXES)
+CACHE_SPEC = PartitionSpec(BATCH_AXES, "tensor")  # rows and heads; positions and width stay whole
 
 
-def placement(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> Any:
+def make_sharding(mesh: jax.sharding.Mesh | None, spec: PartitionSpec) -> Any:
     """The place of an array, or of every array of a list, for `out_shardings`; without a mesh, left to the compiler."""
     return None if mesh is None else NamedSharding(mesh, spec)
 
 
-def by_shard(sampler: Sampler, function: Callable[..., Any], *, num_whole: int) -> Callable[..., Any]:
+def shard_map_rows(sampler: Sampler, function: Callable[..., Any], *, num_whole: int) -> Callable[..., Any]:
     """The function, called for the rows of each shard by themselves; it waits for other shards in `any_row` alone.
 
     What is divided over tensor is left to the compiler.
@@ -108,25 +108,25 @@ def by_shard(sampler: Sampler, function: Callable[..., Any], *, num_whole: int) 
     return jax.shard_map(
         function,
         mesh=sampler.mesh,
-        in_specs=(*[whole] * num_whole, ROWS),
-        out_specs=ROWS,
-        axis_names=set(BATCH_AXES if sampler.is_divided else sampler.mesh.axis_names),
+        in_specs=(*[whole] * num_whole, ROWS_SPEC),
+        out_specs=ROWS_SPEC,
+        axis_names=set(BATCH_AXES if sampler.is_tensor_parallel else sampler.mesh.axis_names),
         check_vma=False,  # loops begin with what is alike on all shards, and go on with what is not
     )
 
 
-def over_tensor(sampler: Sampler, array_BN: Array) -> Array:
+def constrain_to_tensor(sampler: Sampler, array_BN: Array) -> Array:
     """Inside `by_shard`: an array whose second dimension, heads or vocabulary, is divided if `tensor` divides it."""
-    if not sampler.is_divided or array_BN.shape[1] % sampler.tensor:
+    if not sampler.is_tensor_parallel or array_BN.shape[1] % sampler.tensor:
         return array_BN
     return jax.lax.with_sharding_constraint(array_BN, PartitionSpec(None, "tensor"))
 
 
-def any_row(sampler: Sampler, is_so_B: Bool[Array, " B"]) -> Bool[Array, ""]:
+def any_unfinished(sampler: Sampler, is_so_B: Bool[Array, " B"]) -> Bool[Array, ""]:
     """Inside `by_shard`: whether it is so of any row, for the condition of a loop.
 
     Only rows of the own shard count. Where devices exchange something inside the loop, those of all do: shards at
     different turns would wait for each other without end.
     """
     is_so = jnp.any(is_so_B)
-    return jax.lax.pmax(is_so.astype(jnp.int32), BATCH_AXES) > 0 if sampler.is_divided else is_so
+    return jax.lax.pmax(is_so.astype(jnp.int32), BATCH_AXES) > 0 if sampler.is_tensor_parallel else is_so

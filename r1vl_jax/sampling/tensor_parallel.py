@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from r1vl_jax.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.models.trainable import partition, stored
+from r1vl_jax.models.trainable import cast_frozen, partition
 from r1vl_jax.runtime import processes
 from r1vl_jax.sampling.sampler import decoding_mesh
-from r1vl_jax.sampling.weight_sync import copy_placements
-from r1vl_jax.sharding.rules import bytes_of_device, shardings
+from r1vl_jax.sampling.weight_sync import sampler_shardings
+from r1vl_jax.sharding.rules import bytes_per_device, shardings
 
 # Of a device's memory, what training state, copy and caches may take; what the programs compute with needs the rest.
 _USABLE = 0.9
@@ -79,7 +79,7 @@ def device_memory(mesh: jax.sharding.Mesh) -> int | None:
     All processes must call this: the one whose devices have least decides, so that all choose alike.
     """
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
-    told = [limit for of_process in processes.gather(limits) for limit in of_process if limit is not None]
+    told = [limit for of_process in processes.all_gather_objects(limits) for limit in of_process if limit is not None]
     return min(told, default=None)
 
 
@@ -96,14 +96,14 @@ def _training_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
 
     What is frozen is the policy's and the reference's in one.
     """
-    params = jax.eval_shape(lambda params: stored(params, config.model), definition.abstract_params())
+    params = jax.eval_shape(lambda params: cast_frozen(params, config.model), definition.abstract_params())
     trained, _ = partition(params, config.model)
     has_reference = "step_grpo" in config.train.stages and config.loss.needs_reference
     reference = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), trained)
     of_trained = shardings(trained, mesh)
-    moments = 2 * bytes_of_device(trained, of_trained)
-    kept = has_reference * bytes_of_device(reference, of_trained)
-    return bytes_of_device(params, shardings(params, mesh)) + moments + kept
+    moments = 2 * bytes_per_device(trained, of_trained)
+    kept = has_reference * bytes_per_device(reference, of_trained)
+    return bytes_per_device(params, shardings(params, mesh)) + moments + kept
 
 
 def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.Mesh) -> int:
@@ -123,4 +123,4 @@ def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
     decoder = {name: part for name, part in definition.abstract_params().items() if name != "visual"}
     copy = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, definition.dtype), decoder)
     caches = num_tokens * values_of_token * itemsize // mesh.devices.size
-    return caches + bytes_of_device(copy, copy_placements(copy, mesh))
+    return caches + bytes_per_device(copy, sampler_shardings(copy, mesh))

@@ -32,18 +32,18 @@ from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sharding.rules import shardings
 
-LAYERS_AT_ONCE = 4
+MAX_LAYERS_PER_GROUP = 4
 
-Copy = Callable[[], Params]  # gives what `sync` made
+SyncedParams = Callable[[], Params]  # gives what `sync` made
 
 
 @contextlib.contextmanager
-def copied(sampler: Sampler, params: Params) -> Iterator[Copy]:
+def synced_params(sampler: Sampler, params: Params) -> Iterator[SyncedParams]:
     """Gives the copy of `sync` whenever it is called, the same one; its memory is given back when the block is left.
 
     It is made when it is first asked for: by then a device may read the first prompts.
     """
-    copy = functools.cache(functools.partial(sync, sampler, params))
+    copy = functools.cache(functools.partial(sampler_params, sampler, params))
     try:
         yield copy
     finally:
@@ -51,7 +51,7 @@ def copied(sampler: Sampler, params: Params) -> Iterator[Copy]:
             leaf.delete()
 
 
-def sync(sampler: Sampler, params: Params) -> Params:
+def sampler_params(sampler: Sampler, params: Params) -> Params:
     """Copies the decoder of a policy.
 
     Args:
@@ -61,16 +61,16 @@ def sync(sampler: Sampler, params: Params) -> Params:
         `embed_tokens`, `layers` (a list), `norm` and `lm_head`, unless that is the embedding as it lies: see `Decoder`.
     """
     definition, mesh = sampler.definition, sampler.mesh
-    if can_be_views(definition, mesh, params):
-        return _views(definition, mesh, params)
+    if can_alias(definition, mesh, params):
+        return _aliases(definition, mesh, params)
     num_layers = definition.config.num_hidden_layers
     layers = []
-    for start in range(0, num_layers, layers_at_once(num_layers)):
-        layers += copy_layers(definition, mesh)(params["text"]["layers"], jnp.int32(start))
-    return copy_ends(definition, mesh)(ends(params)) | {"layers": layers}
+    for start in range(0, num_layers, layers_per_group(num_layers)):
+        layers += sync_layers(definition, mesh)(params["text"]["layers"], jnp.int32(start))
+    return sync_non_layer_params(definition, mesh)(non_layer_params(params)) | {"layers": layers}
 
 
-def can_be_views(definition: Definition, mesh: jax.sharding.Mesh | None, params: Params) -> bool:
+def can_alias(definition: Definition, mesh: jax.sharding.Mesh | None, params: Params) -> bool:
     """Whether a copy would have the same numbers on the same device, where arrays can share memory.
 
     Args:
@@ -88,42 +88,42 @@ def can_be_views(definition: Definition, mesh: jax.sharding.Mesh | None, params:
     )
 
 
-def _views(definition: Definition, mesh: jax.sharding.Mesh | None, params: Params) -> Params:
+def _aliases(definition: Definition, mesh: jax.sharding.Mesh | None, params: Params) -> Params:
     """What a copy would be, over the trainer's memory.
 
     An update that finds a view alive writes elsewhere, and needs memory for a second set of parameters. JAX lets go of
     a view a moment after it was deleted; a run scores completions before it updates.
     """
-    viewed = jax.tree.map(np.from_dlpack, ends(params) | {"layers": params["text"]["layers"]})
+    viewed = jax.tree.map(np.from_dlpack, non_layer_params(params) | {"layers": params["text"]["layers"]})
     numbers = range(definition.config.num_hidden_layers)
     viewed["layers"] = [jax.tree.map(lambda leaf, i=i: leaf[i], viewed["layers"]) for i in numbers]
-    views = jax.device_put(viewed, _view_placements(definition, mesh), may_alias=True)
+    views = jax.device_put(viewed, _alias_shardings(definition, mesh), may_alias=True)
     return views | _head(definition, mesh)(params["text"]["embed_tokens"])
 
 
 @functools.cache
-def _view_placements(definition: Definition, mesh: jax.sharding.Mesh | None) -> Any:
+def _alias_shardings(definition: Definition, mesh: jax.sharding.Mesh | None) -> Any:
     """Where views lie: `copy_placements`, which are not made again for every draw."""
     params = definition.abstract_params()
     layer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params["text"]["layers"])
-    return copy_placements(ends(params) | {"layers": [layer] * definition.config.num_hidden_layers}, mesh)
+    return sampler_shardings(non_layer_params(params) | {"layers": [layer] * definition.config.num_hidden_layers}, mesh)
 
 
-def ends(params: Params) -> Params:
+def non_layer_params(params: Params) -> Params:
     """What stands before and behind the layers: the argument of `copy_ends`."""
     head = {"lm_head": params["lm_head"]} if "lm_head" in params else {}
     return {name: params["text"][name] for name in ("embed_tokens", "norm")} | head
 
 
-def layers_at_once(num_layers: int) -> int:
+def layers_per_group(num_layers: int) -> int:
     """The most layers, up to `LAYERS_AT_ONCE`, of which a whole number of groups can be made."""
-    return max(size for size in range(1, LAYERS_AT_ONCE + 1) if num_layers % size == 0)
+    return max(size for size in range(1, MAX_LAYERS_PER_GROUP + 1) if num_layers % size == 0)
 
 
 @functools.cache
-def copy_layers(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
+def sync_layers(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
     """The program (stacked layers, number of the first) -> that layer and those after it, cast and then placed."""
-    num_layers = layers_at_once(definition.config.num_hidden_layers)
+    num_layers = layers_per_group(definition.config.num_hidden_layers)
 
     def copy_layers(stacked: Params, start: Int[Array, ""]) -> list[Params]:
         group = jax.tree.map(
@@ -133,11 +133,11 @@ def copy_layers(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.s
 
     stacked = definition.abstract_params()["text"]["layers"]
     layers = jax.eval_shape(copy_layers, stacked, jax.ShapeDtypeStruct((), jnp.int32))
-    return jax.jit(copy_layers, out_shardings=copy_placements(layers, mesh))
+    return jax.jit(copy_layers, out_shardings=sampler_shardings(layers, mesh))
 
 
 @functools.cache
-def copy_ends(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
+def sync_non_layer_params(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
     """The program `ends` -> the same, cast and then placed; always new arrays, which can be deleted.
 
     On a CPU an embedding that is the head, too, lies both ways: few rows are multiplied faster with [D, V].
@@ -145,27 +145,27 @@ def copy_ends(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.sta
 
     def copy_ends(ends: Params) -> Params:
         copy = jax.tree.map(lambda leaf: jnp.array(leaf, definition.dtype), ends)
-        return copy | _head_apart(definition, copy["embed_tokens"])
+        return copy | _separate_head(definition, copy["embed_tokens"])
 
-    copied = jax.eval_shape(copy_ends, ends(definition.abstract_params()))
-    return jax.jit(copy_ends, out_shardings=copy_placements(copied, mesh))
+    copied = jax.eval_shape(copy_ends, non_layer_params(definition.abstract_params()))
+    return jax.jit(copy_ends, out_shardings=sampler_shardings(copied, mesh))
 
 
 @functools.cache
 def _head(definition: Definition, mesh: jax.sharding.Mesh | None) -> jax.stages.Wrapped:
     """The program embedding -> the head, where that lies apart from it; nothing else."""
-    head_apart = functools.partial(_head_apart, definition)
+    head_apart = functools.partial(_separate_head, definition)
     head = jax.eval_shape(head_apart, definition.abstract_params()["text"]["embed_tokens"])
-    return jax.jit(head_apart, out_shardings=copy_placements(head, mesh))
+    return jax.jit(head_apart, out_shardings=sampler_shardings(head, mesh))
 
 
-def _head_apart(definition: Definition, embed_tokens: Params) -> Params:
+def _separate_head(definition: Definition, embed_tokens: Params) -> Params:
     if definition.config.tie_word_embeddings and definition.platform == "cpu":
         return {"lm_head": {"kernel": embed_tokens["embedding"].T}}
     return {}
 
 
-def copy_placements(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
+def sampler_shardings(params: Any, mesh: jax.sharding.Mesh | None) -> Any:
     """As the table of `sharding` says, but every device has the whole of what it would divide over fsdp."""
     if mesh is None:
         return None

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1vl_jax.arrays import BATCH_AXES, Bundle, map_axes
-from r1vl_jax.sharding.global_arrays import placed
+from r1vl_jax.sharding.global_arrays import make_global_arrays
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -20,7 +20,7 @@ def num_batch_shards(mesh: jax.sharding.Mesh | None) -> int:
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
+def shard_batch(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
     """Places a batch: its prompts, its rows and the rows of its images are divided over (data, fsdp).
 
     What has none of these axes is on every device. A number of rows that does not divide so is an error of JAX's.
@@ -29,12 +29,12 @@ def divide(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
         bundle: arrays of the host hold the rows of this process, in the order of `rows.own_parts`; those that are on
             devices of all processes hold every row, and are moved where they are not yet placed so.
     """
-    return placed(bundle, map_axes(lambda _, axes: divided_over(axes, mesh), bundle))
+    return make_global_arrays(bundle, map_axes(lambda _, axes: batch_sharding(axes, mesh), bundle))
 
 
-def divided_over(axes: Sequence[str], mesh: jax.sharding.Mesh) -> NamedSharding:
+def batch_sharding(axes: Sequence[str], mesh: jax.sharding.Mesh) -> NamedSharding:
     """Where `divide` puts an array with these axis letters."""
-    return NamedSharding(mesh, PartitionSpec(*(BATCH_AXES if axis in _DIVIDED else None for axis in axes)))
+    return NamedSharding(mesh, PartitionSpec(*(BATCH_AXES if axis in _SHARDED_AXES else None for axis in axes)))
 
 
-_DIVIDED = ("P", "B", "Z")  # prompts, rows, shards of images; as in `arrays`
+_SHARDED_AXES = ("P", "B", "Z")  # prompts, rows, shards of images; as in `arrays`

@@ -14,7 +14,7 @@ from r1vl_jax.runtime import processes
 Tree = TypeVar("Tree")
 
 
-def own_parts(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> list[int]:
+def local_shards(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> list[int]:
     """Which of the parts that rows are divided into over these axes are this process's; as many in every process.
 
     Raises:
@@ -34,7 +34,7 @@ def own_parts(mesh: jax.sharding.Mesh, axes: Sequence[str]) -> list[int]:
     return np.flatnonzero(holder[:, 0] == processes.index()).tolist()
 
 
-def placed(tree: Tree, shardings: Tree) -> Tree:
+def make_global_arrays(tree: Tree, shardings: Tree) -> Tree:
     """Arrays on the devices of all processes.
 
     Args:
@@ -54,7 +54,7 @@ def _placed(array: Array, sharding: NamedSharding) -> jax.Array:
     if dim is None:
         return jax.make_array_from_callback(own.shape, sharding, lambda index: own[index])
     assert isinstance(sharding.mesh, jax.sharding.Mesh)
-    parts = own_parts(sharding.mesh, sharding.spec[dim])
+    parts = local_shards(sharding.mesh, sharding.spec[dim])
     size, rest = divmod(own.shape[dim], len(parts))
     assert not rest, f"{own.shape[dim]} rows for {len(parts)} parts"
     own_row_of = {part * size: number * size for number, part in enumerate(parts)}
@@ -67,7 +67,7 @@ def _placed(array: Array, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback((*own.shape[:dim], num_rows, *own.shape[dim + 1 :]), sharding, part)
 
 
-def own_rows(tree: Tree, sharding: NamedSharding) -> Tree:
+def process_local_rows(tree: Tree, sharding: NamedSharding) -> Tree:
     """The rows of this process, on the host, of arrays that all processes hold; the opposite of `placed`.
 
     With one process, the arrays as they are. All processes must call this.

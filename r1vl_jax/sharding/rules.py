@@ -52,13 +52,13 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) ->
     return jax.tree.unflatten(structure, [NamedSharding(mesh, spec) for spec in specs])
 
 
-def bytes_of_device(tree: Any, placements: Any) -> int:
+def bytes_per_device(tree: Any, placements: Any) -> int:
     """What one device holds of a tree whose leaves lie as a tree of shardings says."""
     leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(placements), strict=True)
     return sum(math.prod(placed.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, placed in leaves)
 
 
-def departures(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> list[str]:
+def sharding_fallbacks(tree: Any, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> list[str]:
     """One sentence for each leaf that does not lie as its rule says, because an axis does not divide its dimension."""
     sentences = []
     for path, shape, rule in _ruled(tree)[0]:

@@ -12,14 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax.arrays import BATCH_AXES, Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf.directory import local_directory
-from r1vl_jax.checkpoint.hf.load import forget_programs, load_params
+from r1vl_jax.checkpoint.hf.load import clear_jit_caches, load_params
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.config import Config, Limits, Optim
 from r1vl_jax.data import pipeline
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
-from r1vl_jax.data.process_shards import SharedStream, share_of_batch
+from r1vl_jax.data.process_shards import ProcessStream, to_global_batch
 from r1vl_jax.data.prompts import EncodedPrompt, Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.data.tokenizer import VISION_TOKENS, byte_table, eos_token_ids
@@ -28,25 +28,25 @@ from r1vl_jax.learner.learner import Learner, TrainState
 from r1vl_jax.learner.optimizer import optimizer
 from r1vl_jax.models.qwen2_vl import config as model_sizes
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.models.trainable import adapted, combine, partition, stored
+from r1vl_jax.models.trainable import cast_frozen, combine, make_lora, partition
 from r1vl_jax.observe.completions import SCHEMA
 from r1vl_jax.rewards import Judge, custom
 from r1vl_jax.rewards.text import Vocabulary, host_bytes
-from r1vl_jax.rewards.weighted_sum import Scheme
+from r1vl_jax.rewards.weighted_sum import RewardSpec
 from r1vl_jax.runtime import processes
 from r1vl_jax.sampling import methods
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sampling.tensor_parallel import choose_tensor, device_memory
-from r1vl_jax.sharding.batch import divide, divided_over
-from r1vl_jax.sharding.global_arrays import Tree, own_parts, own_rows
+from r1vl_jax.sharding.batch import batch_sharding, shard_batch
+from r1vl_jax.sharding.global_arrays import Tree, local_shards, process_local_rows
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.sharding.rules import shardings
-from r1vl_jax.training.inputs import _data_directory, _splits, _tokenizer, check_requirements
+from r1vl_jax.training.inputs import _data_directory, _splits, _tokenizer, preflight
 from r1vl_jax.training.metrics import COUNTED, REWARD_PARTS
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What a run is made of. Everything but the parameters, which come from `initial_params`."""
 
     config: Config
@@ -55,7 +55,7 @@ class Parts:
     encoder: Encoder
     definition: Definition
     eos_token_ids: tuple[int, ...]
-    scheme: Scheme
+    reward_spec: RewardSpec
 
     @property
     def data_fingerprint(self) -> str:
@@ -71,18 +71,18 @@ class Parts:
         model, key, mesh = self.config.model, jax.random.key(self.config.seed), self.mesh
         if not model.path:
             placement = shardings(self.definition.abstract_params(), mesh)
-            return jax.jit(lambda key: stored(self.definition.init(key), model), out_shardings=placement)(key)
+            return jax.jit(lambda key: cast_frozen(self.definition.init(key), model), out_shardings=placement)(key)
         base = self.definition.base
         placement = shardings(base.abstract_params(), mesh)
         dtype = model.dtype if self.definition.lora else "float32"
         params = load_params(model.path, base, placement=placement, dtype=dtype)
-        forget_programs()  # a run loads once
+        clear_jit_caches()  # a run loads once
         if not self.definition.lora:
-            return jax.device_put(stored(params, model), placement)
+            return jax.device_put(cast_frozen(params, model), placement)
         adapter = jax.jit(lambda key: partition(self.definition.init(key), model)[0])(key)
         return combine(jax.device_put(adapter, shardings(adapter, mesh)), params)
 
-    def place(self, state: TrainState) -> TrainState:
+    def shard_state(self, state: TrainState) -> TrainState:
         """Puts every leaf of a fresh state where updates leave it, so that the second update need not be compiled."""
         return jax.device_put(state, shardings(state, self.mesh))
 
@@ -92,25 +92,25 @@ class Parts:
         assert self.definition.mesh is not None
         return self.definition.mesh
 
-    def divide(self, batch: Bundle) -> Bundle:
+    def shard_batch(self, batch: Bundle) -> Bundle:
         """Gives each device its rows of a batch, and its images."""
-        return divide(batch, self.mesh)
+        return shard_batch(batch, self.mesh)
 
-    def own_rows(self, tree: Tree) -> Tree:
+    def process_local_rows(self, tree: Tree) -> Tree:
         """The rows that this process gave, of arrays whose first axis is rows; all processes must call this."""
-        return own_rows(tree, divided_over("B", self.mesh))
+        return process_local_rows(tree, batch_sharding("B", self.mesh))
 
     def batch(self, encoded: Sequence[EncodedPrompt]) -> PromptBatch:
         """Prompts of this process, as its share of a batch."""
         return self._share(self.encoder.batch(encoded))
 
     def _share(self, prompts: PromptBatch) -> PromptBatch:
-        return share_of_batch(prompts, own_shards=own_parts(self.mesh, BATCH_AXES))
+        return to_global_batch(prompts, own_shards=local_shards(self.mesh, BATCH_AXES))
 
     def split(self, name: str) -> Split:
         return open_split(self.data_directory, name)
 
-    def supervised_stream(self, split: str, batch_size: int) -> SharedStream:
+    def supervised_stream(self, split: str, batch_size: int) -> ProcessStream:
         stream = pipeline.supervised_stream(
             self.split(split),
             self.encoder,
@@ -118,16 +118,16 @@ class Parts:
             seed=self.config.seed,
             max_completion_length=self.config.sampling.max_completion_length,
         )
-        return SharedStream(stream, lambda batch: dataclasses.replace(batch, prompts=self._share(batch.prompts)))
+        return ProcessStream(stream, lambda batch: dataclasses.replace(batch, prompts=self._share(batch.prompts)))
 
-    def prompt_stream(self) -> SharedStream:
+    def prompt_stream(self) -> ProcessStream:
         stream = pipeline.prompt_stream(
             self.split("train"),
             self.encoder,
             batch_size=self.config.train.prompts_per_update // processes.count(),
             seed=self.config.seed,
         )
-        return SharedStream(stream, lambda batch: (batch[0], self._share(batch[1])))
+        return ProcessStream(stream, lambda batch: (batch[0], self._share(batch[1])))
 
     def eval_batches(self, split: str, num_problems: int) -> Iterator[tuple[list[Record], PromptBatch]]:
         batch_size = self.config.eval.batch_size // processes.count()
@@ -135,7 +135,7 @@ class Parts:
         for kept, prompts in pipeline.eval_batches(
             source, self.encoder, batch_size=batch_size, num_records=num_problems
         ):
-            yield kept, self.divide(self._share(prompts))
+            yield kept, self.shard_batch(self._share(prompts))
 
     def sampler(self) -> Sampler:
         """Draws as the configuration says, for training."""
@@ -153,7 +153,7 @@ class Parts:
             self.sampler(), method=methods.Greedy(), num_generations=1, temperature_in_report=1.0
         )
 
-    def texts(self, completions: Completions) -> list[str]:
+    def decode_completions(self, completions: Completions) -> list[str]:
         """Completions as strings, without special tokens; bytes that are no UTF-8 become replacement characters."""
         rows = host_bytes(completions.token_BT, completions.mask_BT, self.vocabulary)
         return [row.decode("utf-8", "replace") for row in rows]
@@ -171,15 +171,15 @@ class Parts:
         return (*vision, *range(len(self.tokenizer), config.vocab_size))
 
 
-def assemble(config: Config) -> Parts:
+def build_components(config: Config) -> Components:
     """Writes the embedded task's data if there is none, and reads or makes tokenizer and model definition.
 
     Raises:
         FileNotFoundError, ValueError: data or model that are not there or do not fit the configuration.
     """
-    check_requirements(config)
-    scheme = reward_scheme(config)
-    with processes.writer_first():
+    preflight(config)
+    scheme = make_reward_spec(config)
+    with processes.main_process_first():
         directory = _data_directory(config)
         for split in _splits(config):
             open_split(directory, split)  # what is missing is missed now, not after hours of training
@@ -194,12 +194,12 @@ def assemble(config: Config) -> Parts:
         max_prompt_length=config.data.max_prompt_length,
         prompt_bucket=config.data.prompt_bucket,
         patch_bucket=config.data.patch_bucket,
-        vision_shards=config.data.vision_shards * len(own_parts(mesh, BATCH_AXES)),
+        vision_shards=config.data.vision_shards * len(local_shards(mesh, BATCH_AXES)),
     )
     definition = make_definition(config, sizes, mesh, platform=mesh.devices.flat[0].platform)
     weights = local_directory(config.model.path) if config.model.path else None
     ends = tuple(eos_token_ids(tokenizer, weights))
-    return Parts(config, directory, tokenizer, encoder, definition, ends, scheme)
+    return Components(config, directory, tokenizer, encoder, definition, ends, scheme)
 
 
 def make_definition(config: Config, sizes: model_sizes.Config, mesh: jax.sharding.Mesh, *, platform: str) -> Definition:
@@ -210,7 +210,7 @@ def make_definition(config: Config, sizes: model_sizes.Config, mesh: jax.shardin
     """
     settings = config.model
     base = Definition(sizes, settings.dtype, settings.remat, settings.scan_layers, platform, mesh)
-    return dataclasses.replace(base, lora=adapted(base, config.model))
+    return dataclasses.replace(base, lora=make_lora(base, config.model))
 
 
 def make_sampler(
@@ -234,7 +234,7 @@ def make_sampler(
         max_length=s.max_completion_length,
         eos_token_ids=eos_token_ids,
         forbidden_token_ids=forbidden_token_ids,
-        temperature_in_report=s.temperature if config.loss.temperature_in_loss else 1.0,
+        logp_temperature=s.temperature if config.loss.temperature_in_loss else 1.0,
         slots=s.slots,
         tensor=choose_tensor(config, definition, memory_bytes=memory_bytes),
     )
@@ -257,16 +257,16 @@ def make_learner(config: Config, definition: Definition, *, optim: Optim, max_st
     )
 
 
-def evaluator(parts: Parts, judge: Judge) -> Evaluator:
+def make_evaluator(parts: Components, judge: Judge) -> Evaluator:
     """Greedy evaluation on the test and validation splits."""
     config = parts.config
     return Evaluator(
         sampler=parts.greedy_sampler(),
-        own_rows=parts.own_rows,
-        texts=parts.texts,
+        own_rows=parts.process_local_rows,
+        texts=parts.decode_completions,
         test=lambda: parts.eval_batches("test", config.eval.num_problems),
         validation=lambda: parts.eval_batches("validation", config.eval.num_validation),
-        reading=task.reading if config.data.source == "handwriting" else None,
+        reading=task.reading_accuracy if config.data.source == "digits" else None,
         judge=judge,
         semantics=config.reward.semantics,
     )
@@ -274,7 +274,7 @@ def evaluator(parts: Parts, judge: Judge) -> Evaluator:
 
 def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
     """What a run divides over its devices: its batches, and the heads of its model."""
-    supervised = [stage for stage in ("alignment", "warmup") if stage in config.train.stages]
+    supervised = [stage for stage in ("vision_pretrain", "warmup") if stage in config.train.stages]
     batches = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in supervised}
     rows = dict(batches)
     batches["eval.batch_size"] = config.eval.batch_size
@@ -293,7 +293,7 @@ def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
     return Limits(batches, heads)
 
 
-def reward_scheme(config: Config) -> Scheme:
+def make_reward_spec(config: Config) -> RewardSpec:
     """The rewards and their weights, functions of the user's own included."""
     settings = config.reward
     functions = custom.load(
@@ -304,4 +304,4 @@ def reward_scheme(config: Config) -> Scheme:
             f"train.fused: reward functions {', '.join(on_host)} run on the host; write them as functions of arrays"
             " (see r1vl_jax.rewards.custom), or unset train.fused"
         )
-    return Scheme(settings, functions)
+    return RewardSpec(settings, functions)

@@ -21,7 +21,7 @@ _MODEL_FILES = (
 )
 
 
-def check_requirements(config: Config) -> None:
+def preflight(config: Config) -> None:
     """Refuses a configuration whose weights or data are not there; touches no device.
 
     Raises:
@@ -55,7 +55,7 @@ def _has_any(directory: Path, names: tuple[str, ...]) -> bool:
 
 
 def _absent_data(config: Config) -> Iterator[str]:
-    if (source := config.data.source) == "handwriting":
+    if (source := config.data.source) == "digits":
         return  # written by the run itself
     splits = ["train" if stage == "step_grpo" else stage for stage in config.train.stages]
     splits += ["validation", "test"] if config.eval.validates else ["test"]
@@ -71,14 +71,14 @@ def _absent_data(config: Config) -> Iterator[str]:
 
 def _data_directory(config: Config) -> Path:
     data = config.data
-    if data.source != "handwriting":
+    if data.source != "digits":
         return Path(data.source)
     directory = Path(data.directory or Path(config.workdir) / "data")
     task.write(
         directory,
         difficulty=data.difficulty,
-        hasty_share=data.hasty_share,
-        alignment_records=data.alignment_records,
+        shortcut_fraction=data.shortcut_fraction,
+        vision_pretrain_records=data.vision_pretrain_records,
         warmup_records=data.warmup_records,
         train_records=data.train_records,
         eval_records=data.eval_records,

@@ -16,14 +16,14 @@ from r1vl_jax import observe
 from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.manager import Checkpoints
 from r1vl_jax.config import Config, Optim
-from r1vl_jax.data.process_shards import SharedStream
+from r1vl_jax.data.process_shards import ProcessStream
 from r1vl_jax.evaluation.evaluator import Evaluator
 from r1vl_jax.learner.learner import TrainState
 from r1vl_jax.learner.optimizer import schedule
 from r1vl_jax.models.trainable import combine
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.runtime import processes
-from r1vl_jax.training.components import Parts
+from r1vl_jax.training.components import Components
 from r1vl_jax.training.rewarder import Rewarder
 
 
@@ -32,12 +32,12 @@ class Run:
     """A run of a configuration: its parts, and where its figures go."""
 
     config: Config
-    parts: Parts
+    components: Components
     rewarder: Rewarder
     evaluator: Evaluator
     writer: observe.MetricsWriter
     timers: observe.Timers
-    cost: observe.Cost
+    resource_usage: observe.ResourceUsage
 
     @property
     def workdir(self) -> epath.Path:
@@ -84,7 +84,7 @@ class Stage:
         state: trained parameters and optimizer; the loop's body replaces it.
     """
 
-    def __init__(self, run: Run, plan: Plan, state: TrainState, frozen: Params, stream: SharedStream):
+    def __init__(self, run: Run, plan: Plan, state: TrainState, frozen: Params, stream: ProcessStream):
         """Starts from `state`, or from the newest checkpoint of the stage if there is one; `frozen` is in neither.
 
         Either way the memory of `state` is taken.
@@ -166,7 +166,7 @@ class Stage:
         with self._run.timers("eval"):
             results = self._run.evaluator.on_validation(self.params)
         evaluated = {f"eval/{name}": value for name, value in results.items()}
-        message = self._alarm(step, evaluated) if processes.is_writer() else None
+        message = self._alarm(step, evaluated) if processes.is_main_process() else None
         if message:
             logging.getLogger(__name__).warning("ALARM: %s", message)
         self._write_aside(step, evaluated | {"eval/alarm": float(message is not None)})
@@ -182,7 +182,7 @@ class Stage:
             position = {"stream": self._stream.get_state(), "num_tokens": self._num_tokens}
             self._checkpoints.save(step, self.state, position)
         self._write_aside(step, {})
-        self._run.cost.write()
+        self._run.resource_usage.write()
 
     def _write_aside(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes what was done after an update; its time belongs to no update."""

@@ -4,14 +4,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from r1vl_jax.arrays import Array, Completions, bundle
-from r1vl_jax.rewards.weighted_sum import Earned
+from r1vl_jax.rewards.weighted_sum import RewardOutput
 
 REWARD_PARTS = ("step_accuracy", "step_validity", "answer_correct", "key_step_match", "complete", "ordered")
 COUNTED = ("undecided", "overflow")  # figures beside those of rewards, under the same heading
 _REPEATED_LENGTH = 4  # tokens of a run that counts as repeated
 
 
-def reward_metrics(earned: Earned, reward_PG: Float[np.ndarray, "P G"]) -> dict[str, float]:
+def reward_metrics(earned: RewardOutput, reward_PG: Float[np.ndarray, "P G"]) -> dict[str, float]:
     """Means and spreads of the total that is compared, of every part of the reward, and of the user's own functions.
 
     A function that applies to no completion of the step has no figures.

@@ -13,11 +13,11 @@ from r1vl_jax.arrays import Completions
 from r1vl_jax.data.records import Record
 from r1vl_jax.rewards import Judge, StepReward
 from r1vl_jax.rewards.text import Vocabulary
-from r1vl_jax.rewards.weighted_sum import Earned, Questions, Scheme, earned_on_device
+from r1vl_jax.rewards.weighted_sum import RewardOutput, RewardSpec, RewardTargets, compute_rewards_on_device
 from r1vl_jax.runtime import processes
 
 
-class Packer:
+class TargetPacker:
     """Puts key steps and answers of prompts into arrays whose sizes only grow, so that few programs are compiled.
 
     The sizes are the same in all processes, which must pack at the same time.
@@ -27,56 +27,58 @@ class Packer:
         self._semantics = semantics
         self._sizes = (0, 0, 0)  # groups, alternatives, bytes of a spelling
 
-    def __call__(self, records: Sequence[Record]) -> Questions:
+    def __call__(self, records: Sequence[Record]) -> RewardTargets:
         rows = [asdict(record) for record in records]
-        packed = Questions(*rewards.pack(rows, semantics=self._semantics))
+        packed = RewardTargets(*rewards.pack(rows, semantics=self._semantics))
         sizes = packed.key_steps.byte_BRAL.shape[1:]
-        self._sizes = tuple(map(max, processes.largest(sizes), self._sizes))
+        self._sizes = tuple(map(max, processes.all_reduce_max(sizes), self._sizes))
         if sizes == self._sizes:
             return packed
         names = ("max_groups", "max_alternatives", "max_length")
-        return Questions(*rewards.pack(rows, semantics=self._semantics, **dict(zip(names, self._sizes, strict=True))))
+        return RewardTargets(
+            *rewards.pack(rows, semantics=self._semantics, **dict(zip(names, self._sizes, strict=True)))
+        )
 
 
-_earned_on_device = jax.jit(earned_on_device, static_argnums=0)
+_compute_rewards_on_device = jax.jit(compute_rewards_on_device, static_argnums=0)
 
 
 class Rewarder:
     """Rewards completions with the help of the host: the reference on strings, math-verify, functions in Python."""
 
-    def __init__(self, scheme: Scheme, vocabulary: Vocabulary, judge: Judge | None):
+    def __init__(self, scheme: RewardSpec, vocabulary: Vocabulary, judge: Judge | None):
         """`judge` is asked about answers that a plain comparison does not settle; None leaves them undecided."""
-        self.scheme, self.vocabulary, self.pack = scheme, vocabulary, Packer(scheme.settings.semantics)
+        self.spec, self.vocabulary, self.pack = scheme, vocabulary, TargetPacker(scheme.settings.semantics)
         self._judge = judge
         self._is_on_device = scheme.settings.backend == "kernels"
         self._has_pure = any(function.is_pure for function in scheme.functions)
 
-    def __call__(self, completions: Completions, records: Sequence[Record]) -> Earned:
+    def __call__(self, completions: Completions, records: Sequence[Record]) -> RewardOutput:
         """What G completions of each record earned."""
-        in_words = functools.cache(lambda: self._in_words(completions, records))
+        in_words = functools.cache(lambda: self._decode_completions(completions, records))
         if self._is_on_device:
             earned = self._by_kernels(completions, records)
             reward, custom = earned.reward, earned.custom
-            if self.scheme.settings.undecided == "host":
-                reward = rewards.settle(reward, *in_words(), self._by_reference)
+            if self.spec.settings.undecided == "host":
+                reward = rewards.resolve_undecided(reward, *in_words(), self._by_reference)
             undecided_B, overflow_B = earned.undecided_B, earned.overflow_B
         else:
             reward = self._by_reference(*in_words())
             custom = self._by_kernels(completions, records).custom if self._has_pure else {}
             undecided_B, overflow_B = reward.undecided, np.zeros_like(reward.undecided)
         custom = custom | self._on_host(in_words)
-        return Earned(reward, custom, np.asarray(self.scheme.total(reward, custom)), undecided_B, overflow_B)
+        return RewardOutput(reward, custom, np.asarray(self.spec.total(reward, custom)), undecided_B, overflow_B)
 
-    def _by_kernels(self, completions: Completions, records: Sequence[Record]) -> Earned:
-        earned = _earned_on_device(self.scheme, completions, self.pack(records), self.vocabulary)
+    def _by_kernels(self, completions: Completions, records: Sequence[Record]) -> RewardOutput:
+        earned = _compute_rewards_on_device(self.spec, completions, self.pack(records), self.vocabulary)
         return jax.tree.map(np.asarray, earned)
 
     def _by_reference(self, texts: list[bytes], rows: list[dict]) -> StepReward:
-        settings = self.scheme.settings
+        settings = self.spec.settings
         return rewards.score(texts, rows, semantics=settings.semantics, alpha=settings.alpha, judge=self._judge)
 
     def _on_host(self, in_words: Callable[[], tuple[list[bytes], list[dict]]]) -> dict[str, Float[np.ndarray, " B"]]:
-        functions = [function for function in self.scheme.functions if not function.is_pure]
+        functions = [function for function in self.spec.functions if not function.is_pure]
         if not functions:
             return {}
         texts, rows = in_words()
@@ -85,7 +87,9 @@ class Rewarder:
         prompts = [row["problem"] for row in rows]
         return {function.name: function.on_host(prompts, decoded, columns) for function in functions}
 
-    def _in_words(self, completions: Completions, records: Sequence[Record]) -> tuple[list[bytes], list[dict]]:
+    def _decode_completions(
+        self, completions: Completions, records: Sequence[Record]
+    ) -> tuple[list[bytes], list[dict]]:
         """The completions as bytes, and for each the record of its question."""
         texts = rewards.text.host_bytes(completions.token_BT, completions.mask_BT, self.vocabulary)
         return texts, [asdict(record) for record in records for _ in range(len(texts) // len(records))]

@@ -16,30 +16,30 @@ from r1vl_jax.arrays import (
     Completions,
     Params,
     PromptBatch,
+    RewardSections,
     Rollout,
     SampledRows,
-    Sections,
     TrainBatch,
     TrainRows,
     bundle,
 )
-from r1vl_jax.data.process_shards import SharedStream
+from r1vl_jax.data.process_shards import ProcessStream
 from r1vl_jax.data.records import Record
-from r1vl_jax.learner.advantages import compare, penalised
+from r1vl_jax.learner.advantages import apply_overlong_penalty, compute_advantages
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import refer
+from r1vl_jax.learner.logprobs import add_reference_logps
 from r1vl_jax.rewards.text import token_sizes
-from r1vl_jax.rewards.weighted_sum import Earned, place_rewards
+from r1vl_jax.rewards.weighted_sum import RewardOutput, assign_rewards_to_sections
 from r1vl_jax.runtime import processes
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import Copy, copied
+from r1vl_jax.sampling.weight_sync import SyncedParams, synced_params
 from r1vl_jax.training.loop import Run
 from r1vl_jax.training.metrics import completion_metrics, measure, reward_metrics
 
 
 @dataclass(frozen=True)
-class Figures:
+class RolloutMetrics:
     """What is recorded of a draw.
 
     Attributes:
@@ -51,7 +51,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Draw:
+class RolloutBatch:
     """Prompts of this process, G completions of each, and what these earned.
 
     Attributes:
@@ -67,23 +67,25 @@ class Draw:
     sampled: SampledRows
     completions: Completions
     has_ended_B: Bool[Array, " B"]
-    earned: Earned
+    rewards: RewardOutput
     reward_PG: Float[np.ndarray, "P G"]
     width: int
     num_draws: int = 1
 
-    def figures(self) -> Figures:
+    def compute_metrics(self) -> RolloutMetrics:
         """Counts and rewards over the draws of all processes, which must all call this."""
-        own = (self.earned, self.reward_PG, measure(self.completions, self.has_ended_B), self.prompts.mask_PS.sum())
-        earned, rewards, measured, num_prompt_tokens = zip(*processes.gather(jax.device_get(own)), strict=True)
+        own = (self.rewards, self.reward_PG, measure(self.completions, self.has_ended_B), self.prompts.mask_PS.sum())
+        earned, rewards, measured, num_prompt_tokens = zip(
+            *processes.all_gather_objects(jax.device_get(own)), strict=True
+        )
         measured = _concatenate(measured)
         metrics = reward_metrics(_concatenate(earned), np.concatenate(rewards)) | completion_metrics(measured)
         num_tokens = int(sum(num_prompt_tokens) + measured.length_B.sum())
-        return Figures(metrics | {"sampling/num_draws": float(self.num_draws)}, num_tokens)
+        return RolloutMetrics(metrics | {"sampling/num_draws": float(self.num_draws)}, num_tokens)
 
 
 @dataclass(frozen=True)
-class Generator:
+class RolloutWorker:
     """What draws and samples.
 
     Attributes:
@@ -94,9 +96,9 @@ class Generator:
     learner: Learner
     sampler: Sampler
     reference_params: Params | None
-    stream: SharedStream
+    stream: ProcessStream
 
-    def generate(self, params: Params, step: int) -> list[tuple[Draw, Figures, TrainBatch]]:
+    def generate(self, params: Params, step: int) -> list[tuple[RolloutBatch, RolloutMetrics, TrainBatch]]:
         """What one policy samples for the updates from `step` on: `steps_per_generation` batches."""
         steps = range(step, step + self.learner.loss.steps_per_generation)
         keys = [self.run.key(step) for step in steps]
@@ -104,18 +106,18 @@ class Generator:
         if self.learner.loss.dynamic_sample:
             draws = [self._with_spread(params, draw, key) for draw, key in zip(draws, keys, strict=True)]
         with self.run.timers("reward"):
-            figures = [draw.figures() for draw in draws]  # now, for later they would wait for the update
+            figures = [draw.compute_metrics() for draw in draws]  # now, for later they would wait for the update
             rows = self._compare(draws)
         batches = [
-            TrainBatch(draw.prompts, _narrowed(part, draw.width), self._denominator(part, rows))
+            TrainBatch(draw.prompts, _truncate_columns(part, draw.width), self._denominator(part, rows))
             for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
         ]
         return list(zip(draws, figures, batches, strict=True))
 
-    def _draw(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[Draw]:
+    def _draw(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[RolloutBatch]:
         """A draw for each key. The sampler's copy of the parameters is gone before anything is scored."""
         asked = [self._prompts() for _ in keys]  # while devices are still at the update before
-        with copied(self.sampler, params) as copy:
+        with synced_params(self.sampler, params) as copy:
             rollouts = [
                 self._sample(params, copy, divided, key) for (_, _, divided), key in zip(asked, keys, strict=True)
             ]
@@ -125,48 +127,54 @@ class Generator:
         """Records, and their prompts on the host and on the devices."""
         with self.run.timers("data"):
             records, prompts = next(self.stream)
-            return records, prompts, self.run.parts.divide(prompts)
+            return records, prompts, self.run.components.shard_batch(prompts)
 
-    def _sample(self, params: Params, copy: Copy, divided: PromptBatch, key: Key[Array, ""]) -> Rollout:
+    def _sample(self, params: Params, copy: SyncedParams, divided: PromptBatch, key: Key[Array, ""]) -> Rollout:
         with self.run.timers("gen"):
             return jax.block_until_ready(sample(self.sampler, params, divided, key, copy=copy))
 
     def _earned(
         self, params: Params, records: list[Record], prompts: PromptBatch, divided: PromptBatch, rollout: Rollout
-    ) -> Draw:
+    ) -> RolloutBatch:
         """What the completions earned, and what an update needs to know of them."""
         timers, length = self.run.timers, rollout.completions.token_BT.shape[1]
-        width = _width(rollout.completions, self.run.config.train.completion_bucket)
+        width = _completion_bucket(rollout.completions, self.run.config.train.completion_bucket)
         with timers("ref"):  # dispatched only: the device computes while the host scores
-            sampled = refer(self.learner, params, self.reference_params, divided, _narrowed(rollout, width))
+            sampled = add_reference_logps(
+                self.learner, params, self.reference_params, divided, _truncate_columns(rollout, width)
+            )
         with timers("reward"):
-            completions, has_ended_B = self.run.parts.own_rows((rollout.completions, rollout.has_ended_B))
+            completions, has_ended_B = self.run.components.process_local_rows(
+                (rollout.completions, rollout.has_ended_B)
+            )
             earned = self.run.rewarder(completions, records)
-            total_B = np.asarray(penalised(self.learner.loss, earned.total_B, completions))
+            total_B = np.asarray(apply_overlong_penalty(self.learner.loss, earned.total_B, completions))
         reward_PG = total_B.reshape(len(records), -1)
-        sampled = _widened(sampled, length)  # only now: where there are several devices, it waits for the scores
-        return Draw(records, prompts, sampled, completions, has_ended_B, earned, reward_PG, width)
+        sampled = _pad_columns(sampled, length)  # only now: where there are several devices, it waits for the scores
+        return RolloutBatch(records, prompts, sampled, completions, has_ended_B, earned, reward_PG, width)
 
-    def _with_spread(self, params: Params, first: Draw, key: Key[Array, ""]) -> Draw:
+    def _with_spread(self, params: Params, first: RolloutBatch, key: Key[Array, ""]) -> RolloutBatch:
         """Draws again for groups whose rewards are all equal."""
         draws = [first]
         while self._lack_spread(draws) and len(draws) <= self.learner.loss.max_resample_times:
             draws += self._draw(params, [jax.random.fold_in(key, len(draws))])
         return first if len(draws) == 1 else self._best_of(draws)
 
-    def _lack_spread(self, draws: Sequence[Draw]) -> bool:
+    def _lack_spread(self, draws: Sequence[RolloutBatch]) -> bool:
         """Whether fewer groups than one draw of all processes has are of use."""
         num_missing = len(draws[0].records) - sum(int(_has_spread(draw.reward_PG).sum()) for draw in draws)
-        return sum(processes.gather(num_missing)) > 0
+        return sum(processes.all_gather_objects(num_missing)) > 0
 
-    def _best_of(self, draws: Sequence[Draw]) -> Draw:
+    def _best_of(self, draws: Sequence[RolloutBatch]) -> RolloutBatch:
         """As many prompts as one draw has: those with spread first, then those without, in the order drawn.
 
         Every process looks at the draws of all, and takes its share of the prompts.
         """
-        parts = self.run.parts
-        own = [(draw.records, parts.own_rows(draw.sampled), draw.earned, draw.reward_PG) for draw in draws]
-        together = zip(*processes.gather(jax.device_get(own)), strict=True)  # draw by draw, those of all processes
+        parts = self.run.components
+        own = [(draw.records, parts.process_local_rows(draw.sampled), draw.rewards, draw.reward_PG) for draw in draws]
+        together = zip(
+            *processes.all_gather_objects(jax.device_get(own)), strict=True
+        )  # draw by draw, those of all processes
         records, sampled, earned, rewards = zip(*itertools.chain(*together), strict=True)
         reward_PG = np.concatenate(rewards)
         num_prompts, num_generations = draws[0].reward_PG.shape
@@ -179,33 +187,33 @@ class Generator:
         drawn_records = list(itertools.chain(*records))
         with self.run.timers("data"):
             prompts = parts.batch([parts.encoder.prompt(drawn_records[group]) for group in groups])
-        return Draw(
+        return RolloutBatch(
             records=[drawn_records[group] for group in groups],
             prompts=prompts,
-            sampled=parts.divide(sampled),
+            sampled=parts.shard_batch(sampled),
             completions=sampled.completions,
             has_ended_B=sampled.has_ended_B,
-            earned=earned,
+            rewards=earned,
             reward_PG=reward_PG[groups],
             width=max(draw.width for draw in draws),
             num_draws=len(draws),
         )
 
-    def _compare(self, draws: Sequence[Draw]) -> TrainRows:
+    def _compare(self, draws: Sequence[RolloutBatch]) -> TrainRows:
         sampled = _concatenate([draw.sampled for draw in draws])
-        rewards = _concatenate([self.run.parts.divide(self._to_compare(draw)) for draw in draws])
-        return compare(self.learner.loss, sampled, rewards.reward_PG, rewards.sections)
+        rewards = _concatenate([self.run.components.shard_batch(self._to_compare(draw)) for draw in draws])
+        return compute_advantages(self.learner.loss, sampled, rewards.reward_PG, rewards.sections)
 
-    def _to_compare(self, draw: Draw) -> "_ToCompare":
+    def _to_compare(self, draw: RolloutBatch) -> "GroupRewards":
         sections = None
         if self.learner.loss.credit == "step":
-            reward, (accuracy_weight, _) = draw.earned.reward, self.run.config.reward.reward_weights
+            reward, (accuracy_weight, _) = draw.rewards.reward, self.run.config.reward.reward_weights
             size_BT = token_sizes(np.asarray(draw.completions.token_BT), self.run.rewarder.vocabulary)
-            (num_sections,) = processes.largest(reward.section_end_BJ.shape[1:])
-            sections = place_rewards(
+            (num_sections,) = processes.all_reduce_max(reward.section_end_BJ.shape[1:])
+            sections = assign_rewards_to_sections(
                 reward, draw.reward_PG.reshape(-1), accuracy_weight, size_BT, num_sections=num_sections
             )
-        return _ToCompare(draw.reward_PG.astype(np.float32), sections)
+        return GroupRewards(draw.reward_PG.astype(np.float32), sections)
 
     def _denominator(self, rows_of_update: TrainRows, rows_of_generation: TrainRows) -> Float[Array, ""]:
         loss_type = self.learner.loss.loss_type
@@ -215,18 +223,18 @@ class Generator:
 
 
 @bundle
-class _ToCompare:
+class GroupRewards:
     """What the samples of each prompt earned, and in which sections."""
 
     reward_PG: Float[Array, "P G"]
-    sections: Sections | None
+    sections: RewardSections | None
 
 
 def _has_spread(reward_PG: Float[np.ndarray, "P G"]) -> Bool[np.ndarray, " P"]:
     return np.ptp(reward_PG, axis=1) > 0
 
 
-def _width(completions: Completions, bucket: int) -> int:
+def _completion_bucket(completions: Completions, bucket: int) -> int:
     """The least multiple of `bucket` that holds the longest completion of all processes; all columns if it is 0."""
     length = completions.mask_BT.shape[1]
     if bucket == 0:
@@ -235,12 +243,12 @@ def _width(completions: Completions, bucket: int) -> int:
     return min(-(-max(longest, 1) // bucket) * bucket, length)
 
 
-def _narrowed(bundle: Any, width: int) -> Any:
+def _truncate_columns(bundle: Any, width: int) -> Any:
     """The first columns of every array that has more."""
     return jax.tree.map(lambda leaf: leaf[:, :width] if leaf.ndim == 2 and leaf.shape[1] > width else leaf, bundle)
 
 
-def _widened(bundle: Any, width: int) -> Any:
+def _pad_columns(bundle: Any, width: int) -> Any:
     """The opposite of `_narrowed`, with 0 and False in the new columns."""
 
     def widen(leaf: Array) -> Array:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from r1vl_jax.aot.compile import Failed, TooLarge, compile_for, needed_bytes
-from r1vl_jax.aot.flops import Operations
-from r1vl_jax.aot.messages import messages_kept
+from r1vl_jax.aot.compile import Failed, OutOfMemory, compile_for, needed_bytes
+from r1vl_jax.aot.flops import Flops
+from r1vl_jax.aot.messages import captured_stderr
 from r1vl_jax.aot.programs import Program
 
 GIB = 2**30
@@ -43,7 +43,7 @@ def refused(message: str) -> Program:
         raise jax.errors.JaxRuntimeError(message)
 
     function = SimpleNamespace(lower=lambda: SimpleNamespace(compile=compile))
-    return Program("update", "step_grpo", function, (), (), held={}, operations=Operations(1.0))
+    return Program("update", "step_grpo", function, (), (), resident={}, flops=Flops(1.0))
 
 
 def test_only_memory_makes_a_program_too_large():
@@ -55,7 +55,7 @@ def test_only_memory_makes_a_program_too_large():
     on_chip = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 20.00M of 16.00M vmem."
     assert isinstance(compile_for(refused(on_chip), GIB), Failed)
     large = compile_for(refused("RESOURCE_EXHAUSTED: Used 17.50G of 15.75G hbm."), GIB)
-    assert isinstance(large, TooLarge)
+    assert isinstance(large, OutOfMemory)
     assert large.needed == 17.5 * GIB
 
 
@@ -64,7 +64,7 @@ def test_what_jax_cannot_lower_is_named():
         raise NotImplementedError("no such operation in a kernel")
 
     function = SimpleNamespace(lower=lower)
-    program = Program("update", "step_grpo", function, (), (), held={}, operations=Operations(1.0))
+    program = Program("update", "step_grpo", function, (), (), resident={}, flops=Flops(1.0))
     failed = compile_for(program, GIB)
     assert isinstance(failed, Failed)
     assert failed.reason == "no such operation in a kernel"
@@ -78,7 +78,7 @@ def test_of_many_lines_the_last_are_kept():
 
 def test_messages_are_kept_off_the_screen(capfd):
     kept = []
-    with messages_kept(kept):
+    with captured_stderr(kept):
         os.write(2, b"first\nsecond\n")
     os.write(2, b"third\n")
     assert kept == ["first", "second"]
@@ -87,7 +87,7 @@ def test_messages_are_kept_off_the_screen(capfd):
 
 def test_nothing_is_left_of_what_was_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(ZeroDivisionError), messages_kept([]):
+    with pytest.raises(ZeroDivisionError), captured_stderr([]):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 

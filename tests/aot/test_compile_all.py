@@ -10,7 +10,7 @@ from helpers.small_pod import get_config
 
 from r1vl_jax.aot import compile_all, report
 from r1vl_jax.aot.compile import Compiled, Memory
-from r1vl_jax.aot.flops import Operations
+from r1vl_jax.aot.flops import Flops
 from r1vl_jax.aot.hlo.roofline import by_kind
 from r1vl_jax.aot.programs import Program
 from r1vl_jax.aot.topologies import parse, without_hardware
@@ -29,14 +29,14 @@ def test_a_mesh_that_a_run_would_refuse_is_refused():
     config = replace(resolve(get_config()), model=Model(preset="72b", dtype="bfloat16"), mesh=Mesh(tensor=8))
     config = replace(config, train=replace(config.train, prompts_per_update=16), eval=Eval(batch_size=16))
     with pytest.raises(ValueError, match="mesh.tensor=8: expected devices of one process along tensor"):
-        compile_all.survey(config, parse("v5p-256"))
+        compile_all.compile_all(config, parse("v5p-256"))
 
 
 def test_a_program_that_there_is_not_is_refused():
     pytest.importorskip("libtpu")
     without_hardware()
     with pytest.raises(ValueError, match="^--programs: there is no updates; this configuration has sync of layers,"):
-        compile_all.survey(resolve(get_config()), parse("v5e-4"), ["updates"])
+        compile_all.compile_all(resolve(get_config()), parse("v5e-4"), ["updates"])
 
 
 @pytest.mark.parametrize("topology", ["v5e-4", "v6e-4", "v5p-8"])
@@ -44,7 +44,7 @@ def test_an_update_gathers_a_layer_at_a_time(topology):
     """No device ever holds a whole stack of matrices, and the compiler warns of no array that it copies everywhere."""
     pytest.importorskip("libtpu")
     without_hardware()
-    (entry,) = compile_all.survey(resolve(get_config()), parse(topology), ["update"]).entries
+    (entry,) = compile_all.compile_all(resolve(get_config()), parse(topology), ["update"]).entries
     assert isinstance(entry.result, Compiled)
     assert entry.result.warnings == ()
     assert entry.roofline is not None
@@ -54,9 +54,9 @@ def test_an_update_gathers_a_layer_at_a_time(topology):
 
 
 def test_a_program_that_cannot_be_printed_is_reported_without_its_time(monkeypatch):
-    program = Program("update", "step_grpo", None, (), (), held={}, operations=Operations(1.0))
+    program = Program("update", "step_grpo", None, (), (), resident={}, flops=Flops(1.0))
     compiled = Compiled(
-        program, Memory(arguments=2, outputs=1, aliased=1, temporaries=3, held=4, has=100), Unprintable(), (), 1.0
+        program, Memory(arguments=2, outputs=1, aliased=1, temporaries=3, resident=4, has=100), Unprintable(), (), 1.0
     )  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(compile_all, "compile_for", lambda *_: compiled)
     mesh = SimpleNamespace(devices=np.array([]), shape={"tensor": 1})

@@ -12,7 +12,7 @@ from r1vl_jax.aot.flops import Counter
 from r1vl_jax.arrays import Completions, PackedVision, TrainBatch, TrainRows
 from r1vl_jax.config import Model
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import score
+from r1vl_jax.learner.logprobs import compute_logps
 from r1vl_jax.learner.steps import step_grpo_step
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.config import VisionConfig
@@ -21,7 +21,7 @@ from r1vl_jax.models.trainable import partition
 from r1vl_jax.sampling.loop import decode, prefill
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import sync
+from r1vl_jax.sampling.weight_sync import sampler_params
 
 PROMPT, COMPLETION, PATCHES = 96, 160, 256
 WIDE = dataclasses.replace(
@@ -73,7 +73,7 @@ def xla_count(lowered) -> float:
 def test_scoring():
     count, (prompts, completions, _) = counter(), batch()
     params = count.definition.abstract_params()
-    counted = xla_count(score.lower(learner(count.definition), params, prompts, completions))
+    counted = xla_count(compute_logps.lower(learner(count.definition), params, prompts, completions))
     assert count.score(1, 2, num_sequences=1).model + unneeded_pairs() == pytest.approx(counted, rel=0.05)
 
 
@@ -97,7 +97,7 @@ def test_reading_prompts_and_drawing():
     assert count.prefill(1).model + hidden == pytest.approx(counted, rel=0.05)
 
     prefilled = jax.eval_shape(prefill(sampler), params, prompts)
-    copy = jax.eval_shape(lambda params: sync(sampler, params), params)
+    copy = jax.eval_shape(lambda params: sampler_params(sampler, params), params)
     counted = xla_count(decode(sampler).lower(copy, prefilled, jax.random.key(0)))
     one_step = dataclasses.replace(count, prompt_length=PROMPT + COMPLETION - 1, completion_length=1)
     assert one_step.decode(2).model == pytest.approx(counted, rel=0.08)

@@ -34,7 +34,7 @@ def test_an_update_stays_within_its_memory(topology, num_rows, limit_gib):
     sizes = {"train.prompts_per_update": num_rows, "sampling.num_generations": 1}
     config = changed(recipe(), sizes)
     assert config.data.max_prompt_length == config.sampling.max_completion_length == 1024
-    (entry,) = compile_all.survey(config, parse(topology), ["update"]).entries
+    (entry,) = compile_all.compile_all(config, parse(topology), ["update"]).entries
     assert isinstance(entry.result, Compiled)
     print(f"\n{topology}: {entry.result.memory.peak / GIB:.2f} GiB a chip in {entry.result.seconds:.0f} s")
     assert entry.result.memory.peak <= limit_gib * GIB

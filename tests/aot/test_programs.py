@@ -6,7 +6,7 @@ import pytest
 from helpers.small_pod import get_config
 
 from r1vl_jax.aot import saving, shapes
-from r1vl_jax.aot.compile import Compiled, TooLarge, compile_for
+from r1vl_jax.aot.compile import Compiled, OutOfMemory, compile_for
 from r1vl_jax.aot.gpu import lower_for_gpu
 from r1vl_jax.aot.hlo.parse import parse
 from r1vl_jax.aot.programs import programs
@@ -54,8 +54,8 @@ def test_the_first_prompts_are_read_before_the_copy_is_made():
     made = programs_of("tpu")
     _, prefilled, _ = made["decode"].arguments
     for name in SAMPLING[:2]:
-        assert made[name].held["prompts, read"] == prefilled
-        assert made[name].held["prompts"] == made["decode"].held["prompts"]
+        assert made[name].resident["prompts, read"] == prefilled
+        assert made[name].resident["prompts"] == made["decode"].resident["prompts"]
 
 
 def test_settings_with_which_a_program_needs_less():
@@ -82,9 +82,9 @@ def test_evaluation_has_programs_of_its_own_where_training_has_none_of_their_sha
     assert num_rows == {"decode": (8,), "evaluation decode": (8,)}  # 4 prompts twice, and 8 once
     prefix = {name: apart[name].arguments[1].hidden_PD.shape[0] for name in DECODE}
     assert prefix == {"decode": 4, "evaluation decode": 8}
-    assert set(apart["evaluation decode"].held) == {"policy", "prompts"}
+    assert set(apart["evaluation decode"].resident) == {"policy", "prompts"}
     validated = programs_of("tpu", eval__steps=1)["evaluation decode"]
-    assert set(validated.held) == {"policy", "prompts", "optimizer", "reference"}
+    assert set(validated.resident) == {"policy", "prompts", "optimizer", "reference"}
     supervised = programs_of("tpu", train__stages=("warmup",), warmup__max_steps=1, warmup__batch_size=8)
     assert list(supervised) == ["warmup update", *EVALUATION]
 
@@ -94,17 +94,17 @@ def test_what_is_on_the_devices_beside_a_program():
     world = programs_of("tpu")
     trained = world["update"].arguments[0].params
     total = sum(leaf.size for leaf in jax.tree.leaves(trained))
-    whole = shapes.bytes_per_device(trained)
+    whole = shapes.resident_bytes(trained)
     assert total <= whole < 1.1 * total  # 4 bytes a number over 4 devices, but for small ones that each has
-    held = {name: {kind: shapes.bytes_per_device(tree) for kind, tree in world[name].held.items()} for name in world}
+    held = {name: {kind: shapes.resident_bytes(tree) for kind, tree in world[name].resident.items()} for name in world}
     for name in SAMPLING:
         assert held[name]["optimizer"] == pytest.approx(2 * whole, abs=64)
         assert held[name]["reference"] == whole / 2
-    copy = shapes.bytes_per_device(world["decode"].arguments[0])
+    copy = shapes.resident_bytes(world["decode"].arguments[0])
     assert held["decode"]["policy"] == whole
     assert held["prefill"]["copy"] == copy
     for name in SAMPLING[:2]:
-        synced = shapes.bytes_per_device(world[name].arguments) + held[name]["rest of the policy"]
+        synced = shapes.resident_bytes(world[name].arguments) + held[name]["rest of the policy"]
         assert synced == pytest.approx(whole, abs=64)
         assert held[name]["copy"] < copy
     assert held["reference scores"] == {"training state": pytest.approx(3 * whole, abs=64)}
@@ -137,8 +137,8 @@ def test_a_program_is_compiled_saved_loaded_and_run(tmp_path):
     result = compile_for(program, GIB)
     assert isinstance(result, Compiled)
     memory = result.memory
-    assert memory.peak == memory.arguments + memory.outputs - memory.aliased + memory.temporaries + memory.held
-    assert memory.held == shapes.bytes_per_device(program.held) > 0
+    assert memory.peak == memory.arguments + memory.outputs - memory.aliased + memory.temporaries + memory.resident
+    assert memory.resident == shapes.resident_bytes(program.resident) > 0
     saving.save(result.executable, tmp_path / "programs" / "scores.program")
     loaded = saving.load(tmp_path / "programs" / "scores.program", jax.devices()[:2])
     arguments = jax.tree.map(_array, program.arguments)
@@ -168,6 +168,6 @@ def _array(shape: jax.ShapeDtypeStruct) -> jax.Array:
 def test_what_is_too_large_already_without_temporaries_is_not_compiled():
     program = programs_of("tpu", model__preset="7b")["update"]
     result = compile_for(program, 16 * GIB)
-    assert isinstance(result, TooLarge)
-    held = shapes.bytes_per_device((program.arguments, program.held))
+    assert isinstance(result, OutOfMemory)
+    held = shapes.resident_bytes((program.arguments, program.resident))
     assert result.excess == held - 16 * GIB > 8.29e9 * 14 / 4 - 16 * GIB

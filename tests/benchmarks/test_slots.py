@@ -16,7 +16,7 @@ from r1vl_jax.sampling.methods import Temperature
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
-    *("data.train_records=8", "data.warmup_records=8", "data.alignment_records=0", "train.stages=('step_grpo',)"),
+    *("data.train_records=8", "data.warmup_records=8", "data.vision_pretrain_records=0", "train.stages=('step_grpo',)"),
     *("train.prompts_per_update=4", "sampling.num_generations=16", "sampling.max_completion_length=64"),
     *("eval.batch_size=8", "eval.num_problems=8", "eval.num_validation=8", "data.vision_shards=4"),
 )

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import Qwen2VLForConditionalGeneration
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint import hf_export
+from r1vl_jax.checkpoint.hf import export
 from r1vl_jax.checkpoint.hf.config import to_hf
 from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
 from r1vl_jax.checkpoint.hf.export import export_run
@@ -29,6 +29,7 @@ from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.observe import write_manifest
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 
 OTHER_FILES = {"LICENSE": "a licence", "chat_template.jinja": "{{ messages }}", "README.md": "# A model"}
 
@@ -62,7 +63,7 @@ def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     fingerprint = weights_fingerprint(str(source))
     write_manifest(workdir, _settings(workdir, source), data_fingerprint="", weights_fingerprint=fingerprint)
     definition = Definition(model_config(config.Model(path=str(source)), load_tokenizer(source)))
-    mesh = rules.make_mesh(config.Mesh(), jax.devices()[:1])
+    mesh = make_mesh(config.Mesh(), jax.devices()[:1])
     placement = rules.shardings(definition.abstract_params(), mesh)
     params = load_params(str(source), definition, placement=placement)
     with Checkpoints(workdir / "checkpoints" / "warmup", keep=1) as checkpoints:
@@ -129,7 +130,7 @@ def test_without_room_the_old_export_stays_whole(run: Path, tmp_path: Path, monk
         (directory / "model.safetensors").write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hf_export, "write_shards", run_out_of_room)
+    monkeypatch.setattr(export, "write_shards", run_out_of_room)
     text = "no room .*No space left on device, .* free.; the export that was there is untouched"
     with pytest.raises(OSError, match=text):
         export_run(run, out)
@@ -160,7 +161,7 @@ def test_a_run_without_a_checkpoint_is_refused(source: Path, tmp_path: Path):
     fingerprint = weights_fingerprint(str(source))
     settings = _settings(tmp_path / "run", source)
     write_manifest(tmp_path / "run", settings, data_fingerprint="", weights_fingerprint=fingerprint)
-    for stage, missing in (("", "warmup or step_grpo"), ("warmup", "warmup"), ("alignment", "alignment")):
+    for stage, missing in (("", "warmup or step_grpo"), ("warmup", "warmup"), ("vision_pretrain", "vision_pretrain")):
         text = f"no checkpoint of {missing} yet (the run's stages: warmup, step_grpo); train first"
         with pytest.raises(FileNotFoundError, match=re.escape(text)):
             export_run(tmp_path / "run", tmp_path / "out", stage=stage)
@@ -177,8 +178,8 @@ def test_sizes_of_files_are_read_as_transformers_reads_them():
 def test_rounding_is_to_the_nearest_bfloat16(tmp_path: Path):
     """Against torch, on numbers that bfloat16 cannot hold, ties to even included."""
     values = np.float32([1.00390625, 1.01171875, -3.1415927, 1e-40, 3e38])
-    entry = hf_export.Entry("x", values.shape)
-    hf_export.write_shards(tmp_path, [entry], iter([values]), dtype="bfloat16", max_shard_size=10)
+    entry = export.Entry("x", values.shape)
+    export.write_shards(tmp_path, [entry], iter([values]), dtype="bfloat16", max_shard_size=10)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as reader:
         assert torch.equal(reader.get_tensor("x"), torch.from_numpy(values).bfloat16())
 

@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from r1vl_jax import config
 from r1vl_jax.checkpoint.manager import Checkpoints, newest_params
-from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.batch import replicated
+from r1vl_jax.sharding.mesh import make_mesh
 
 
 class State(NamedTuple):
@@ -26,7 +27,7 @@ class State(NamedTuple):
 
 @pytest.fixture
 def mesh():
-    return rules.make_mesh(config.Mesh(fsdp=4))
+    return make_mesh(config.Mesh(fsdp=4))
 
 
 def make_state(mesh, seed: int = 0) -> State:
@@ -61,7 +62,7 @@ def test_restores_bits_dtypes_shardings_and_position(tmp_path, mesh):
 
 def test_the_abstract_state_decides_the_sharding(tmp_path, mesh):
     state = make_state(mesh)
-    other = rules.replicated(rules.make_mesh(config.Mesh(tensor=2)))
+    other = replicated(make_mesh(config.Mesh(tensor=2)))
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, state, {})
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=other), state)

@@ -8,6 +8,7 @@ from helpers.small import DEFINITION, IMAGE_TOKEN, VOCAB_SIZE, make_params
 from r1vl_jax import config
 from r1vl_jax.checkpoint.pretrained import Pretrained
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 
 MODEL = Pretrained(DEFINITION, make_params())
 TOKEN_BT = np.array([[9, IMAGE_TOKEN, 10], [11, 12, 13]])
@@ -29,7 +30,7 @@ def test_mask_and_types_may_be_left_out():
 
 
 def test_parameters_may_be_spread_over_a_mesh():
-    mesh = rules.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
+    mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     params = jax.device_put(MODEL.params, rules.shardings(MODEL.params, mesh))
     actual = Pretrained(DEFINITION, params)(input_ids=TOKEN_BT, **IMAGE)
     np.testing.assert_allclose(actual, MODEL(input_ids=TOKEN_BT, **IMAGE), atol=1e-4)

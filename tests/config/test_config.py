@@ -116,12 +116,12 @@ def test_recipes_resolve(recipe):
         ({"loss__egsw_temperature": 0.0}, "loss.egsw_temperature=0.0: expected more than 0"),
         ({"data__difficulty": 4}, "data.difficulty=4: expected one of (1, 2, 3)"),
         (
-            {"train__stages": ("alignment",), "alignment__max_steps": 1},
-            "alignment.batch_size=128 exceeds data.alignment_records=0; an epoch must hold a batch",
+            {"train__stages": ("vision_pretrain",), "vision_pretrain__max_steps": 1},
+            "vision_pretrain.batch_size=128 exceeds data.vision_pretrain_records=0; an epoch must hold a batch",
         ),
         (
             {"train__stages": ("step_grpo", "warmup")},
-            "train.stages=('step_grpo', 'warmup'): expected some of ('alignment', 'warmup', 'step_grpo')",
+            "train.stages=('step_grpo', 'warmup'): expected some of ('vision_pretrain', 'warmup', 'step_grpo')",
         ),
         ({"model__preset": "huge"}, "model.preset='huge': expected one of ('tiny', '2b', '7b', '72b', '2.5-tiny'"),
         ({"reward__reward_weights": (1.0,)}, "reward.reward_weights=(1.0,): expected two numbers"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1vl_jax.data.pipeline import eval_batches, prompt_stream
-from r1vl_jax.data.process_shards import SharedStream, share_of_batch
+from r1vl_jax.data.process_shards import ProcessStream, to_global_batch
 from r1vl_jax.runtime import processes
 
 
@@ -26,7 +26,7 @@ def as_process(monkeypatch):
 
         monkeypatch.setattr(processes, "count", lambda: count)
         monkeypatch.setattr(processes, "index", lambda: index)
-        monkeypatch.setattr(processes, "gather", gather)
+        monkeypatch.setattr(processes, "all_gather_objects", gather)
 
     return pretend
 
@@ -49,7 +49,7 @@ def test_a_share_points_at_its_own_pictures_and_numbers_its_prompts(source, enco
     own = encoder.batch([encoder.prompt(record) for record in source[1:5]])
     width, num_patches = own.token_PS.shape[1] + 16, own.vision.segment_ZM.shape[1] + 32
     as_process(1, 2, others=lambda sizes: (width, num_patches))
-    share = share_of_batch(own, own_shards=[1, 2])
+    share = to_global_batch(own, own_shards=[1, 2])
     assert share.token_PS.shape[1] == width
     assert share.vision.segment_ZM.shape == (4, num_patches)
     assert share.prompt_id_P.tolist() == [1, 3, 5, 7]
@@ -66,8 +66,8 @@ def test_a_share_points_at_its_own_pictures_and_numbers_its_prompts(source, enco
 
 
 def test_a_stream_goes_on_where_each_process_was(source, encoder, as_process):
-    def stream() -> SharedStream:
-        return SharedStream(prompt_stream(source, encoder, batch_size=2, seed=0), lambda batch: batch[0])
+    def stream() -> ProcessStream:
+        return ProcessStream(prompt_stream(source, encoder, batch_size=2, seed=0), lambda batch: batch[0])
 
     as_process(1, 2, others=lambda state: "of the first")
     first = stream()

@@ -4,7 +4,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
-from r1vl_jax.data.records import open_split, problem_with, read_settings, write_splits
+from r1vl_jax.data.records import invalid_reason, open_split, read_settings, write_splits
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def test_unusable_records_are_left_out_by_name(tmp_path, make_record):
 
 def test_problems_are_told(make_record):
     image = make_record().images[0]
-    assert problem_with(make_record()) is None
-    assert problem_with(make_record(problem="What?")) == "expected one <image> for each of 1 images, got 0"
-    assert "for each of 2 images, got 1" in str(problem_with(make_record(images=(image, image))))
-    assert "image 1 (4 bytes) is unreadable: cannot identify" in str(problem_with(make_record(images=(b"junk",))))
-    assert "is unreadable" in str(problem_with(make_record(images=(image[: len(image) // 2],))))
-    assert "is unreadable: invalid literal" in str(problem_with(make_record(images=(b"P6 4x 4 255 " + bytes(48),))))
+    assert invalid_reason(make_record()) is None
+    assert invalid_reason(make_record(problem="What?")) == "expected one <image> for each of 1 images, got 0"
+    assert "for each of 2 images, got 1" in str(invalid_reason(make_record(images=(image, image))))
+    assert "image 1 (4 bytes) is unreadable: cannot identify" in str(invalid_reason(make_record(images=(b"junk",))))
+    assert "is unreadable" in str(invalid_reason(make_record(images=(image[: len(image) // 2],))))
+    assert "is unreadable: invalid literal" in str(invalid_reason(make_record(images=(b"P6 4x 4 255 " + bytes(48),))))
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, make_record):

@@ -18,12 +18,14 @@ class Blind:
 
 sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path]
 
-from r1vl_jax.data import handwriting, images, pipeline, prompts, records, vocabulary
+from r1vl_jax.data import images, pipeline, prompts, records
+from r1vl_jax.data.digits import task
+from r1vl_jax.data.tokenizer import train_tokenizer
 
 directory = sys.argv[1]
-handwriting.write(directory, difficulty=1, warmup_records=10, train_records=10, eval_records=5, seed=0)
+task.write(directory, difficulty=1, warmup_records=10, train_records=10, eval_records=5, seed=0)
 warmup = records.open_split(directory, "warmup")
-tokenizer = vocabulary.train_tokenizer(handwriting.texts(warmup))
+tokenizer = train_tokenizer(task.texts(warmup))
 processor = prompts.Processor(tokenizer, images.load_image_processor(min_pixels=784, max_pixels=400_000))
 encoder = pipeline.Encoder(processor, max_prompt_length=128, prompt_bucket=64, patch_bucket=64)
 batch = next(pipeline.supervised_stream(warmup, encoder, batch_size=4, seed=0, max_completion_length=128))

@@ -35,7 +35,7 @@ def drawn(monkeypatch) -> list:
         mask_BT = np.arange(9)[None] < np.array(LENGTHS)[:, None]
         return SimpleNamespace(completions=SimpleNamespace(mask_BT=mask_BT), has_ended_B=np.array([1, 0, 0, 0], bool))
 
-    monkeypatch.setattr(evaluator, "copied", copied)
+    monkeypatch.setattr(evaluator, "synced_params", copied)
     monkeypatch.setattr(evaluator, "sample", sample)
     return given
 

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from r1vl_jax.observe.results import peak_memory_gib
+from r1vl_jax.sharding.mesh import make_mesh
 
 GRID = (1, 16, 20)  # frames, rows and columns of patches: a picture of 224 x 280 pixels
 _SHARD_SIZE = 500 * 2**20  # bytes in float32, before rounding
@@ -103,7 +104,7 @@ def _ours(directory: Path, dtype: str) -> Callable[..., np.ndarray]:
     from r1vl_jax.sharding import rules
 
     definition = Definition(read_config(str(directory)), dtype=dtype)
-    mesh = rules.make_mesh(config.Mesh(), jax.devices()[:1])
+    mesh = make_mesh(config.Mesh(), jax.devices()[:1])
     placement = rules.shardings(definition.abstract_params(), mesh)
     model = Pretrained(definition, load_params(str(directory), definition, placement=placement, dtype=dtype))
     return lambda **inputs: np.asarray(model(**inputs)[0, -1])

@@ -18,7 +18,7 @@ from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, usable_images
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.train import run
-from r1vl_jax.training.components import Parts, assemble
+from r1vl_jax.training.components import Components, build_components
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -33,7 +33,7 @@ def test_the_same_greedy_answers(tmp_path: Path):
     run(config)
     export_run(config.workdir, tmp_path / "out", dtype="float32")
 
-    parts = assemble(config)
+    parts = build_components(config)
     records, prompts = next(parts.eval_batches("test", NUM_PROBLEMS))
     params = _params(parts, tmp_path / "run" / "checkpoints" / "warmup")
     completions = sample(parts.greedy_sampler(), params, prompts, jax.random.key(0)).completions
@@ -43,7 +43,7 @@ def test_the_same_greedy_answers(tmp_path: Path):
     assert _answers_of_transformers(tmp_path / "out", records, config.sampling.max_completion_length) == answers
 
 
-def _params(parts: Parts, directory: Path) -> Params:
+def _params(parts: Components, directory: Path) -> Params:
     with newest_params(epath.Path(directory)) as parameter:
         return jax.tree_util.tree_map_with_path(
             lambda path, _: parameter(jax.tree_util.keystr(path, simple=True, separator=".")),

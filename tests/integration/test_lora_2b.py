@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Completions, PackedVision, Params, PromptBatch, TrainBatch, TrainRows, WarmupBatch
+from r1vl_jax.arrays import Completions, PackedVision, Params, PromptBatch, SFTBatch, TrainBatch, TrainRows
 from r1vl_jax.config import Model, Optim
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import score
+from r1vl_jax.learner.logprobs import compute_logps
 from r1vl_jax.learner.optimizer import optimizer
-from r1vl_jax.learner.steps import step_grpo_step, warmup_step
+from r1vl_jax.learner.steps import sft_step, step_grpo_step
 from r1vl_jax.models.qwen2_vl.config import PRESETS
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.models.trainable import adapted, combine, partition
+from r1vl_jax.models.trainable import combine, make_lora, partition
 
 MODEL = Model(preset="2b", dtype="bfloat16", lora_r=16, lora_target_modules=("q_proj", "v_proj", "qkv"))
 CONFIG = PRESETS["2b"]
 BASE = Definition(CONFIG, dtype="bfloat16")
-DEFINITION = dataclasses.replace(BASE, lora=adapted(BASE, MODEL))
+DEFINITION = dataclasses.replace(BASE, lora=make_lora(BASE, MODEL))
 NUM_GENERATIONS, LENGTH, ROWS = 2, 16, 16  # a picture of 16 x 16 patches
 
 
@@ -93,12 +93,12 @@ def test_updates_of_an_adapter_on_2b_stay_below_20_gib():
     prompt = make_prompt()
 
     state, metrics = timed(
-        "warm-up update", warmup_step, learner, learner.init(trained), frozen, WarmupBatch(prompt, make_completions(1))
+        "warm-up update", sft_step, learner, learner.init(trained), frozen, SFTBatch(prompt, make_completions(1))
     )
     assert np.isfinite(metrics["loss"])
 
     completions = make_completions(NUM_GENERATIONS)
-    ref_logp_BT, _ = timed("reference", score, learner, combine(fresh, frozen), prompt, completions)
+    ref_logp_BT, _ = timed("reference", compute_logps, learner, combine(fresh, frozen), prompt, completions)
     advantage_B = losses.group_advantage(jnp.array([[0.0, 1.0]]), scale_rewards="group").reshape(-1)
     advantage_BT = jnp.broadcast_to(advantage_B[:, None], ref_logp_BT.shape)
     rows = TrainRows(completions, advantage_BT, ref_logp_BT, ref_logp_BT)

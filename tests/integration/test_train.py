@@ -117,7 +117,7 @@ def test_files_of_the_run(whole):
 
 def test_the_second_update_compiles_nothing(whole):
     count = json.loads((whole.parent / "compilations.json").read_text())
-    programs = ("warmup_step", "step_grpo_step", "score")
+    programs = ("sft_step", "step_grpo_step", "compute_logps")
     assert {name: count.get(name, 0) for name in programs} == dict.fromkeys(programs, 1)
     assert count["prefill"] == count["decode"] == 2  # greedy for evaluation, and to learn from
 

@@ -13,10 +13,10 @@ from test_learner import make_batch
 
 from r1vl_jax.config import Loss, Model
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import score
+from r1vl_jax.learner.logprobs import compute_logps
 from r1vl_jax.learner.steps import step_grpo_step
 from r1vl_jax.models.lora import LoRA
-from r1vl_jax.models.trainable import combine, partition, stored
+from r1vl_jax.models.trainable import cast_frozen, combine, partition
 
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(2, 4.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
 LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, loss=Loss(beta=0.0))
@@ -34,7 +34,7 @@ def plain_gradient(learner, params, batch):
     """Of the StepGRPO loss without KL, by all parameters."""
 
     def loss(params):
-        logp, _ = score(learner, params, batch.prompts, batch.rows.completions)
+        logp, _ = compute_logps(learner, params, batch.prompts, batch.rows.completions)
         mask = batch.rows.completions.mask_BT
         return -jnp.mean(jnp.sum(logp * mask * batch.rows.advantage_BT, 1) / mask.sum(1))
 
@@ -87,8 +87,8 @@ def test_the_reference_is_the_base_under_a_fresh_adapter(params):
     fresh, _ = partition(jax.jit(ADAPTED.init)(jax.random.key(3)), Model(lora_r=2))
     together = combine(fresh, params)
     assert all(any(leaf is other for other in jax.tree.leaves(together)) for leaf in jax.tree.leaves(params))
-    with_adapter = score(ON_ADAPTER, together, batch.prompts, batch.rows.completions)
-    without = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    with_adapter = compute_logps(ON_ADAPTER, together, batch.prompts, batch.rows.completions)
+    without = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     jax.tree.map(np.testing.assert_array_equal, with_adapter, without)
 
 
@@ -106,7 +106,7 @@ def test_a_frozen_tower_has_no_backward_pass(params):
         return products_in_vision(lambda state, batch: step_grpo_step(LEARNER, state, frozen, batch), state, batch)
 
     def forward(params):
-        return score(LEARNER, params, batch.prompts, batch.rows.completions)
+        return compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
 
     assert products(TOWER_AND_MERGER) == products_in_vision(forward, params) > 0
     assert products(TOWER) < products(Model())
@@ -116,7 +116,7 @@ def test_a_frozen_tower_has_no_backward_pass(params):
 def test_a_bfloat16_base_under_a_float32_adapter(params):
     batch, adapter = make_batch(), make_adapter(ADAPTED, scale=0.05)
     half = dataclasses.replace(ON_ADAPTER, definition=dataclasses.replace(ADAPTED, dtype="bfloat16"))
-    base = partition(stored(combine(adapter, params), Model(dtype="bfloat16", lora_r=2)), Model(lora_r=2))[1]
+    base = partition(cast_frozen(combine(adapter, params), Model(dtype="bfloat16", lora_r=2)), Model(lora_r=2))[1]
     state = updated(half, adapter, base, batch)
     expected = updated(ON_ADAPTER, adapter, params, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(base)} == {jnp.dtype("bfloat16")}

@@ -12,18 +12,18 @@ from helpers.small import DEFINITION, EOS, VOCABULARY, make_params, make_prompts
 from r1vl_jax import rewards
 from r1vl_jax.arrays import TrainBatch
 from r1vl_jax.config import Loss, Reward
-from r1vl_jax.learner.advantages import compare, penalised
-from r1vl_jax.learner.fused_step import Program, fused_step
+from r1vl_jax.learner.advantages import apply_overlong_penalty, compute_advantages
+from r1vl_jax.learner.fused_step import FusedProgram, fused_step
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import refer
+from r1vl_jax.learner.logprobs import add_reference_logps
 from r1vl_jax.learner.steps import step_grpo_step
 from r1vl_jax.rewards.custom import Custom
 from r1vl_jax.rewards.text import token_sizes
-from r1vl_jax.rewards.weighted_sum import Scheme, place_rewards
+from r1vl_jax.rewards.weighted_sum import RewardSpec, assign_rewards_to_sections
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.training.rewarder import Packer, Rewarder
+from r1vl_jax.training.rewarder import Rewarder, TargetPacker
 
 RECORDS = make_records(3)
 KEY = jax.random.key(3)
@@ -33,28 +33,30 @@ def shortness(byte_BU, length_B, key_steps, answers):
     return -length_B / 50.0
 
 
-SCHEME = Scheme(
+SCHEME = RewardSpec(
     Reward(semantics="released", backend="kernels", undecided="wrong", alpha=0.5),
     (Custom("shortness", shortness, 0.3, is_pure=True),),
 )
 
 
-def make_program(loss: Loss) -> Program:
+def make_program(loss: Loss) -> FusedProgram:
     sampler = Sampler(DEFINITION, Temperature(1.0), 4, 12, (EOS,), (40, 41, 42, 43))
-    return Program(Learner(DEFINITION, optax.sgd(0.1), chunk_size=16, loss=loss), sampler, SCHEME)
+    return FusedProgram(Learner(DEFINITION, optax.sgd(0.1), chunk_size=16, loss=loss), sampler, SCHEME)
 
 
-def staged(program: Program, params, reference, prompts):
+def staged(program: FusedProgram, params, reference, prompts):
     """The stages one after another, each a program of its own."""
     learner = program.learner
     rollout = sample(program.sampler, params, prompts, KEY)
-    sampled = refer(learner, params, reference, prompts, rollout)
-    earned = Rewarder(program.scheme, VOCABULARY, None)(rollout.completions, RECORDS)
-    total_B = penalised(learner.loss, jnp.asarray(earned.total_B), rollout.completions)
+    sampled = add_reference_logps(learner, params, reference, prompts, rollout)
+    earned = Rewarder(program.reward_spec, VOCABULARY, None)(rollout.completions, RECORDS)
+    total_B = apply_overlong_penalty(learner.loss, jnp.asarray(earned.total_B), rollout.completions)
     sections = None
     if learner.loss.credit == "step":
-        sections = place_rewards(earned.reward, total_B, 1.0, token_sizes(rollout.completions.token_BT, VOCABULARY))
-    rows = compare(learner.loss, sampled, total_B.reshape(len(RECORDS), -1), sections)
+        sections = assign_rewards_to_sections(
+            earned.reward, total_B, 1.0, token_sizes(rollout.completions.token_BT, VOCABULARY)
+        )
+    rows = compute_advantages(learner.loss, sampled, total_B.reshape(len(RECORDS), -1), sections)
     state = learner.init(jax.tree.map(jnp.copy, params))
     state, metrics = step_grpo_step(learner, state, {}, TrainBatch(prompts, rows))
     return state, metrics, rollout, earned
@@ -67,7 +69,7 @@ def test_the_fused_step_is_the_staged_one():
     expected, expected_metrics, rollout, earned = staged(program, params, reference, prompts)
 
     state = program.learner.init(jax.tree.map(jnp.copy, params))
-    arguments = (state, {}, reference, prompts, Packer("released")(RECORDS), VOCABULARY, KEY)
+    arguments = (state, {}, reference, prompts, TargetPacker("released")(RECORDS), VOCABULARY, KEY)
     lowered = fused_step.lower(program, *arguments)
     assert "callback" not in lowered.as_text()  # nothing is asked of the host
     state, metrics, generated = lowered.compile()(*arguments)
@@ -75,9 +77,9 @@ def test_the_fused_step_is_the_staged_one():
     np.testing.assert_array_equal(generated.sampled.completions.token_BT, rollout.completions.token_BT)
     assert np.ptp(earned.reward.total) > 0
     for field in dataclasses.fields(rewards.StepReward):
-        actual, wanted = (getattr(reward, field.name) for reward in (generated.earned.reward, earned.reward))
+        actual, wanted = (getattr(reward, field.name) for reward in (generated.rewards.reward, earned.reward))
         np.testing.assert_allclose(actual, wanted, atol=1e-6, err_msg=field.name)
-    np.testing.assert_allclose(generated.earned.custom["shortness"], earned.custom["shortness"], rtol=1e-6)
+    np.testing.assert_allclose(generated.rewards.custom["shortness"], earned.custom["shortness"], rtol=1e-6)
     difference, update = (
         optax.global_norm(jax.tree.map(jnp.subtract, expected.params, other)) for other in (state.params, params)
     )

@@ -10,12 +10,12 @@ import pytest
 from helpers.small import DEFINITION, make_params, make_prompts, take
 from jax.sharding import Mesh
 
-from r1vl_jax.arrays import Completions, TrainBatch, TrainRows, WarmupBatch
+from r1vl_jax.arrays import Completions, SFTBatch, TrainBatch, TrainRows
 from r1vl_jax.config import Loss, Optim
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import score
+from r1vl_jax.learner.logprobs import compute_logps
 from r1vl_jax.learner.optimizer import optimizer
-from r1vl_jax.learner.steps import step_grpo_step, warmup_step
+from r1vl_jax.learner.steps import sft_step, step_grpo_step
 from r1vl_jax.sharding.mesh import AXES
 
 LEARNER = Learner(DEFINITION, optax.sgd(0.1), chunk_size=64, loss=Loss(beta=0.04))
@@ -49,7 +49,7 @@ def distance(tree, other, start):
 
 def test_the_loss_is_the_formula(params):
     batch = make_batch()
-    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     mask, ref = batch.rows.completions.mask_BT, batch.rows.ref_logp_BT
     d = ref - np.asarray(logp)
     token = -batch.rows.advantage_BT + 0.04 * (np.exp(d) - d - 1)
@@ -61,7 +61,7 @@ def test_the_loss_is_the_formula(params):
 
 def test_sampling_difference_is_the_distance_to_the_reported_logp(params):
     batch = make_batch()
-    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     rows = dataclasses.replace(batch.rows, sampling_logp_BT=logp + 0.25 * batch.rows.completions.mask_BT)
     _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=rows))
     assert metrics["sampling/sampling_logp_difference/max"] == pytest.approx(0.25, rel=1e-4)
@@ -96,7 +96,7 @@ def test_parts_are_as_few_as_hold_the_tokens(limit, num_devices, num_parts):
     mesh = Mesh(np.array(jax.devices()[:num_devices]).reshape(1, num_devices, 1), AXES)
     definition = dataclasses.replace(LEARNER.definition, mesh=mesh if num_devices > 1 else None)
     learner = Learner(definition, LEARNER.optimizer, 16, micro_batches=3, tokens_per_micro_batch=limit)
-    assert learner.num_parts((4, 20), (16, 30)) == num_parts
+    assert learner.num_micro_batches((4, 20), (16, 30)) == num_parts
 
 
 @pytest.mark.parametrize(("setting", "num_parts"), [({"micro_batches": 2}, 2), ({"tokens_per_micro_batch": 30}, 4)])
@@ -105,14 +105,14 @@ def test_micro_batches_change_nothing(params, setting, num_parts):
     whole, metrics = updated(LEARNER, params, batch)
     split = dataclasses.replace(LEARNER, **setting)
     shapes = batch.prompts.token_PS.shape, batch.rows.completions.token_BT.shape
-    assert split.num_parts(*shapes) == num_parts, shapes
+    assert split.num_micro_batches(*shapes) == num_parts, shapes
     parts, metrics_of_parts = updated(split, params, batch)
     assert distance(parts.params, whole.params, params) < 1e-5
     assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
 
-    warmup = WarmupBatch(make_prompts(8), batch.rows.completions)
-    whole, metrics = updated(LEARNER, params, warmup, warmup_step)
-    parts, metrics_of_parts = updated(split, params, warmup, warmup_step)
+    warmup = SFTBatch(make_prompts(8), batch.rows.completions)
+    whole, metrics = updated(LEARNER, params, warmup, sft_step)
+    parts, metrics_of_parts = updated(split, params, warmup, sft_step)
     assert distance(parts.params, whole.params, params) < 1e-5
     assert metrics_of_parts == pytest.approx(metrics, rel=1e-4)
 
@@ -137,7 +137,7 @@ def off_policy(batch):
 def test_the_first_ratio_is_one_and_later_ones_are_clipped(params):
     """The scoring pass and the update compute the same numbers; after an update the policy has moved."""
     batch = make_batch()
-    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     as_sampled = dataclasses.replace(batch.rows, sampling_logp_BT=logp)
     _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=as_sampled))
     assert metrics["sampling/sampling_logp_difference/max"] < 1e-6
@@ -176,7 +176,7 @@ def test_permuted_prompts_give_the_same_update(params):
 
 def test_equal_rewards_give_no_gradient_but_the_kl(params):
     batch = make_batch()
-    logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+    logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     silent = dataclasses.replace(batch.rows, advantage_BT=np.zeros((8, 6), np.float32), ref_logp_BT=logp)
     _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=silent))
     assert metrics["grad_norm"] < 1e-6
@@ -190,7 +190,7 @@ def test_the_vision_tower_learns_from_every_row(params):
     batch = make_batch()
 
     def loss(params):
-        logp, _ = score(LEARNER, params, batch.prompts, batch.rows.completions)
+        logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
         mask = batch.rows.completions.mask_BT
         return -jnp.mean(jnp.sum(logp * mask * batch.rows.advantage_BT, 1) / mask.sum(1))
 
@@ -203,11 +203,11 @@ def test_the_vision_tower_learns_from_every_row(params):
 
 
 def test_a_step_down_the_gradient_lowers_the_warmup_loss(params):
-    warmup = WarmupBatch(make_prompts(8), make_batch().rows.completions)
+    warmup = SFTBatch(make_prompts(8), make_batch().rows.completions)
     learner = dataclasses.replace(LEARNER, optimizer=optax.adam(3e-3))
-    state, first = warmup_step(learner, learner.init(jax.tree.map(jnp.copy, params)), {}, warmup)
+    state, first = sft_step(learner, learner.init(jax.tree.map(jnp.copy, params)), {}, warmup)
     for _ in range(10):
-        state, last = warmup_step(learner, state, {}, warmup)
+        state, last = sft_step(learner, state, {}, warmup)
     assert float(last["loss"]) < 0.7 * float(first["loss"])
     assert int(state.step) == 11
 

@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from r1vl_jax.models import decode_linear_gpu
 from r1vl_jax.models.presets import PRESETS
-from r1vl_jax.models.qwen2_vl.decode_gpu import are_suited
-from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
+from r1vl_jax.models.qwen2_vl.decode_gpu import is_supported
+from r1vl_jax.models.qwen2_vl.rope import RopeAngles, apply_rope
 
 ROUNDED = 3e-3  # of the norm: what bfloat16 leaves of a result
 
@@ -43,7 +43,7 @@ def test_products(num_rows, dim):
     """In parts: all of the matrix, and none of it twice."""
     x, kernel = _normal(0, num_rows, dim), _normal(1, dim, 320, scale=dim**-0.5)
     wide_x, wide_kernel = _wide(x, kernel)
-    parts = decode_linear_gpu.product(x, kernel)
+    parts = decode_linear_gpu.matmul_split_k(x, kernel)
     assert parts.dtype == jnp.float32
     assert len(parts) == {64: 1, 768: 2, 832: 1, 1536: 4}[dim]
     assert _error(jnp.sum(parts, axis=0), wide_x @ wide_kernel) < 1e-6
@@ -53,7 +53,7 @@ def test_products(num_rows, dim):
 def test_gated_products(num_rows):
     x, gate, up = _normal(0, num_rows, 768), _normal(1, 768, 192, scale=0.1), _normal(2, 768, 192, scale=0.1)
     wide_x, wide_gate, wide_up = _wide(x, gate, up)
-    output = decode_linear_gpu.gated(x, gate, up)
+    output = decode_linear_gpu.swiglu(x, gate, up)
     assert output.dtype == x.dtype
     assert _error(output, jax.nn.silu(wide_x @ wide_gate) * (wide_x @ wide_up)) < ROUNDED
 
@@ -78,9 +78,11 @@ def test_heads_are_told_apart_and_rotated(num_heads, num_kv_heads, width):
     every = num_heads + 2 * num_kv_heads
     projected = jax.random.normal(jax.random.key(0), (3, 5, every * width))
     bias, angle = _normal(1, every * width), jax.random.normal(jax.random.key(2), (5, width // 2))
-    actual = decode_linear_gpu.heads(projected, bias, jnp.cos(angle), jnp.sin(angle), num_kv_heads=num_kv_heads)
+    actual = decode_linear_gpu.qkv_heads_with_rope(
+        projected, bias, jnp.cos(angle), jnp.sin(angle), num_kv_heads=num_kv_heads
+    )
     head = (jnp.sum(projected, axis=0) + bias.astype(jnp.float32)[None]).reshape(5, 1, every, width)
-    turned = rotate(head, Rotation(jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]))[:, 0]
+    turned = apply_rope(head, RopeAngles(jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]))[:, 0]
     key, value = turned[:, num_heads : num_heads + num_kv_heads], head[:, 0, -num_kv_heads:]
     for each, expected in zip(actual, (turned[:, :num_heads], key, value), strict=True):
         assert _error(each, expected) < ROUNDED
@@ -97,7 +99,7 @@ def test_heads_are_told_apart_and_rotated(num_heads, num_kv_heads, width):
     ],
 )
 def test_what_is_suited(preset, dtype, num_rows, expected):
-    assert are_suited(PRESETS[preset], dtype, num_rows=num_rows) == expected
+    assert is_supported(PRESETS[preset], dtype, num_rows=num_rows) == expected
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_what_is_suited(preset, dtype, num_rows, expected):
 )
 def test_which_sizes_are_suited(change, expected):
     sizes = dataclasses.replace(PRESETS["2b"], **change)
-    assert are_suited(sizes, "bfloat16", num_rows=4) == expected
+    assert is_supported(sizes, "bfloat16", num_rows=4) == expected
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,9 @@ def test_which_sizes_are_suited(change, expected):
 def test_in_how_many_parts_matrices_are_multiplied(dims, expected):
     """Those of 2B and 7B: more than a processor's share of programs, each with enough to read."""
     shapes = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((64, dims[0]), dims))
-    assert len(jax.eval_shape(decode_linear_gpu.product, *shapes)) == expected
+    assert len(jax.eval_shape(decode_linear_gpu.matmul_split_k, *shapes)) == expected
 
 
 def test_a_jax_without_its_compiler_is_seen(monkeypatch):
     monkeypatch.setattr(decode_linear_gpu, "triton", None)
-    assert not are_suited(PRESETS["2b"], "bfloat16", num_rows=4)
+    assert not is_supported(PRESETS["2b"], "bfloat16", num_rows=4)

@@ -43,10 +43,10 @@ def operations(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("num_rows", "padded"), [(1, 16), (8, 16), (16, 16), (24, 32), (64, 64)])
-@pytest.mark.parametrize("function", [decode_linear_gpu.product, decode_linear_gpu.gated])
+@pytest.mark.parametrize("function", [decode_linear_gpu.matmul_split_k, decode_linear_gpu.swiglu])
 def test_rows_that_are_not_there_are_masked(operations, function, num_rows, padded):
     """And weights are not, which would have them read number by number; sums are float32."""
-    kernels = [Shape((768, 128))] * (1 if function is decode_linear_gpu.product else 2)
+    kernels = [Shape((768, 128))] * (1 if function is decode_linear_gpu.matmul_split_k else 2)
     found = operations(function, Shape((num_rows, 768)), *kernels)
     x, weights = f"tensor<{padded}x64x!tt.ptr<bf16>>", "tensor<64x64x!tt.ptr<bf16>>"
     is_masked = num_rows < padded

@@ -15,7 +15,7 @@ from r1vl_jax.models.qwen2_vl.decode import Decoder
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import sync
+from r1vl_jax.sampling.weight_sync import sampler_params
 
 PARAMS = make_params()
 PROMPTS = make_prompts()
@@ -97,10 +97,10 @@ def test_prefill_and_decode_give_the_hidden_states_of_whole_sequences():
     @jax.jit
     def decode_all(params, prompts, token_BT):
         model = DEFINITION.bind(params)
-        decoder = Decoder(DEFINITION, sync(sampler, params))
+        decoder = Decoder(DEFINITION, sampler_params(sampler, params))
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
         suffix = SuffixCache.empty(CONFIG, num_rows, length, jnp.float32)
-        rotation = decoder.rotation(jnp.repeat(prompts.next_position_P, num_generations), length)
+        rotation = decoder.rope_angles(jnp.repeat(prompts.next_position_P, num_generations), length)
         hidden = []
         for step in range(length):
             of_step = jax.tree.map(lambda part_BT, step=step: part_BT[:, step : step + 1], rotation)

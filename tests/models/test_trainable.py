@@ -11,7 +11,7 @@ from helpers.small import CONFIG, DEFINITION, make_params
 
 from r1vl_jax.config import Model
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.models.trainable import adapted, combine, partition, stored
+from r1vl_jax.models.trainable import cast_frozen, combine, make_lora, partition
 
 # With a head of its own, so that every part of the table has parameters.
 UNTIED = Definition(dataclasses.replace(CONFIG, tie_word_embeddings=False))
@@ -46,7 +46,7 @@ def test_parts(settings, frozen):
 
 def test_with_an_adapter_only_the_adapter_is_trained():
     model = Model(lora_r=4, lora_target_modules=("q_proj", "qkv"))
-    definition = dataclasses.replace(DEFINITION, lora=adapted(DEFINITION, model))
+    definition = dataclasses.replace(DEFINITION, lora=make_lora(DEFINITION, model))
     trained, frozen = partition(definition.abstract_params(), model)
     assert set(flatten_dict(trained, sep=".")) == {
         f"{path}.lora_{part}" for path in ("text.layers.self_attn.q_proj", "visual.blocks.attn.qkv") for part in "ab"
@@ -56,22 +56,22 @@ def test_with_an_adapter_only_the_adapter_is_trained():
 
 def test_frozen_parts_get_no_adapter():
     model = Model(lora_r=4, lora_target_modules=("q_proj",), freeze_vision_tower=True)
-    assert adapted(DEFINITION, model).target_modules == ("text.layers.self_attn.q_proj",)
+    assert make_lora(DEFINITION, model).target_modules == ("text.layers.self_attn.q_proj",)
     only_there = dataclasses.replace(model, lora_target_modules=("q_proj", "qkv"))
     with pytest.raises(ValueError, match="that can have an adapter is called qkv; choose among down_proj,"):
-        adapted(DEFINITION, only_there)
-    assert adapted(DEFINITION, Model()) is None
+        make_lora(DEFINITION, only_there)
+    assert make_lora(DEFINITION, Model()) is None
 
 
 def test_the_merger_has_peft_names_too():
     by_peft = Model(lora_r=4, lora_target_modules=("mlp.0", "mlp.2", "mlp_2"))
-    assert adapted(DEFINITION, by_peft).target_modules == ("visual.merger.mlp_0", "visual.merger.mlp_2")
+    assert make_lora(DEFINITION, by_peft).target_modules == ("visual.merger.mlp_0", "visual.merger.mlp_2")
 
 
 def test_frozen_parameters_are_kept_in_the_dtype_of_the_computation():
     model = Model(dtype="bfloat16", freeze_vision_tower=True)
     params = make_params()
-    kept = stored(params, model)
+    kept = cast_frozen(params, model)
     trained, frozen = partition(kept, model)
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.dtype("bfloat16")}

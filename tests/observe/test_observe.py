@@ -251,7 +251,7 @@ def test_peak_memory_counts_living_workers(tmp_path):
 def test_the_cost_counts_while_a_run_goes_on(tmp_path, monkeypatch):
     times = iter([100.0, 107.0, 110.0])
     monkeypatch.setattr(results.time, "monotonic", lambda: next(times))
-    cost = observe.Cost(tmp_path)
+    cost = observe.ResourceUsage(tmp_path)
     assert cost.write()["seconds"] == 7.0
     assert cost.write()["seconds"] == 10.0
 

@@ -98,8 +98,8 @@ def test_libtpu_ends_no_run(tmp_path):
     pytest.importorskip("libtpu")
     done = traced(TRACED_BESIDE_LIBTPU, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert ("no profile" in done.stderr) == bool(libtpu.mismatch())
-    assert any(tmp_path.iterdir()) != bool(libtpu.mismatch())
+    assert ("no profile" in done.stderr) == bool(libtpu.version_mismatch())
+    assert any(tmp_path.iterdir()) != bool(libtpu.version_mismatch())
 
 
 def test_where_the_tracer_would_crash_there_is_none(tmp_path, monkeypatch, caplog):

@@ -17,7 +17,7 @@ from transformers.vision_utils import get_vision_window_index
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.data.prompts import from_inputs
 from r1vl_jax.models.qwen2_vl.model import Definition, Params, Qwen2VL
-from r1vl_jax.models.qwen2_vl.rope import text_rotation, vision_rotation
+from r1vl_jax.models.qwen2_vl.rope import text_rope_angles, vision_rope_angles
 
 TOLERANCE = 1e-4
 
@@ -154,7 +154,7 @@ def _compute(definition: Definition, params: Params, batch: PromptBatch) -> Outp
 def _outputs_of_blocks(model: Qwen2VL, batch: PromptBatch) -> Iterator[jax.Array]:
     """What leaves the patch embedding and each block of the tower, the blocks taken apart."""
     tower, vision = model.visual, batch.vision
-    rotation = vision_rotation(vision.position_ZM2, tower.config.head_dim)
+    rotation = vision_rope_angles(vision.position_ZM2, tower.config.head_dim)
     x_ZME = tower.patch_embed.proj(vision.patch_ZMC)
     yield x_ZME
     blocks = _unstacked(tower.blocks, tower.config.depth)
@@ -166,7 +166,7 @@ def _outputs_of_blocks(model: Qwen2VL, batch: PromptBatch) -> Iterator[jax.Array
 def _inputs_of_layers(model: Qwen2VL, batch: PromptBatch, feature_MD: jax.Array) -> Iterator[jax.Array]:
     """What enters each decoder layer, the layers taken apart."""
     x_BTD = model.embed(batch.token_PS, batch.feature_index_PS, feature_MD)
-    rotation = text_rotation(batch.position_3PS, model.definition.config)
+    rotation = text_rope_angles(batch.position_3PS, model.definition.config)
     for layer in _unstacked(model.text.layers, model.definition.config.num_hidden_layers):
         yield x_BTD
         x_BTD, _ = layer(x_BTD, rotation, batch.mask_PS)

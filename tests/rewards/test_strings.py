@@ -16,7 +16,7 @@ EMPTY_A = f"{response_format.ANSWER}\n"
 
 
 def validity(text: str, semantics: str) -> bool:
-    reading = strings.read(text.encode(), b"12", [], semantics=semantics)
+    reading = strings.parse_completion(text.encode(), b"12", [], semantics=semantics)
     return reading.is_complete and reading.is_ordered
 
 
@@ -63,7 +63,7 @@ def test_validity(parts, released, paper):
 @pytest.mark.parametrize("semantics", strings.SEMANTICS)
 def test_math_verify_is_given_the_reference_first(semantics):
     completion = f"{S1}{response_format.ANSWER}\n(1,2)\n".encode()
-    answer = strings.read(completion, b"1<x<2", [], semantics=semantics).answer
+    answer = strings.parse_completion(completion, b"1<x<2", [], semantics=semantics).answer
     assert answer.is_correct is None
     assert answer.question == (b"1<x<2", b"(1,2)" if semantics == "paper" else completion)
 

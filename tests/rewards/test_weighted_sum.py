@@ -15,8 +15,8 @@ from r1vl_jax.data.records import Record
 from r1vl_jax.rewards import Verdict
 from r1vl_jax.rewards.custom import Custom
 from r1vl_jax.rewards.text import Vocabulary
-from r1vl_jax.rewards.weighted_sum import Earned, Scheme, place_rewards
-from r1vl_jax.training.rewarder import Packer, Rewarder
+from r1vl_jax.rewards.weighted_sum import RewardOutput, RewardSpec, assign_rewards_to_sections
+from r1vl_jax.training.rewarder import Rewarder, TargetPacker
 
 PATH = "### Image Description:\nA\n\n### Rationales:\nB\n\n### Step 1:\n8*6=48\n\n### The final answer is:\n53"
 
@@ -26,7 +26,7 @@ def test_sections_sum_to_the_total_and_the_rest_is_paid_last():
     reward = rewards.score([PATH, "53"], records)
     weighted = 2.0 * reward.step_accuracy + 0.5 * reward.step_validity
     total = weighted - np.array([0.25, 0.0], np.float32)  # a penalty, say
-    sections = place_rewards(reward, total, 2.0, np.ones((2, 3), np.int32))
+    sections = assign_rewards_to_sections(reward, total, 2.0, np.ones((2, 3), np.int32))
     assert sections.section_end_BJ.shape == (2, 8)
     np.testing.assert_array_equal(sections.section_end_BJ[0, :3], reward.section_end_BJ[0])
     assert (sections.section_end_BJ[:, 3:] == -1).all()
@@ -52,8 +52,8 @@ class Yes:
         return [Verdict(True, "equal")] * len(questions)
 
 
-def earned(judge=None, functions=(), **settings) -> Earned:
-    scheme = Scheme(Reward(max_bytes_per_token=300, **settings), functions)
+def earned(judge=None, functions=(), **settings) -> RewardOutput:
+    scheme = RewardSpec(Reward(max_bytes_per_token=300, **settings), functions)
     return Rewarder(scheme, VOCABULARY, judge)(COMPLETIONS, [RECORD] * 2)
 
 
@@ -62,7 +62,7 @@ def test_a_total_of_the_host_waits_for_no_device():
         def __getattr__(self, name):
             raise AssertionError(f"jnp.{name} of what is on the host")
 
-    scheme = Scheme(Reward(reward_weights=(1.0, 0.0)), (Custom("brevity", len, 0.5, is_pure=False),))
+    scheme = RewardSpec(Reward(reward_weights=(1.0, 0.0)), (Custom("brevity", len, 0.5, is_pure=False),))
     records = [{"answer": "53", "key_steps": [["8*6=48"]]}] * 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("r1vl_jax.training.rewarder.jnp", Untouched())
@@ -102,7 +102,7 @@ def test_functions_of_both_kinds_are_weighed_and_may_not_apply():
 
 
 def test_arrays_of_questions_only_grow():
-    pack = Packer("paper")
+    pack = TargetPacker("paper")
     sizes = []
     for key_steps in ((("a",),), (("a", "b"), ("c" * 9,)), (("a",),), ()):
         packed = pack([replace(RECORD, key_steps=key_steps)])
@@ -121,6 +121,6 @@ def test_what_comes_from_a_device_can_be_settled():
     step_reward = jax.jit(partial(rewards.kernels.step_reward, semantics="paper", alpha=0.1))
     by_kernels = step_reward(byte_BU, np.array([len(text) for text in texts]), *pack)
     np.testing.assert_array_equal(by_kernels.undecided, [True, False])
-    settled = rewards.settle(by_kernels, texts, records, partial(rewards.score, judge=Yes()))
+    settled = rewards.resolve_undecided(by_kernels, texts, records, partial(rewards.score, judge=Yes()))
     np.testing.assert_allclose(settled.total, [1.0, 2.0])
     np.testing.assert_array_equal(by_kernels.undecided, [True, False])  # what was given is as it was

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from r1vl_jax.runtime.libtpu import mismatch, set_options
+from r1vl_jax.runtime.libtpu import set_options, version_mismatch
 
 NAME = "LIBTPU_INIT_ARGS"
 GATHER = "--xla_jf_spmd_threshold_for_windowed_einsum_mib"
@@ -35,7 +35,7 @@ def test_what_a_user_has_set_stays(monkeypatch, given, expected):
 def test_a_compiler_of_another_release_is_named(monkeypatch, installed, expected):
     monkeypatch.setattr(metadata, "version", {"libtpu": installed, "jax": "0.10.2"}.__getitem__)
     monkeypatch.setattr(metadata, "requires", lambda _: ["numpy>=2.0", 'libtpu==0.0.42.*; extra == "tpu"'])
-    reason = mismatch()
+    reason = version_mismatch()
     assert reason is expected or reason.startswith(expected)
 
 
@@ -44,7 +44,7 @@ def test_without_a_compiler_there_is_nothing_to_name(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    assert mismatch() is None
+    assert version_mismatch() is None
 
 
 def test_whether_the_compiler_is_in_this_process():

@@ -14,17 +14,18 @@ import pytest
 from r1vl_jax.arrays import BATCH_AXES
 from r1vl_jax.runtime import heartbeat, processes
 from r1vl_jax.sampling.tensor_parallel import device_memory
-from r1vl_jax.sharding import global_arrays, rules
+from r1vl_jax.sharding import global_arrays
+from r1vl_jax.sharding.mesh import AXES
 
 
 def test_alone_nothing_is_done(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: pytest.fail("touched the devices"))
-    assert (processes.count(), processes.index(), processes.is_writer()) == (1, 0, True)
+    assert (processes.count(), processes.index(), processes.is_main_process()) == (1, 0, True)
     value = object()
-    assert processes.gather(value) == [value]
-    assert processes.largest((3, 1)) == (3, 1)
-    assert processes.first(value) is value
-    with processes.writer_first():
+    assert processes.all_gather_objects(value) == [value]
+    assert processes.all_reduce_max((3, 1)) == (3, 1)
+    assert processes.broadcast_from_main(value) is value
+    with processes.main_process_first():
         pass
 
 
@@ -38,13 +39,13 @@ def test_alone_nothing_is_done(monkeypatch):
 )
 def test_a_variable_that_says_nothing_is_named(monkeypatch, name, value, expected):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"^{name}={value}: expected {expected}$"), processes.joined():
-        pytest.fail("joined")
+    with pytest.raises(ValueError, match=f"^{name}={value}: expected {expected}$"), processes.initialize_distributed():
+        pytest.fail("initialized")
 
 
 def gathering(monkeypatch, *others):
     """Makes up what the other processes give, behind what this one, the first, gives."""
-    monkeypatch.setattr(processes, "gather", lambda own: [own, *others])
+    monkeypatch.setattr(processes, "all_gather_objects", lambda own: [own, *others])
 
 
 def test_processes_that_see_the_same_go_on(monkeypatch):
@@ -77,8 +78,8 @@ def test_the_device_with_least_memory_decides(monkeypatch):
 def joining(**announced: str) -> subprocess.CompletedProcess:
     """A program that joins what the environment announces, nothing but this."""
     script = (
-        "import jax\nfrom r1vl_jax.runtime.processes import joined\n"
-        "with joined(): print(jax.distributed.is_initialized())"
+        "import jax\nfrom r1vl_jax.runtime.processes import initialize_distributed\n"
+        "with initialize_distributed(): print(jax.distributed.is_initialized())"
     )
     clusters = ("JAX_", "SLURM_", "OMPI_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(clusters)}
@@ -121,10 +122,10 @@ def test_parts_of_a_batch_belong_to_processes(monkeypatch):
     def own(*shape: int) -> list[int]:
         mesh = SimpleNamespace(
             devices=np.array(devices, object).reshape(shape),
-            axis_names=rules.AXES,
-            shape=dict(zip(rules.AXES, shape, strict=True)),
+            axis_names=AXES,
+            shape=dict(zip(AXES, shape, strict=True)),
         )
-        return global_arrays.own_parts(mesh, BATCH_AXES)  # pyright: ignore[reportArgumentType]
+        return global_arrays.local_shards(mesh, BATCH_AXES)  # pyright: ignore[reportArgumentType]
 
     assert own(8, 1, 1) == own(2, 4, 1) == [2, 3, 6, 7]
     assert own(2, 2, 2) == [1, 3]

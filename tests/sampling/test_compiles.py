@@ -5,16 +5,16 @@ import numpy as np
 import optax
 from helpers.small import DEFINITION, EOS, IMAGE_TOKEN, make_params
 
-from r1vl_jax.arrays import PromptBatch, WarmupBatch
+from r1vl_jax.arrays import PromptBatch, SFTBatch
 from r1vl_jax.data import prompts
 from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import score
-from r1vl_jax.learner.steps import warmup_step
+from r1vl_jax.learner.logprobs import compute_logps
+from r1vl_jax.learner.steps import sft_step
 from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import sync
+from r1vl_jax.sampling.weight_sync import sampler_params
 
 PROMPT_BUCKET, PATCH_BUCKET = 16, 64
 MOST_TOKENS, MOST_SQUARES = 16, 4  # of text; of 2x2 patches along a side of a picture
@@ -39,19 +39,19 @@ def test_there_is_one_program_for_each_bucket():
     rng, params = np.random.default_rng(0), make_params()
     sampler = Sampler(DEFINITION, Greedy(), 2, 11, (EOS,), ())
     learner = Learner(DEFINITION, optax.sgd(0.1), chunk_size=17)
-    copy, state = sync(sampler, params), learner.init(make_params())
-    before = score._cache_size(), warmup_step._cache_size()
+    copy, state = sampler_params(sampler, params), learner.init(make_params())
+    before = compute_logps._cache_size(), sft_step._cache_size()
     buckets, sizes = set(), set()
     for number in range(200):
         batch = random_batch(rng)
         buckets.add((batch.token_PS.shape[1], batch.vision.segment_ZM.shape[1]))
         sizes.add((batch.mask_PS.sum(), (batch.vision.segment_ZM > 0).sum()))
         rollout = sample(sampler, params, batch, jax.random.key(number), copy=lambda: copy)
-        score(learner, params, batch, rollout.completions)
-        state, _ = warmup_step(learner, state, {}, WarmupBatch(batch, rollout.completions))
+        compute_logps(learner, params, batch, rollout.completions)
+        state, _ = sft_step(learner, state, {}, SFTBatch(batch, rollout.completions))
         jax.block_until_ready(state)
     assert len(sizes) > 100
-    compiled = (score._cache_size() - before[0], warmup_step._cache_size() - before[1])
+    compiled = (compute_logps._cache_size() - before[0], sft_step._cache_size() - before[1])
     assert (prefill(sampler)._cache_size(), *compiled) == (len(buckets),) * 3
     assert decode(sampler)._cache_size() == len({length for length, _ in buckets})
     most_tokens = MOST_TOKENS + MOST_SQUARES**2

@@ -11,12 +11,12 @@ from helpers.small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make
 
 from r1vl_jax.aot.hlo.parse import parse
 from r1vl_jax.learner.learner import Learner
-from r1vl_jax.learner.logprobs import join, score
+from r1vl_jax.learner.logprobs import compute_logps, concat_prompt_and_completions
 from r1vl_jax.sampling import continuous_batching, loop
 from r1vl_jax.sampling.loop import prefill, sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import sync
+from r1vl_jax.sampling.weight_sync import sampler_params
 
 FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)
 KEY = jax.random.key(5)
@@ -35,7 +35,7 @@ def params():
 def logits_of(params, prompts, completions):
     """Logits of every completion position, by one full forward pass without a cache."""
     model = DEFINITION.bind(params)
-    sequences = join(prompts, completions, num_sequences=len(completions.token_BT))
+    sequences = concat_prompt_and_completions(prompts, completions, num_sequences=len(completions.token_BT))
     hidden = model.hidden_states(
         sequences.token_RS,
         mask_BT=sequences.mask_RS,
@@ -75,7 +75,7 @@ def test_the_learner_scores_what_the_sampler_reported(params, temperature):
     prompts = make_prompts()
     rollout = sample(make_sampler(num_generations=3, temperature_in_report=temperature), params, prompts, KEY)
     learner = Learner(DEFINITION, optax.identity(), chunk_size=16, temperature=temperature)
-    logp, entropy = score(learner, params, prompts, rollout.completions)
+    logp, entropy = compute_logps(learner, params, prompts, rollout.completions)
     np.testing.assert_allclose(logp, rollout.logp_BT, atol=2e-5)
     np.testing.assert_allclose(entropy, rollout.entropy_BT, atol=2e-5)
 
@@ -195,7 +195,7 @@ def test_slots_are_hardly_ever_idle(params, monkeypatch):
 
     monkeypatch.setattr(loop, "uniforms", uniforms)
     for module in (loop, continuous_batching):
-        monkeypatch.setattr(module, "draw", draw)
+        monkeypatch.setattr(module, "sample_token", draw)
     sampler = make_sampler(num_generations=8, max_length=512, slots=16, temperature_in_report=1.125)
     rollout = sample(sampler, params, make_prompts(16), KEY)
     lengths = np.asarray(rollout.completions.mask_BT).sum(1)
@@ -209,7 +209,7 @@ def test_slots_are_hardly_ever_idle(params, monkeypatch):
 def test_no_cache_and_no_weight_is_copied_for_a_token(params, slots):
     """Of their shapes, the compiled loop has keys and values of each layer only, and writes these in place."""
     sampler = make_sampler(num_generations=4, max_length=64, slots=slots)
-    copy, prefilled = sync(sampler, params), prefill(sampler)(params, make_prompts())
+    copy, prefilled = sampler_params(sampler, params), prefill(sampler)(params, make_prompts())
     program = parse(loop.decode(sampler).lower(copy, prefilled, KEY).compile().as_text())
     rows, heads, width = slots or 12, CONFIG.num_key_value_heads, CONFIG.head_dim
     large = {(rows, heads, 64, width), (rows, heads, width, 64)}

@@ -19,6 +19,8 @@ from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.batch import shard_batch
+from r1vl_jax.sharding.mesh import make_mesh
 
 NUM_PROMPTS, PROMPT_LENGTH, MAX_LENGTH = 4, 64, 64  # whole blocks
 # As wide as the kernels of linear maps want it.
@@ -57,7 +59,7 @@ def _sampled(
     sampler = Sampler(definition, Temperature(1.0), 2, MAX_LENGTH, (EOS,), (), slots=slots, tensor=tensor)
     params = _uneven(make_params(scale=0.25, definition=dataclasses.replace(WIDE, lora=lora)))
     params = jax.device_put(params, rules.shardings(params, mesh))
-    prompts = rules.divide(in_rows(make_prompts(NUM_PROMPTS, length=PROMPT_LENGTH)), mesh)
+    prompts = shard_batch(in_rows(make_prompts(NUM_PROMPTS, length=PROMPT_LENGTH)), mesh)
     return sampler, sample(sampler, params, prompts, jax.random.key(1))
 
 
@@ -74,7 +76,7 @@ def _uneven(params: Params) -> Params:
 
 @functools.cache
 def _plain() -> Rollout:
-    return _sampled("cpu", rules.make_mesh(Mesh(1, 1, 1), jax.devices()[:1]))[1]
+    return _sampled("cpu", make_mesh(Mesh(1, 1, 1), jax.devices()[:1]))[1]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def _plain() -> Rollout:
 )
 def test_completions_are_those_of_plain_computation(calls, sizes, slots, tensor):
     """The kernels of linear maps want whole matrices."""
-    mesh = rules.make_mesh(Mesh(*sizes), jax.devices()[: np.prod(sizes)])
+    mesh = make_mesh(Mesh(*sizes), jax.devices()[: np.prod(sizes)])
     sampler, rollout = _sampled("gpu", mesh, slots, tensor)
     _check(rollout)
     layers = WIDE.config.num_hidden_layers
@@ -94,7 +96,7 @@ def test_completions_are_those_of_plain_computation(calls, sizes, slots, tensor)
 
 def test_adapters_are_multiplied_without_the_kernels_of_linear_maps(calls):
     """A fresh adapter changes nothing."""
-    mesh = rules.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    mesh = make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
     _, rollout = _sampled("gpu", mesh, lora=LoRA(4, 8.0, ("q_proj", "down_proj")))
     _check(rollout)
     assert calls["flash_decode"]

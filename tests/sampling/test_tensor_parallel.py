@@ -9,7 +9,7 @@ from r1vl_jax.config import Config, Eval, Mesh, Model, SamplingMesh, Train
 from r1vl_jax.models.presets import PRESETS
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sampling.tensor_parallel import choose_tensor, device_memory, smallest_that_fits, tensor_sizes
-from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 
 GIB = 2**30
 
@@ -42,7 +42,7 @@ def make_config(tensor: int = -1, prompts: int = 8, batch_size: int = 64) -> Con
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, mesh=SamplingMesh(tensor)))
 
 
-ON_EIGHT = dataclasses.replace(DEFINITION, mesh=rules.make_mesh(Mesh(1, 8, 1)))
+ON_EIGHT = dataclasses.replace(DEFINITION, mesh=make_mesh(Mesh(1, 8, 1)))
 
 
 @pytest.mark.parametrize(("memory_gib", "size"), [(None, 1), (95, 1), (31.25, 2), (22, 4), (15.75, 4)])

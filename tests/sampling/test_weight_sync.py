@@ -19,8 +19,10 @@ from r1vl_jax.sampling import loop
 from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import copied, copy_layers, layers_at_once, sync
+from r1vl_jax.sampling.weight_sync import layers_per_group, sampler_params, sync_layers, synced_params
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.batch import shard_batch
+from r1vl_jax.sharding.mesh import make_mesh
 
 SAMPLER = Sampler(DEFINITION, Temperature(1.0), 2, 6, (EOS,), (40, 41, 42, 43))
 KEY = jax.random.key(2)
@@ -28,7 +30,7 @@ KEY = jax.random.key(2)
 
 def on_mesh(sizes: tuple[int, int, int], tensor: int, sampler: Sampler = SAMPLER) -> Sampler:
     devices = jax.devices()[: math.prod(sizes)]
-    definition = dataclasses.replace(sampler.definition, mesh=rules.make_mesh(Mesh(*sizes), devices=devices))
+    definition = dataclasses.replace(sampler.definition, mesh=make_mesh(Mesh(*sizes), devices=devices))
     return dataclasses.replace(sampler, definition=definition, tensor=tensor)
 
 
@@ -51,7 +53,7 @@ def test_a_copy_holds_every_layer_cast_and_whole_but_for_tensor(sizes, tensor):
         sizes, tensor, dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, dtype="bfloat16"))
     )
     params = make_params()
-    copy = sync(sampler, placed(sampler, params))
+    copy = sampler_params(sampler, placed(sampler, params))
     assert len(copy["layers"]) == CONFIG.num_hidden_layers
     assert {leaf.dtype for leaf in jax.tree.leaves(copy)} == {jnp.dtype("bfloat16")}
     for number, layer in enumerate(copy["layers"]):
@@ -70,7 +72,7 @@ def test_a_copy_holds_every_layer_cast_and_whole_but_for_tensor(sizes, tensor):
 def test_a_copy_is_given_back_and_the_parameters_stay(sampler):
     """In float32, where a cast is no copy."""
     params = make_params() if sampler.mesh is None else placed(sampler, make_params())
-    with copied(sampler, params) as copy:
+    with synced_params(sampler, params) as copy:
         leaves = jax.tree.leaves(copy())
         assert copy() is copy()
         assert not any(leaf.is_deleted() for leaf in leaves)
@@ -85,7 +87,7 @@ def addresses(tree) -> list[int]:
 @pytest.mark.parametrize("sampler", [SAMPLER, on_mesh((1, 1, 1), 1)], ids=["no mesh", "a mesh of one device"])
 def test_one_cpu_device_reads_the_trainers_memory(sampler):
     params = make_params() if sampler.mesh is None else placed(sampler, make_params())
-    copy = sync(sampler, params)
+    copy = sampler_params(sampler, params)
     stacked = params["text"]["layers"]["mlp"]["down_proj"]["kernel"]
     for number, layer in enumerate(copy["layers"]):
         kernel = layer["mlp"]["down_proj"]["kernel"]
@@ -103,9 +105,9 @@ def test_a_head_of_its_own_is_read_in_place():
     config = dataclasses.replace(CONFIG, tie_word_embeddings=False)
     sampler = dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, config=config))
     params = make_params(definition=sampler.definition)
-    assert addresses(sync(sampler, params)["lm_head"]) == addresses(params["lm_head"])
+    assert addresses(sampler_params(sampler, params)["lm_head"]) == addresses(params["lm_head"])
     other = params | {"lm_head": jax.tree.map(lambda leaf: leaf.astype("bfloat16"), params["lm_head"])}
-    assert {leaf.dtype for leaf in jax.tree.leaves(sync(sampler, other))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(sampler_params(sampler, other))} == {jnp.dtype("float32")}
 
 
 def test_layers_that_do_not_begin_where_arrays_do_are_right_too():
@@ -113,7 +115,7 @@ def test_layers_that_do_not_begin_where_arrays_do_are_right_too():
     config = dataclasses.replace(CONFIG, hidden_size=36)
     sampler = dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, config=config))
     params = make_params(definition=sampler.definition)
-    layer = sync(sampler, params)["layers"][1]
+    layer = sampler_params(sampler, params)["layers"][1]
     jax.tree.map(np.testing.assert_array_equal, layer, jax.tree.map(lambda leaf: leaf[1], params["text"]["layers"]))
 
 
@@ -140,7 +142,7 @@ def test_elsewhere_a_copy_has_memory_of_its_own(sampler, dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), make_params())
     if sampler.mesh is not None:
         params = placed(sampler, params)
-    first_shard = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(sync(sampler, params))]
+    first_shard = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(sampler_params(sampler, params))]
     of_trainer = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(params["text"])]
     assert not set(addresses(first_shard)) & set(addresses(of_trainer))
 
@@ -150,12 +152,12 @@ def test_an_update_waits_for_nobody_and_takes_the_memory_when_the_copy_is_gone()
     update = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 1, params), donate_argnums=0)
     total = jax.jit(lambda copy: sum(map(jnp.sum, jax.tree.leaves(copy))))
     params = make_params()
-    with copied(SAMPLER, params) as copy:
+    with synced_params(SAMPLER, params) as copy:
         views = copy()
         params = jax.block_until_ready(update(params))
         before = make_params()["text"]["layers"]["mlp"]["down_proj"]["kernel"]
         np.testing.assert_array_equal(views["layers"][1]["mlp"]["down_proj"]["kernel"], before[1])
-    with copied(SAMPLER, params) as copy:
+    with synced_params(SAMPLER, params) as copy:
         jax.block_until_ready(total(copy()))
     time.sleep(0.2)  # what runs a program lets go of its arguments a moment after the results are there
     gc.collect()  # and JAX of what numpy lent when it is looked for
@@ -170,20 +172,20 @@ def test_a_copy_is_given_back_when_sampling_fails():
         copies.append(copy())
         raise KeyError
 
-    with pytest.raises(KeyError), copied(SAMPLER, make_params()) as copy:
+    with pytest.raises(KeyError), synced_params(SAMPLER, make_params()) as copy:
         fail(copy)
     assert copies[0]["embed_tokens"]["embedding"].is_deleted()
 
 
 def test_a_copy_that_nobody_asks_for_is_not_made(monkeypatch):
     monkeypatch.setattr("r1vl_jax.sampling.weight_sync.sync", lambda *_: pytest.fail("it is made"))
-    with copied(SAMPLER, make_params()):
+    with synced_params(SAMPLER, make_params()):
         pass
 
 
 def test_one_copy_serves_several_draws():
     params, prompts = make_params(), make_prompts()
-    with copied(SAMPLER, params) as copy:
+    with synced_params(SAMPLER, params) as copy:
         first, second = (sample(SAMPLER, params, prompts, KEY, copy=copy) for _ in range(2))
     alone = sample(SAMPLER, params, prompts, KEY)
     for rollout in (first, second):
@@ -192,7 +194,7 @@ def test_one_copy_serves_several_draws():
 
 @pytest.mark.parametrize(("num_layers", "size"), [(28, 4), (80, 4), (36, 4), (2, 2), (7, 1), (27, 3)])
 def test_groups_are_equal(num_layers, size):
-    assert layers_at_once(num_layers) == size
+    assert layers_per_group(num_layers) == size
 
 
 def test_beside_the_copy_there_is_one_group_of_layers_in_memory():
@@ -208,7 +210,7 @@ def test_beside_the_copy_there_is_one_group_of_layers_in_memory():
         stacked,
         rules.shardings(stacked, sampler.definition.mesh),
     )
-    memory = copy_layers(sampler.definition, sampler.mesh).lower(stacked, jnp.int32(0)).compile().memory_analysis()
+    memory = sync_layers(sampler.definition, sampler.mesh).lower(stacked, jnp.int32(0)).compile().memory_analysis()
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(stacked))
     group_on_device = whole / 4 / 2  # of four groups, divided over tensor
     assert memory.output_size_in_bytes == pytest.approx(group_on_device, rel=0.05)
@@ -219,8 +221,8 @@ def test_no_weight_is_gathered_while_tokens_are_drawn():
     """Four prompts of one sample each: everything that is computed is smaller than the smallest matrix of a layer."""
     sampler = dataclasses.replace(on_mesh((1, 4, 2), 2), num_generations=1)
     params = placed(sampler, make_params())
-    copy = sync(sampler, params)
-    prefilled = prefill(sampler)(params, rules.divide(in_rows(make_prompts(4)), sampler.definition.mesh))
+    copy = sampler_params(sampler, params)
+    prefilled = prefill(sampler)(params, shard_batch(in_rows(make_prompts(4)), sampler.definition.mesh))
     text = decode(sampler).lower(copy, prefilled, KEY).compile().as_text()
     assert "while" in text
     gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
@@ -233,7 +235,7 @@ def test_no_weight_is_gathered_while_tokens_are_drawn():
 @pytest.mark.parametrize(("platform", "has_head"), [("cpu", True), ("tpu", False), ("gpu", False)])
 def test_an_embedding_that_is_the_head_lies_both_ways_only_on_a_cpu(platform, has_head):
     sampler = dataclasses.replace(SAMPLER, definition=dataclasses.replace(DEFINITION, platform=platform))
-    copy = sync(sampler, make_params())
+    copy = sampler_params(sampler, make_params())
     assert ("lm_head" in copy) == has_head
     if has_head:
         np.testing.assert_array_equal(copy["lm_head"]["kernel"], copy["embed_tokens"]["embedding"].T)
@@ -243,7 +245,7 @@ def test_an_adapter_stays_beside_its_matrix():
     lora = LoRA(4, 8.0, ("q_proj", "down_proj", "qkv"))
     adapted = dataclasses.replace(DEFINITION, lora=lora)
     params = combine(make_adapter(adapted), make_params(scale=0.5))
-    layer = sync(dataclasses.replace(SAMPLER, definition=adapted), params)["layers"][1]
+    layer = sampler_params(dataclasses.replace(SAMPLER, definition=adapted), params)["layers"][1]
     np.testing.assert_array_equal(
         layer["mlp"]["down_proj"]["lora_a"], params["text"]["layers"]["mlp"]["down_proj"]["lora_a"][1]
     )

@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from r1vl_jax.aot.topologies import parse, without_hardware
 from r1vl_jax.config import Config, Eval, Limits, Mesh, Train, mesh_shape
 from r1vl_jax.models.presets import preset
-from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.training.components import mesh_limits
 
 
@@ -51,7 +51,7 @@ def test_open_sizes_are_filled_in(num_devices, num_slices, model, prompts, shape
     ],
 )
 def test_sizes_that_are_set_stay(mesh, shape):
-    laid_out = rules.make_mesh(mesh)
+    laid_out = make_mesh(mesh)
     assert laid_out.devices.shape == shape
     assert laid_out.axis_names == ("data", "fsdp", "tensor")
     assert set(laid_out.axis_types) == {AxisType.Auto}
@@ -59,7 +59,7 @@ def test_sizes_that_are_set_stay(mesh, shape):
 
 
 def test_mesh_of_some_devices():
-    mesh = rules.make_mesh(Mesh(fsdp=2), jax.devices()[4:])
+    mesh = make_mesh(Mesh(fsdp=2), jax.devices()[4:])
     assert mesh.devices.shape == (2, 2, 1)
     assert {device.id for device in mesh.devices.flat} == {4, 5, 6, 7}
 
@@ -128,16 +128,16 @@ def pod(num_slices: int, rows: int, columns: int) -> list[Chip]:
 
 
 def test_only_the_outer_part_of_data_leaves_a_slice():
-    mesh = rules.make_mesh(Mesh(data=4), pod(2, 4, 4))
+    mesh = make_mesh(Mesh(data=4), pod(2, 4, 4))
     assert mesh.devices.shape == (4, 8, 1)
     slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
     assert (slices[:2] == 0).all()
     assert (slices[2:] == 1).all()
-    assert rules.make_mesh(Mesh(), pod(2, 4, 4)).devices.shape == (2, 16, 1)
+    assert make_mesh(Mesh(), pod(2, 4, 4)).devices.shape == (2, 16, 1)
 
 
 def test_neighbours_on_an_axis_are_neighbours_in_the_network():
-    mesh = rules.make_mesh(Mesh(tensor=4), pod(1, 4, 4))
+    mesh = make_mesh(Mesh(tensor=4), pod(1, 4, 4))
     for group in mesh.devices.reshape(-1, 4):
         rows, columns = (np.ptp([chip.coords[axis] for chip in group]) for axis in (0, 1))
         assert (rows, columns) in {(0, 3), (3, 0), (1, 1)}  # a ring of the torus, or a square
@@ -148,16 +148,16 @@ def test_devices_along_tensor_are_of_one_process(topology):
     """Rows are read by processes, and devices along tensor share rows; on real pods a process has four devices."""
     pytest.importorskip("libtpu")
     without_hardware()
-    mesh = rules.make_mesh(Mesh(data=1, fsdp=-1, tensor=4), parse(topology).devices())
+    mesh = make_mesh(Mesh(data=1, fsdp=-1, tensor=4), parse(topology).devices())
     groups = mesh.devices.reshape(-1, 4)
     assert all(len({device.process_index for device in group}) == 1 for group in groups)
     assert len({device.id for device in groups.flat}) == groups.size
 
 
 def test_slices_may_be_set_where_devices_report_none():
-    mesh = rules.make_mesh(Mesh(slices=2))
+    mesh = make_mesh(Mesh(slices=2))
     assert [[device.id for device in row] for row in mesh.devices[..., 0]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_slices_may_be_taken_as_one():
-    assert rules.make_mesh(Mesh(slices=1), pod(2, 1, 2)).devices.shape == (1, 4, 1)
+    assert make_mesh(Mesh(slices=1), pod(2, 1, 2)).devices.shape == (1, 4, 1)

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as Spec
 from r1vl_jax import config
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import AXES, make_mesh
 
 
 def leaf(*shape: int) -> jax.ShapeDtypeStruct:
@@ -68,7 +69,7 @@ def qwen2_vl_params() -> dict:
 
 
 def test_every_parameter_has_its_place():
-    mesh = rules.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
+    mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     specs = jax.tree.map(lambda placed: placed.spec, rules.shardings(qwen2_vl_params(), mesh))
     layers, visual = specs["text"]["layers"], specs["visual"]
     assert specs["text"]["embed_tokens"]["embedding"] == Spec("tensor", "fsdp")
@@ -89,7 +90,7 @@ def test_adapters_are_divided_as_their_matrices():
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     lora = LoRA(4, 4.0, (*names, "qkv", "proj", "fc1", "fc2", "mlp_0", "mlp_2"))
     params = dataclasses.replace(DEFINITION, lora=lora).abstract_params()
-    placed = rules.shardings(params, rules.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2)))
+    placed = rules.shardings(params, make_mesh(config.Mesh(data=1, fsdp=4, tensor=2)))
     flat = {path: placed.spec for path, placed in flatten_dict(placed, sep=".").items()}
     adapters = [path.removesuffix(".lora_a") for path in flat if path.endswith(".lora_a")]
     assert len(adapters) == len(lora.target_modules)
@@ -100,7 +101,7 @@ def test_adapters_are_divided_as_their_matrices():
 
 
 def test_optimizer_state_lies_as_its_parameters():
-    mesh = rules.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     params = qwen2_vl_params()
     state = jax.eval_shape(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)).init, params)
     placed = rules.shardings(state, mesh)
@@ -109,7 +110,7 @@ def test_optimizer_state_lies_as_its_parameters():
 
 
 def test_placed_arrays_hold_their_part():
-    mesh = rules.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
+    mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     params = {"q_proj": {"kernel": jnp.arange(3 * 32 * 32.0).reshape(3, 32, 32)}}
     placed = jax.device_put(params, rules.shardings(params, mesh))["q_proj"]["kernel"]
     assert {shard.data.shape for shard in placed.addressable_shards} == {(3, 8, 16)}
@@ -117,7 +118,7 @@ def test_placed_arrays_hold_their_part():
 
 
 def test_an_axis_that_does_not_divide_falls_to_another_dimension():
-    mesh = jax.sharding.AbstractMesh((1, 4, 2), rules.AXES)
+    mesh = jax.sharding.AbstractMesh((1, 4, 2), AXES)
     tree = {
         "lm_head": {"kernel": leaf(32, 151)},  # tensor falls to the rows, which fsdp divides already
         "patch_embed": {"proj": {"kernel": leaf(117, 16)}},  # and to the columns, likewise
@@ -132,7 +133,7 @@ def test_an_axis_that_does_not_divide_falls_to_another_dimension():
         "lora_a": Spec(None, None),
         "lora_b": Spec(None, "tensor"),
     }
-    assert rules.departures(tree, mesh) == [
+    assert rules.sharding_fallbacks(tree, mesh) == [
         "lm_head.kernel [32, 151]: lies as (('fsdp', 'tensor'), None), its rule being ('fsdp', 'tensor')",
         "patch_embed.proj.kernel [117, 16]: lies as (None, ('fsdp', 'tensor')), its rule being ('tensor', 'fsdp')",
         "up_proj.bias [7]: lies as (None,), its rule being ('tensor',)",
@@ -142,7 +143,7 @@ def test_an_axis_that_does_not_divide_falls_to_another_dimension():
 
 
 def test_an_array_lies_where_its_axes_fell():
-    mesh = rules.make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
+    mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     params = {"lm_head": {"kernel": jnp.arange(16 * 3.0).reshape(16, 3)}}
     placed = jax.device_put(params, rules.shardings(params, mesh))["lm_head"]["kernel"]
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
@@ -154,4 +155,4 @@ def test_unplaced_parameters_are_all_named():
     with pytest.raises(
         ValueError, match=r"(?s)no rule of .*RULES places these; add one:\n  a\.gate\n  q_proj\.kernel$"
     ):
-        rules.shardings(tree, rules.make_mesh(config.Mesh()))
+        rules.shardings(tree, make_mesh(config.Mesh()))

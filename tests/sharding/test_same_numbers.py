@@ -12,25 +12,27 @@ from helpers.small import DEFINITION, EOS, VOCABULARY, in_rows, make_adapter, ma
 from r1vl_jax import rewards
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.config import Loss, Mesh, Reward
-from r1vl_jax.learner.fused_step import Program, fused_step
+from r1vl_jax.learner.fused_step import FusedProgram, fused_step
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.models.trainable import combine
-from r1vl_jax.rewards.weighted_sum import Scheme
+from r1vl_jax.rewards.weighted_sum import RewardSpec
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sharding import rules
-from r1vl_jax.training.rewarder import Packer
+from r1vl_jax.sharding.batch import shard_batch
+from r1vl_jax.sharding.mesh import make_mesh as mesh_of_devices
+from r1vl_jax.training.rewarder import TargetPacker
 
 NUM_PROMPTS = 8
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(2, 4.0, ("q_proj", "o_proj", "down_proj", "qkv", "mlp_2")))
-SCHEME = Scheme(Reward(semantics="released", backend="kernels", undecided="wrong", alpha=0.5))
+SCHEME = RewardSpec(Reward(semantics="released", backend="kernels", undecided="wrong", alpha=0.5))
 # Every mesh of eight devices that divides the model's two key/value heads; the first two are quick enough for CI.
 MESHES = [(2, 2, 2), (8, 1, 1), (1, 8, 1), (4, 1, 2), (1, 4, 2), (4, 2, 1), (2, 4, 1)]
 
 
 def make_mesh(*sizes: int) -> jax.sharding.Mesh:
-    return rules.make_mesh(Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
+    return mesh_of_devices(Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
 
 
 def show_others_pictures(prompts: PromptBatch) -> PromptBatch:
@@ -61,12 +63,15 @@ def numbers(sizes: tuple[int, int, int], is_adapted: bool):
     state = learner.init(trained)
     state = jax.device_put(state, rules.shardings(state, mesh))
     prompts, questions = (
-        rules.divide(batch, mesh)
-        for batch in (show_others_pictures(make_prompts(NUM_PROMPTS)), Packer("released")(make_records(NUM_PROMPTS)))
+        shard_batch(batch, mesh)
+        for batch in (
+            show_others_pictures(make_prompts(NUM_PROMPTS)),
+            TargetPacker("released")(make_records(NUM_PROMPTS)),
+        )
     )
     before = jax.device_get(trained)
     arguments = (state, frozen, reference, prompts, questions, VOCABULARY, jax.random.key(1))
-    lowered = fused_step.lower(Program(learner, sampler, SCHEME), *arguments)
+    lowered = fused_step.lower(FusedProgram(learner, sampler, SCHEME), *arguments)
     step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})  # in a third of the time
     state, metrics, generated = step(*arguments)
     return generated, before, state.params, metrics
@@ -90,9 +95,9 @@ def test_the_numbers_of_one_device(sizes, is_adapted):
     for name in ("sampling_logp_BT", "ref_logp_BT"):
         actual, wanted = (getattr(each.sampled, name) for each in (generated, expected))
         np.testing.assert_allclose(actual, wanted, atol=1e-5, err_msg=name)
-    assert np.ptp(expected.earned.reward.total) > 0
+    assert np.ptp(expected.rewards.reward.total) > 0
     for field in dataclasses.fields(rewards.StepReward):
-        actual, wanted = (getattr(each.earned.reward, field.name) for each in (generated, expected))
+        actual, wanted = (getattr(each.rewards.reward, field.name) for each in (generated, expected))
         np.testing.assert_allclose(actual, wanted, atol=1e-6, err_msg=field.name)
     gradient, difference = (
         float(optax.global_norm(jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), expected_params, other)))
@@ -109,7 +114,7 @@ def test_the_numbers_of_one_device(sizes, is_adapted):
 
 
 def test_each_device_has_its_own_rows_and_pictures():
-    prompts = rules.divide(in_rows(make_prompts(NUM_PROMPTS)), make_mesh(2, 4, 1))
+    prompts = shard_batch(in_rows(make_prompts(NUM_PROMPTS)), make_mesh(2, 4, 1))
     for array in (prompts.token_PS, prompts.vision.patch_ZMC):
         assert len({str(shard.index) for shard in array.addressable_shards}) == 8
         assert all(shard.data.shape[0] == 1 for shard in array.addressable_shards)

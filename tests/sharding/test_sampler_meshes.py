@@ -16,8 +16,10 @@ from r1vl_jax.models.trainable import combine
 from r1vl_jax.sampling.loop import decode, prefill, sample
 from r1vl_jax.sampling.methods import Temperature
 from r1vl_jax.sampling.sampler import Sampler
-from r1vl_jax.sampling.weight_sync import sync
+from r1vl_jax.sampling.weight_sync import sampler_params
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.batch import shard_batch
+from r1vl_jax.sharding.mesh import make_mesh
 
 MAX_LENGTH = 40  # tokens
 ADAPTED = dataclasses.replace(DEFINITION, lora=LoRA(4, 8.0, ("q_proj", "down_proj", "qkv", "mlp_2")))
@@ -34,12 +36,12 @@ def sampled(definition, mesh: jax.sharding.Mesh, tensor: int, slots: int = 0):
     if definition.lora:
         params = combine(make_adapter(definition), params)
     params = jax.device_put(params, rules.shardings(params, mesh))
-    return sample(sampler, params, rules.divide(in_rows(make_prompts(8)), mesh), jax.random.key(1))
+    return sample(sampler, params, shard_batch(in_rows(make_prompts(8)), mesh), jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
 def alone():
-    mesh = rules.make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    mesh = make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
     return {definition: sampled(definition, mesh, 1) for definition in (DEFINITION, ADAPTED)}
 
 
@@ -60,17 +62,17 @@ def alone():
     ],
 )
 def test_the_completions_of_one_device(alone, definition, sizes, tensor):
-    mesh, expected = rules.make_mesh(Mesh(*sizes)), alone[definition]
+    mesh, expected = make_mesh(Mesh(*sizes)), alone[definition]
     assert_equal(sampled(definition, mesh, tensor), expected, mesh)
 
 
 def test_on_gpus_prompts_are_read_by_a_program_of_one_mesh(alone):
     """cuDNN's kernels want that; here it is the plain attention that is computed."""
-    definition, mesh = dataclasses.replace(DEFINITION, platform="gpu"), rules.make_mesh(Mesh(1, 4, 2))
+    definition, mesh = dataclasses.replace(DEFINITION, platform="gpu"), make_mesh(Mesh(1, 4, 2))
     assert_equal(sampled(definition, mesh, 1), alone[DEFINITION], mesh)
     sampler = Sampler(dataclasses.replace(definition, mesh=mesh), Temperature(1.0), 2, 8, (EOS,), (), tensor=1)
     params = jax.device_put(make_params(), rules.shardings(make_params(), mesh))
-    lowered = prefill(sampler).lower(params, rules.divide(in_rows(make_prompts(8)), mesh))
+    lowered = prefill(sampler).lower(params, shard_batch(in_rows(make_prompts(8)), mesh))
     meshes = {each.mesh for each in jax.tree.leaves(lowered.compile().output_shardings)}
     assert meshes == {mesh}
     assert sampler.mesh != mesh
@@ -85,12 +87,12 @@ def test_rows_of_some_devices_end_long_before_those_of_others(alone):
 @pytest.mark.parametrize(("slots", "tensor"), [(12, 1), (4, 1), (6, 2)])
 def test_slots_that_do_not_divide_are_refused(slots, tensor):
     with pytest.raises(ValueError, match=f"slots={slots}: expected a multiple of {8 // tensor}"):
-        sampled(DEFINITION, rules.make_mesh(Mesh(2, 4, 1)), tensor, slots)
+        sampled(DEFINITION, make_mesh(Mesh(2, 4, 1)), tensor, slots)
 
 
 @pytest.mark.parametrize(("tensor", "slots"), [(2, 8), (1, 8)])
 def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
-    mesh = rules.make_mesh(Mesh(2, 4, 1))
+    mesh = make_mesh(Mesh(2, 4, 1))
     assert_equal(sampled(DEFINITION, mesh, tensor, slots), alone[DEFINITION], mesh)
 
 
@@ -98,11 +100,11 @@ def test_slots_draw_from_the_rows_of_their_device(alone, tensor, slots):
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_while_tokens_are_drawn_no_row_waits_for_those_of_other_devices(tensor, slots):
     """Where two devices hold a copy together they exchange what they computed, so that all must be at the same turn."""
-    mesh = rules.make_mesh(Mesh(2, 4, 1))
+    mesh = make_mesh(Mesh(2, 4, 1))
     sampler = make_sampler(dataclasses.replace(DEFINITION, mesh=mesh), tensor, slots)
     params = jax.device_put(make_params(), rules.shardings(make_params(), mesh))
-    prefilled = prefill(sampler)(params, rules.divide(in_rows(make_prompts(8)), mesh))
-    program = decode(sampler).lower(sync(sampler, params), prefilled, jax.random.key(1)).compile()
+    prefilled = prefill(sampler)(params, shard_batch(in_rows(make_prompts(8)), mesh))
+    program = decode(sampler).lower(sampler_params(sampler, params), prefilled, jax.random.key(1)).compile()
     holder = [device // tensor for device in range(8)]
     exchanges = collectives(parse(program.as_text()), holder)
     between_holders = [each.times for each in exchanges if each.crosses_slices]

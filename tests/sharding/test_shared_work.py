@@ -11,6 +11,7 @@ from r1vl_jax.config import Mesh
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 
 TINY = preset("tiny")
 # Wide enough that matrix products, not norms, are what takes time.
@@ -20,7 +21,7 @@ NUM_ROWS, NUM_PATCHES = 8, 64
 
 def operations(*sizes: int) -> float:
     """Of one device, for the features of eight rows of pictures and their gradients."""
-    mesh = rules.make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
+    mesh = make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
     definition = dataclasses.replace(DEFINITION, mesh=mesh)
     params = definition.abstract_params()
     placement = rules.shardings(params, mesh)

@@ -14,6 +14,7 @@ from r1vl_jax.learner.optimizer import optimizer
 from r1vl_jax.models.presets import preset
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import AXES
 
 # Published numbers of parameters, vision tower included.
 NUM_PARAMS = {"2b": 2_208_985_600, "7b": 8_291_375_616, "72b": 73_405_560_320}
@@ -46,9 +47,9 @@ def test_nothing_that_the_table_divides_is_whole(name, chips, num_slices, prompt
     limits = Limits({"prompts": prompts}, heads)
     assert mesh_shape(Mesh(), math.prod(shape), num_slices, limits) == shape
 
-    mesh = AbstractMesh(shape, rules.AXES)
+    mesh = AbstractMesh(shape, AXES)
     state = abstract_state(name)
-    assert rules.departures(state, mesh) == []
+    assert rules.sharding_fallbacks(state, mesh) == []
     num_parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
     placed = jax.tree.leaves(rules.shardings(state, mesh))
     bytes_whole = bytes_here = 0
@@ -64,7 +65,7 @@ def test_nothing_that_the_table_divides_is_whole(name, chips, num_slices, prompt
 
 def test_gradients_lie_as_parameters():
     """The table sees the end of a path, so a gradient lies where its parameter and its moments lie."""
-    mesh = AbstractMesh((1, 16, 4), rules.AXES)
+    mesh = AbstractMesh((1, 16, 4), AXES)
     state = abstract_state("7b")
     of_params = rules.shardings(state.params, mesh)
     placed = rules.shardings(state, mesh)

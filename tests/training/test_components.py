@@ -10,7 +10,7 @@ from r1vl_jax.data.digits import task
 from r1vl_jax.data.records import open_split, write_splits
 from r1vl_jax.data.tokenizer import END_OF_TEXT, END_OF_TURN, VISION_TOKENS
 from r1vl_jax.sampling.methods import Greedy, Temperature
-from r1vl_jax.training.components import assemble
+from r1vl_jax.training.components import build_components
 
 _SPLITS = ("warmup", "train", "validation", "test")
 
@@ -35,15 +35,15 @@ def make_config(tmp_path, data):
 
 
 def test_samplers_are_as_the_configuration_says(make_config):
-    parts = assemble(make_config(sampling__temperature=0.7, loss__temperature_in_loss=True))
+    parts = build_components(make_config(sampling__temperature=0.7, loss__temperature_in_loss=True))
     drawing, greedy = parts.sampler(), parts.greedy_sampler()
-    assert (drawing.method, drawing.num_generations, drawing.temperature_in_report) == (Temperature(0.7), 4, 0.7)
-    assert (greedy.method, greedy.num_generations, greedy.temperature_in_report) == (Greedy(), 1, 1.0)
-    assert assemble(make_config(sampling__temperature=0.7)).sampler().temperature_in_report == 1.0
+    assert (drawing.method, drawing.num_generations, drawing.logp_temperature) == (Temperature(0.7), 4, 0.7)
+    assert (greedy.method, greedy.num_generations, greedy.logp_temperature) == (Greedy(), 1, 1.0)
+    assert build_components(make_config(sampling__temperature=0.7)).sampler().logp_temperature == 1.0
 
 
 def test_vision_tokens_are_never_drawn_and_the_end_of_a_turn_may_be(make_config):
-    parts = assemble(make_config())
+    parts = build_components(make_config())
     forbidden = set(parts.tokenizer.convert_ids_to_tokens(parts.sampler().forbidden_token_ids))
     assert forbidden == set(VISION_TOKENS)
     ends = parts.tokenizer.convert_ids_to_tokens(list(parts.eos_token_ids))
@@ -51,7 +51,7 @@ def test_vision_tokens_are_never_drawn_and_the_end_of_a_turn_may_be(make_config)
 
 
 def test_ids_without_a_token_are_never_drawn(make_config, monkeypatch):
-    parts = assemble(make_config())
+    parts = build_components(make_config())
     size = parts.definition.config.vocab_size
     monkeypatch.setattr(type(parts.tokenizer), "__len__", lambda self: size - 3)
     assert {size - 3, size - 2, size - 1} <= set(parts.sampler().forbidden_token_ids)
@@ -69,22 +69,22 @@ def test_a_missing_split_is_missed_before_training(make_config, data, tmp_path, 
     splits = {name: open_split(data, name) for name in _SPLITS if name != missing}
     write_splits(tmp_path / "partial", splits, settings={})
     with pytest.raises(FileNotFoundError, match=f"partial: no split '{missing}', only"):
-        assemble(make_config(data__source=str(tmp_path / "partial"), **changes))
+        build_components(make_config(data__source=str(tmp_path / "partial"), **changes))
 
 
 def test_splits_that_no_stage_reads_may_be_missing(make_config, data, tmp_path):
     write_splits(tmp_path / "partial", {name: open_split(data, name) for name in ("warmup", "test")}, settings={})
-    assemble(make_config(data__source=str(tmp_path / "partial"), train__stages=("warmup",)))
+    build_components(make_config(data__source=str(tmp_path / "partial"), train__stages=("warmup",)))
 
 
 def test_the_fingerprint_is_of_the_records(make_config, data, tmp_path):
-    before = assemble(make_config()).data_fingerprint
+    before = build_components(make_config()).data_fingerprint
     write_splits(tmp_path / "same", {name: open_split(data, name) for name in _SPLITS}, settings={"other": 1})
-    assert assemble(make_config(data__source=str(tmp_path / "same"))).data_fingerprint == before
+    assert build_components(make_config(data__source=str(tmp_path / "same"))).data_fingerprint == before
     changed = {name: list(open_split(data, name)) for name in _SPLITS}
     changed["test"].pop()
     write_splits(tmp_path / "changed", changed, settings={})
-    assert assemble(make_config(data__source=str(tmp_path / "changed"))).data_fingerprint != before
+    assert build_components(make_config(data__source=str(tmp_path / "changed"))).data_fingerprint != before
 
 
 def test_a_run_killed_while_it_saves_the_tokenizer_begins_it_anew(make_config, monkeypatch):
@@ -97,9 +97,9 @@ def test_a_run_killed_while_it_saves_the_tokenizer_begins_it_anew(make_config, m
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save_half)
     with pytest.raises(KeyboardInterrupt):
-        assemble(config)
+        build_components(config)
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save)
-    assert len(assemble(config).tokenizer) > 256
+    assert len(build_components(config).tokenizer) > 256
     assert sorted(path.name for path in Path(config.workdir).iterdir()) == ["tokenizer"]
 
 
@@ -114,26 +114,26 @@ def reward(byte_BU, length_B, key_steps, answers):
 def test_functions_of_the_host_are_refused_in_a_fused_step(make_config):
     settings = {"reward__functions": (f"{__name__}:shortness",), "reward__function_weights": (1.0,)}
     fused = {"train__fused": True, "reward__backend": "kernels", "reward__undecided": "wrong"}
-    assert assemble(make_config(**settings)).scheme.functions[0].name == "shortness"
+    assert build_components(make_config(**settings)).reward_spec.functions[0].name == "shortness"
     with pytest.raises(ValueError, match="train.fused: reward functions shortness run on the host; write them as"):
-        assemble(make_config(**settings, **fused))
+        build_components(make_config(**settings, **fused))
 
 
 def test_a_function_cannot_take_the_name_of_a_column(make_config):
     with pytest.raises(ValueError, match="the name 'reward' is taken; rename the function"):
-        assemble(make_config(reward__functions=(f"{__name__}:reward",), reward__function_weights=(1.0,)))
+        build_components(make_config(reward__functions=(f"{__name__}:reward",), reward__function_weights=(1.0,)))
 
 
 def test_batches_that_the_devices_cannot_share_are_refused(make_config):
     """The tests have eight devices, and the model two key/value heads."""
     with pytest.raises(ValueError, match=r"warmup.batch_size=4, eval.batch_size=12: expected multiples of 8, the dev"):
-        assemble(make_config(warmup__batch_size=4, eval__batch_size=12, mesh__tensor=1))
+        build_components(make_config(warmup__batch_size=4, eval__batch_size=12, mesh__tensor=1))
     with pytest.raises(ValueError, match=r"devices: train.prompts_per_update=6: expected multiples of 4"):
-        assemble(make_config(train__prompts_per_update=6))
+        build_components(make_config(train__prompts_per_update=6))
     with pytest.raises(ValueError, match=r"warmup.batch_size / train.micro_batches=4: expected multiples of 8"):
-        assemble(make_config(warmup__batch_size=16, train__micro_batches=4, mesh__tensor=1))
+        build_components(make_config(warmup__batch_size=16, train__micro_batches=4, mesh__tensor=1))
 
 
 def test_more_devices_than_prompts_share_the_heads(make_config):
-    parts = assemble(make_config(train__prompts_per_update=4, warmup__batch_size=4))
+    parts = build_components(make_config(train__prompts_per_update=4, warmup__batch_size=4))
     assert dict(parts.mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}

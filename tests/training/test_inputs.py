@@ -10,7 +10,7 @@ from PIL import Image
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.data.records import Record, write_splits
 from r1vl_jax.training import components
-from r1vl_jax.training.inputs import check_requirements
+from r1vl_jax.training.inputs import preflight
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # learning rate of the stage, batch (records or prompts of an update), updates
@@ -69,7 +69,7 @@ def test_a_recipe_says_what_to_put_where(name: str, empty_directory: Path, monke
     monkeypatch.setattr(components.jax, "default_backend", lambda: pytest.fail("a device was touched"))
     config = _recipe(name)
     with pytest.raises(FileNotFoundError, match="the run lacks what its configuration names") as error:
-        components.assemble(config)
+        components.build_components(config)
     weights, *data = str(error.value).splitlines()[1:]
     assert f"config.model.path='{config.model.path}'" in weights
     assert f"into the directory {config.model.path} (config.json, model.safetensors or" in weights
@@ -90,7 +90,7 @@ def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):
     record = Record("a", (picture,), "<image>", "", "1", (), "", "", "")
     write_splits(config.data.source, {"train": [record]}, settings={})
     with pytest.raises(FileNotFoundError) as error:
-        check_requirements(config)
+        preflight(config)
     weights, data = str(error.value).splitlines()[1:]
     assert weights.endswith("has no tokenizer_config.json, no preprocessor_config.json; put a whole model there")
     assert "no split 'test', only ['train']" in data

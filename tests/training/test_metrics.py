@@ -5,7 +5,7 @@ import pytest
 
 from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions
-from r1vl_jax.rewards.weighted_sum import Earned
+from r1vl_jax.rewards.weighted_sum import RewardOutput
 from r1vl_jax.training.metrics import completion_metrics, measure, repeated, reward_metrics
 
 RIGHT = "### Image Description:\n1\n\n### Rationales:\nr\n\n### Step 1:\n1+1=2\n\n### The final answer is:\n2"
@@ -18,7 +18,7 @@ def test_reward_metrics():
     reward_PG = np.array([[2.1, 1.1, 0.0], [2.1, 2.1, 2.1]])
     custom = {"short": np.float32([1, np.nan, 3, np.nan, np.nan, 2]), "never": np.full(6, np.nan, np.float32)}
     undecided, overflow = np.arange(6) == 1, np.arange(6) < 3
-    metrics = reward_metrics(Earned(reward, custom, reward_PG.reshape(-1), undecided, overflow), reward_PG)
+    metrics = reward_metrics(RewardOutput(reward, custom, reward_PG.reshape(-1), undecided, overflow), reward_PG)
     assert metrics["reward"] == pytest.approx(9.5 / 6)
     assert metrics["reward_std"] == pytest.approx(np.sqrt(np.sum((reward_PG - 9.5 / 6) ** 2) / 5))
     assert metrics["reward_group_std"] == pytest.approx(np.std([2.1, 1.1, 0.0], ddof=1) / 2)

@@ -15,17 +15,17 @@ from r1vl_jax.config import Loss
 from r1vl_jax.learner import logprobs
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.rewards import StepReward
-from r1vl_jax.rewards.weighted_sum import Earned
+from r1vl_jax.rewards.weighted_sum import RewardOutput
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.training import rollouts
-from r1vl_jax.training.rollouts import Draw, Generator
+from r1vl_jax.training.rollouts import RolloutBatch, RolloutWorker
 
 P, G, T = 2, 2, 3
 
 
-def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
+def made_up_draw(first_record: int, reward_PG, width: int = 1) -> RolloutBatch:
     """Rows whose tokens and rewards tell from which record they are."""
     records = [first_record, first_record + 1]
     row = np.repeat(records, G)
@@ -34,15 +34,15 @@ def made_up_draw(first_record: int, reward_PG, width: int = 1) -> Draw:
     sampled = SampledRows(Completions(np.tile(row[:, None], T), mask), np.ones(P * G, bool), logp, logp, None, None)
     parts = [np.float32(row)] * 4 + [row > 0] * 4
     reward = StepReward(*parts, np.tile(row[:, None], width), np.ones((P * G, width), np.float32))
-    earned = Earned(reward, {"own": np.float32(row)}, np.float32(row), row < 0, row < 0)
+    earned = RewardOutput(reward, {"own": np.float32(row)}, np.float32(row), row < 0, row < 0)
     prompts, own = make_prompts(P), (sampled.completions, sampled.has_ended_B)
-    return Draw(records, prompts, sampled, *own, earned, np.float32(reward_PG), T)
+    return RolloutBatch(records, prompts, sampled, *own, earned, np.float32(reward_PG), T)
 
 
-class MadeUp(Generator):
+class MadeUp(RolloutWorker):
     """Gives prepared draws, and notes the keys they were asked with."""
 
-    def prepare(self, *draws: Draw) -> "MadeUp":
+    def prepare(self, *draws: RolloutBatch) -> "MadeUp":
         object.__setattr__(self, "draws", list(draws))
         object.__setattr__(self, "keys", [])
         return self
@@ -82,10 +82,10 @@ def test_groups_without_spread_are_replaced(generator):
     ((draw, figures, batch),) = made_up.generate({}, step=1)
     assert draw.records == [1, 4]
     assert figures.metrics["sampling/num_draws"] == 3
-    np.testing.assert_array_equal(draw.earned.custom["own"], [1, 1, 4, 4])
+    np.testing.assert_array_equal(draw.rewards.custom["own"], [1, 1, 4, 4])
     np.testing.assert_array_equal(draw.reward_PG, [SPREAD, SPREAD])
     np.testing.assert_array_equal(batch.rows.completions.token_BT[:, 0], [1, 1, 4, 4])
-    np.testing.assert_array_equal(draw.earned.reward.section_end_BJ, [[1, -1, -1]] * 2 + [[4, -1, -1]] * 2)
+    np.testing.assert_array_equal(draw.rewards.reward.section_end_BJ, [[1, -1, -1]] * 2 + [[4, -1, -1]] * 2)
     assert len({tuple(key) for key in made_up.keys}) == 3  # no draw repeats another's noise
 
 
@@ -129,23 +129,23 @@ def test_an_update_is_as_wide_as_the_longest_completion_needs(generator):
 def test_short_completions_are_scored_without_the_columns_behind_them(generator, monkeypatch):
     params, limit = make_params(scale=0.1), 16
     sampler = Sampler(DEFINITION, Temperature(1.0), G, limit, tuple(range(8)), ())
-    prompts, nothing = make_prompts(P), made_up_draw(0, [SPREAD, SPREAD]).earned
+    prompts, nothing = make_prompts(P), made_up_draw(0, [SPREAD, SPREAD]).rewards
     rollout = sample(sampler, params, prompts, jax.random.key(0))
     longest = int(np.asarray(rollout.completions.mask_BT).sum(1).max())
     widths = []
 
     def refer(learner, params, reference, prompts, rollout):
         widths.append(rollout.completions.token_BT.shape[1])
-        return logprobs.refer(learner, params, reference, prompts, rollout)
+        return logprobs.add_reference_logps(learner, params, reference, prompts, rollout)
 
-    def scored(bucket: int) -> Draw:
+    def scored(bucket: int) -> RolloutBatch:
         run = generator().run
         run.rewarder = lambda completions, records: nothing
         run.config.train.completion_bucket = bucket
         learner = Learner(DEFINITION, optax.sgd(0.1), chunk_size=16, loss=Loss(beta=0.1, num_iterations=2))
-        return Generator(run, learner, sampler, params, None)._earned(params, [0, 1], prompts, prompts, rollout)
+        return RolloutWorker(run, learner, sampler, params, None)._earned(params, [0, 1], prompts, prompts, rollout)
 
-    monkeypatch.setattr(rollouts, "refer", refer)
+    monkeypatch.setattr(rollouts, "add_reference_logps", refer)
     whole, short, coarse = (scored(bucket) for bucket in (0, 4, 10))
     assert 4 < longest <= 8
     assert widths == [whole.width, short.width, coarse.width] == [16, 8, 10]
@@ -181,11 +181,11 @@ def test_the_copy_of_the_parameters_is_gone_when_completions_are_scored(generato
         raise Scored
 
     monkeypatch.setattr(rollouts, "sample", counting("sample", rollouts.sample))
-    monkeypatch.setattr(rollouts, "refer", counting("refer", refer))
+    monkeypatch.setattr(rollouts, "add_reference_logps", counting("refer", refer))
     made_up = generator()
-    made_up.run.parts.divide = lambda prompts: prompts
+    made_up.run.components.shard_batch = lambda prompts: prompts
     sampler = Sampler(DEFINITION, Greedy(), G, T, (EOS,), ())
-    real = Generator(made_up.run, made_up.learner, sampler, None, iter([([], make_prompts(P))] * 2))
+    real = RolloutWorker(made_up.run, made_up.learner, sampler, None, iter([([], make_prompts(P))] * 2))
     before = sum(array.shape == matrix for array in jax.live_arrays())
     with pytest.raises(Scored):
         real._draw(make_params(), [jax.random.key(0), jax.random.key(1)])

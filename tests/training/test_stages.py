@@ -21,7 +21,7 @@ from r1vl_jax.learner.learner import TrainState
 from r1vl_jax.observe.completions import read_completions
 from r1vl_jax.observe.metrics import read_lines
 from r1vl_jax.rewards.text import Vocabulary
-from r1vl_jax.rewards.weighted_sum import Scheme
+from r1vl_jax.rewards.weighted_sum import RewardSpec
 from r1vl_jax.training import rollouts
 from r1vl_jax.training import step_grpo as stages
 from r1vl_jax.training.loop import Run
@@ -79,8 +79,8 @@ def make_run(tmp_path):
         )
         writer = observe.MetricsWriter(tmp_path, tensorboard=False)
         config = resolve(config)
-        rewarder = Rewarder(Scheme(config.reward), VOCABULARY, None)
-        return Run(config, parts, rewarder, None, writer, observe.Timers(), observe.Cost(tmp_path))  # pyright: ignore[reportArgumentType]
+        rewarder = Rewarder(RewardSpec(config.reward), VOCABULARY, None)
+        return Run(config, parts, rewarder, None, writer, observe.Timers(), observe.ResourceUsage(tmp_path))  # pyright: ignore[reportArgumentType]
 
     return make
 
@@ -107,8 +107,8 @@ def spies(monkeypatch):
         return TrainState(state.step + 1, params, state.opt_state, state.num_skipped), figures
 
     monkeypatch.setattr(rollouts, "sample", sample)
-    monkeypatch.setattr(rollouts, "copied", lambda sampler, params: contextlib.nullcontext(params))
-    monkeypatch.setattr(logprobs, "score", score)
+    monkeypatch.setattr(rollouts, "synced_params", lambda sampler, params: contextlib.nullcontext(params))
+    monkeypatch.setattr(logprobs, "compute_logps", score)
     monkeypatch.setattr(stages, "step_grpo_step", step_grpo_step)
     return calls
 
@@ -162,7 +162,7 @@ def test_what_is_kept_of_short_completions_is_that_of_long_ones(make_run, spies,
     """Two columns hold all completions; the update sees no more."""
     spies.completions = jax.tree.map(lambda array: np.pad(array, ((0, 0), (0, 3))), COMPLETIONS)
     run = make_run(train__completion_bucket=2, train__max_steps=1, observe__log_completions=1)
-    run.parts.texts = lambda completions: TEXTS
+    run.components.decode_completions = lambda completions: TEXTS
     step_grpo(run, W)
     _, batch = spies.update[0]
     assert batch.rows.advantage_BT.shape == (4, 2)

@@ -44,7 +44,7 @@ class Roofline:
         }
 
     @property
-    def binds(self) -> str:
+    def bottleneck(self) -> str:
         """What takes longest."""
         return max(self.times, key=lambda name: self.times[name])
 
@@ -62,7 +62,7 @@ def roofline(compiled: Compiled, chip: Chip, slice_of_device: Sequence[int]) -> 
     module, program = parse(compiled.executable.as_text() or ""), compiled.program
     exchanges = collectives(module, slice_of_device)
     return Roofline(
-        compute_s=program.operations.total / len(slice_of_device) / chip.flops,
+        compute_s=program.flops.total / len(slice_of_device) / chip.flops,
         memory_s=memory_traffic(module) / chip.memory_bandwidth,
         network_s=_bytes(e for e in exchanges if not e.crosses_slices) / chip.network_bandwidth,
         slow_network_s=_bytes(e for e in exchanges if e.crosses_slices) / chip.slow_bandwidth,

@@ -10,7 +10,7 @@ from r1vl_jax.models.qwen2_vl.config import TowerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Dialect:
+class Architecture:
     """How the `vision_config` of one architecture is written.
 
     Attributes:
@@ -33,11 +33,11 @@ class Dialect:
         return self.renamed.get(field, field)
 
 
-DIALECTS = {
-    "qwen2_vl": Dialect(
+ARCHITECTURES = {
+    "qwen2_vl": Architecture(
         "Qwen2-VL", qwen2_vl.VisionConfig, {}, "hidden_size", "quick_gelu", "Qwen2VLForConditionalGeneration"
     ),
-    "qwen2_5_vl": Dialect(
+    "qwen2_5_vl": Architecture(
         "Qwen2.5-VL",
         qwen2_5_vl.VisionConfig,
         {"embed_dim": "hidden_size"},

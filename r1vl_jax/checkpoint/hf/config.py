@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from r1vl_jax.checkpoint.hf.architectures import DIALECTS, TEXT_SIZES, TOKEN_IDS, Dialect, sections
+from r1vl_jax.checkpoint.hf.architectures import ARCHITECTURES, TEXT_SIZES, TOKEN_IDS, Architecture, sections
 from r1vl_jax.checkpoint.hf.config_faults import faults
 from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig
 
@@ -42,8 +42,8 @@ def from_hf(config: Mapping[str, Any]) -> Config:
 
 def to_hf(config: Config) -> dict[str, Any]:
     """The content of a `config.json`, in the layout of the published files; `from_hf` reads it back."""
-    (model_type,) = [name for name, dialect in DIALECTS.items() if dialect.tower is type(config.vision)]
-    dialect = DIALECTS[model_type]
+    (model_type,) = [name for name, dialect in ARCHITECTURES.items() if dialect.tower is type(config.vision)]
+    dialect = ARCHITECTURES[model_type]
     sizes = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
@@ -60,15 +60,15 @@ def to_hf(config: Config) -> dict[str, Any]:
     }
 
 
-def _dialect(config: Mapping[str, Any]) -> Dialect:
+def _dialect(config: Mapping[str, Any]) -> Architecture:
     model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in DIALECTS:
-        known = " or ".join(repr(name) for name in DIALECTS)
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        known = " or ".join(repr(name) for name in ARCHITECTURES)
         raise ValueError(f"config.json describes no model known here: model_type: expected {known}, got {model_type!r}")
-    return DIALECTS[model_type]
+    return ARCHITECTURES[model_type]
 
 
-def _tower(dialect: Dialect, vision: Mapping) -> TowerConfig:
+def _tower(dialect: Architecture, vision: Mapping) -> TowerConfig:
     entries = {field.name: dialect.entry(field.name) for field in dataclasses.fields(dialect.tower)}
     values = {name: vision[entry] for name, entry in entries.items() if entry in vision}
     hashable: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

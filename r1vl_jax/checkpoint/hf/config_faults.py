@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from r1vl_jax.checkpoint.hf.architectures import TEXT_SIZES, TOKEN_IDS, Dialect, Sections
+from r1vl_jax.checkpoint.hf.architectures import TEXT_SIZES, TOKEN_IDS, Architecture, Sections
 
 _VISION_THETA = 10_000.0
 _FULL = "full_attention"
@@ -43,7 +43,7 @@ class _Number:
         return f"{self.name}: expected {expected} of at least {least}, got {got}"
 
 
-def faults(dialect: Dialect, sections: Sections) -> Iterator[str]:
+def faults(dialect: Architecture, sections: Sections) -> Iterator[str]:
     """One line for each: where, what is expected, what stands there."""
     numbers = [*_text_numbers(sections), *_vision_numbers(dialect, sections.vision)]
     yield from sections.faults
@@ -63,7 +63,7 @@ def _text_numbers(sections: Sections) -> Iterator[_Number]:
             yield _Number(name, sections.text[name], bounds)
 
 
-def _vision_numbers(dialect: Dialect, vision: Mapping) -> Iterator[_Number]:
+def _vision_numbers(dialect: Architecture, vision: Mapping) -> Iterator[_Number]:
     """The tower's sizes, with their defaults; null stands for a size that the tower does without."""
     for field in dataclasses.fields(dialect.tower):
         entry, default = dialect.entry(field.name), field.default
@@ -73,7 +73,7 @@ def _vision_numbers(dialect: Dialect, vision: Mapping) -> Iterator[_Number]:
     yield _Number(f"vision_config.{dialect.feature_dim}", vision.get(dialect.feature_dim, _ABSENT), (int, 1))
 
 
-def _variants(dialect: Dialect, sections: Sections) -> Iterator[str]:
+def _variants(dialect: Architecture, sections: Sections) -> Iterator[str]:
     """Kinds of models that are not computed here."""
     text, vision, rope = sections.text, sections.vision, sections.rope
     vision_rope = vision.get("rope_parameters") or {}
@@ -100,7 +100,7 @@ def _theta(vision_rope: Any) -> Any:
     return vision_rope.get("rope_theta", _VISION_THETA) if isinstance(vision_rope, dict) else vision_rope
 
 
-def _undivided(dialect: Dialect, sizes: Mapping[str, int]) -> Iterator[str]:
+def _undivided(dialect: Architecture, sizes: Mapping[str, int]) -> Iterator[str]:
     for name, divisor, factor in (
         ("hidden_size", "num_attention_heads", 1),
         ("num_attention_heads", "num_key_value_heads", 1),
@@ -123,7 +123,7 @@ def _faults_of_heads(sections: Sections, sizes: Mapping[str, int]) -> Iterator[s
         yield f"mrope_section: expected {expected}, got {'nothing' if planes is _ABSENT else repr(planes)}"
 
 
-def _faults_of_vision(dialect: Dialect, vision: Mapping, sizes: Mapping[str, int]) -> Iterator[str]:
+def _faults_of_vision(dialect: Architecture, vision: Mapping, sizes: Mapping[str, int]) -> Iterator[str]:
     feature, width = sizes.get(f"vision_config.{dialect.feature_dim}"), sizes.get("hidden_size")
     if feature and width and feature != width:
         yield f"vision_config.{dialect.feature_dim}: expected {width}, hidden_size, got {feature}"

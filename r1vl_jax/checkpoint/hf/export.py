@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.hf.atomic_directory import replacing
+from r1vl_jax.checkpoint.hf.atomic_directory import atomic_directory
 from r1vl_jax.checkpoint.hf.directory import local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf.files import copy_files, write_files
 from r1vl_jax.checkpoint.hf.names import Tensor, tensors_of
@@ -24,7 +24,7 @@ from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.data.tokenizer import eos_token_ids, load_tokenizer
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.models.trainable import adapted
+from r1vl_jax.models.trainable import make_lora
 from r1vl_jax.observe import check_fingerprint
 from r1vl_jax.observe.files import read_json
 
@@ -58,7 +58,7 @@ def export_run(
     sizes = model_config(settings.model, tokenizer)
     definition = _definition(sizes, settings.model)
     with (
-        replacing(_checked(Path(out), settings.model.path)) as unfinished,
+        atomic_directory(_checked(Path(out), settings.model.path)) as unfinished,
         newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved,
     ):
         if settings.model.path:
@@ -89,13 +89,13 @@ def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = 
     definition = _definition(model_config(settings.model, tokenizer), settings.model)
     with newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved:
         trained = trained_params(settings, definition, saved)
-    with replacing(_checked(Path(out), settings.model.path)) as unfinished:
+    with atomic_directory(_checked(Path(out), settings.model.path)) as unfinished:
         save_adapter(unfinished, trained, definition, base_model=settings.model.path)
 
 
 def _definition(sizes: Config, model: config.Model) -> Definition:
     base = Definition(sizes, model.dtype)
-    return dataclasses.replace(base, lora=adapted(base, model))
+    return dataclasses.replace(base, lora=make_lora(base, model))
 
 
 def write_weights(

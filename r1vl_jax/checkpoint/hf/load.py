@@ -61,7 +61,7 @@ def load_params(
     return treedef.unflatten([loaded[path] for path in reader.paths])
 
 
-def forget_programs() -> None:
+def clear_jit_caches() -> None:
     """Gives back what loading compiled, a program for every shape; another load would compile them again."""
     for program in (_fill, _from_bits):
         program.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]

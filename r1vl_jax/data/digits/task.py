@@ -1,7 +1,7 @@
 """The embedded task: reading handwritten digits and reasoning about them, from data that ships with scikit-learn.
 
-Neither scans nor problems are shared between the training splits (`alignment`, `warmup`, `train`), `validation` and
-`test`.
+Neither scans nor problems are shared between the training splits (`vision_pretrain`, `warmup`, `train`), `validation`
+and `test`.
 """
 
 import os
@@ -16,7 +16,7 @@ from r1vl_jax.data.digits.scans import draw, load_scans
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, read_settings, write_splits
 from r1vl_jax.response_format import DESCRIPTION
 
-_SOURCE = "handwriting"
+_SOURCE = "digits"
 _MAX_TRIES = 100
 
 
@@ -24,22 +24,22 @@ def write(
     directory: str | os.PathLike,
     *,
     difficulty: int,
-    hasty_share: float = 0.0,
-    alignment_records: int = 0,
+    shortcut_fraction: float = 0.0,
+    vision_pretrain_records: int = 0,
     warmup_records: int,
     train_records: int,
     eval_records: int,
     seed: int,
 ):
-    """Writes the splits alignment, warmup, train, validation and test, unless they are there already.
+    """Writes the splits vision_pretrain, warmup, train, validation and test, unless they are there already.
 
-    Records of `alignment` show one digit and name it; those of `warmup` have a response to imitate, in the words of
-    several annotators; those of `train` none and nothing that shows the way; those of `validation` and `test` keep the
-    reference path as their solution, by which reading is measured.
+    Records of `vision_pretrain` show one digit and name it; those of `warmup` have a response to imitate, in the words
+    of several annotators; those of `train` none and nothing that shows the way; those of `validation` and `test` keep
+    the reference path as their solution, by which reading is measured.
 
     Args:
         difficulty: 1 to 3; more digits, more operators.
-        hasty_share: of the records of `warmup`, how many imitate somebody who states the result at once, 0 to 1.
+        shortcut_fraction: of the records of `warmup`, how many imitate somebody who states the result at once, 0 to 1.
         eval_records: of validation and of test, each.
 
     Raises:
@@ -47,8 +47,8 @@ def write(
     """
     settings = {
         "difficulty": difficulty,
-        "hasty_share": hasty_share,
-        "alignment_records": alignment_records,
+        "shortcut_fraction": shortcut_fraction,
+        "vision_pretrain_records": vision_pretrain_records,
         "warmup_records": warmup_records,
         "train_records": train_records,
         "eval_records": eval_records,
@@ -59,11 +59,11 @@ def write(
         return
     sizes = {"warmup": warmup_records, "train": train_records, "validation": eval_records, "test": eval_records}
     splits: dict[str, Iterator[Record]] = {
-        split: _records(split, size, difficulty, hasty_share, np.random.default_rng([seed, number]))
+        split: _records(split, size, difficulty, shortcut_fraction, np.random.default_rng([seed, number]))
         for number, (split, size) in enumerate(sizes.items())
     }
-    if alignment_records:
-        splits["alignment"] = _readings(alignment_records, np.random.default_rng([seed, len(sizes)]))
+    if vision_pretrain_records:
+        splits["vision_pretrain"] = _readings(vision_pretrain_records, np.random.default_rng([seed, len(sizes)]))
     write_splits(directory, splits, settings=settings)
 
 
@@ -75,7 +75,7 @@ def texts(records: Iterable[Record]) -> Iterator[str]:
         yield record.response
 
 
-def reading(completion: str, record: Record) -> tuple[int, int]:
+def reading_accuracy(completion: str, record: Record) -> tuple[int, int]:
     """How many digits of the picture the image description names right, by position, and how many there are.
 
     Args:
@@ -99,19 +99,21 @@ def _check_settings(directory: str | os.PathLike, settings: dict[str, float]):
     ]
     if differences:
         raise ValueError(
-            f"{directory}: holds handwriting of other settings ({'; '.join(differences)});"
+            f"{directory}: holds the embedded task with other settings ({'; '.join(differences)});"
             " name another data.directory, or delete this one"
         )
 
 
-def _records(split: str, size: int, difficulty: int, hasty_share: float, rng: np.random.Generator) -> Iterator[Record]:
+def _records(
+    split: str, size: int, difficulty: int, shortcut_fraction: float, rng: np.random.Generator
+) -> Iterator[Record]:
     """Records of a split, the kinds by turns."""
     home = split if split in ("validation", "test") else "train"
     scans = load_scans(home)
     seen: set[tuple[str, ...]] = set()
     for index in range(size):
         puzzle = _draw_puzzle(MAKERS[index % len(MAKERS)], home, difficulty, seen, rng)
-        is_hasty, opening = rng.random() < hasty_share, OPENINGS[rng.integers(len(OPENINGS))]
+        is_hasty, opening = rng.random() < shortcut_fraction, OPENINGS[rng.integers(len(OPENINGS))]
         shown = puzzle.hasty_path if is_hasty else puzzle.path_opened_by(opening)
         yield Record(
             id=f"{split}-{index:05d}",
@@ -132,7 +134,7 @@ def _readings(size: int, rng: np.random.Generator) -> Iterator[Record]:
     for index in range(size):
         digit = str(rng.integers(10))
         yield Record(
-            id=f"alignment-{index:05d}",
+            id=f"vision_pretrain-{index:05d}",
             images=(draw([digit], scans, rng),),
             problem=f"Which digit is it?\n{IMAGE_PLACEHOLDER}",
             solution=digit,

@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from r1vl_jax.models.attention import cudnn
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.attention.splash_tpu import splash_attention
 
 # A score that no visible key can reach. It is finite, so that rows without any visible key stay finite too.
-_HIDDEN = -1e30
+MASKED_SCORE = -1e30
 
 
 # `attention` for one platform and mesh.
@@ -31,7 +31,7 @@ def attention(
     segment_BT: Int[Array, "B T"],
     is_causal: bool,
     platform: str,
-    branches: Branches | None = None,
+    branches: SharedPrefix | None = None,
     mesh: Mesh | None = None,
     chunk_size: int = 512,
 ) -> Float[Array, "B T N H"]:
@@ -46,28 +46,35 @@ def attention(
         mesh: where rows and heads are divided: the TPU's kernel has to know (see `splash`), the compiler does.
         chunk_size: queries whose scores exist at one time, when there are more than that; the TPU's kernel has its own.
     """
-    _check(platform)
+    check_platform(platform)
     if platform == "tpu":
         return splash_attention(
             query_BTNH, key_BTKH, value_BTKH, segment_BT, is_causal=is_causal, branches=branches, mesh=mesh
         )
-    if platform == "gpu" and cudnn.is_suited(query_BTNH, is_causal=is_causal):
+    if platform == "gpu" and cudnn.is_supported(query_BTNH, is_causal=is_causal):
         return cudnn.cudnn_attention(
             query_BTNH, key_BTKH, value_BTKH, segment_BT, is_causal=is_causal, branches=branches
         )
     attend = partial(_attention, is_causal=is_causal, chunk_size=chunk_size)
     if branches is None:
         return attend(query_BTNH, key_BTKH, value_BTKH, segment_BT)
-    return _branched(attend, branches, query_BTNH, key_BTKH, value_BTKH, segment_BT)
+    return _shared_prefix_attention(attend, branches, query_BTNH, key_BTKH, value_BTKH, segment_BT)
 
 
-def _branched(
-    attend: Callable[..., Array], branches: Branches, query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT
+def _shared_prefix_attention(
+    attend: Callable[..., Array],
+    branches: SharedPrefix,
+    query_BTNH: Array,
+    key_BTKH: Array,
+    value_BTKH: Array,
+    segment_BT,
 ) -> Float[Array, "B T N H"]:
     """The stem by itself; then every branch as a row of its own, behind the stem's keys and values."""
-    stem = branches.stem(query_BTNH.shape[1])
+    stem = branches.prefix_length(query_BTNH.shape[1])
     of_stem = attend(query_BTNH[:, :stem], key_BTKH[:, :stem], value_BTKH[:, :stem], segment_BT[:, :stem])
-    of_branches = attend(branches.own(query_BTNH), *map(branches.with_stem, (key_BTKH, value_BTKH, segment_BT)))
+    of_branches = attend(
+        branches.split_completions(query_BTNH), *map(branches.repeat_prefix, (key_BTKH, value_BTKH, segment_BT))
+    )
     return jnp.concatenate([of_stem, of_branches.reshape(query_BTNH[:, stem:].shape)], axis=1)
 
 
@@ -83,7 +90,9 @@ def _attention(
     """Queries are those of the last T of S columns."""
     length, num_kv_heads = query_BTNH.shape[1], key_BSKH.shape[2]
     first = key_BSKH.shape[1] - length
-    attend = partial(_attend, key_BSKH=key_BSKH, value_BSKH=value_BSKH, segment_BS=segment_BS, is_causal=is_causal)
+    attend = partial(
+        _dot_product_attention, key_BSKH=key_BSKH, value_BSKH=value_BSKH, segment_BS=segment_BS, is_causal=is_causal
+    )
     query_BTKQH = query_BTNH.reshape(*query_BTNH.shape[:2], num_kv_heads, -1, query_BTNH.shape[-1])
     segment_BT = segment_BS[:, first:]
     if length <= chunk_size:
@@ -112,7 +121,7 @@ def _in_chunks(
     return output.reshape(output.shape[0], num_chunks * chunk_size, *output.shape[3:])[:, :length]
 
 
-def _attend(
+def _dot_product_attention(
     query_BTKQH: Float[Array, "B T K Q H"],
     segment_BT: Int[Array, "B T"],
     column_T: Int[Array, " T"],
@@ -127,7 +136,7 @@ def _attend(
     if is_causal:
         is_visible_BTS &= column_T[None, :, None] >= jnp.arange(segment_BS.shape[1])[None, None]
     # Added, not selected: broadcast over heads, a mask in a loop over layers would be kept that large on a CPU.
-    bias_BTS = jnp.where(is_visible_BTS, 0.0, _HIDDEN)
+    bias_BTS = jnp.where(is_visible_BTS, 0.0, MASKED_SCORE)
 
     # Of a head, all queries are rows of one product, as they lie: so nobody turns the scores around.
     query_BKQTH = jnp.transpose(query_BTKQH, (0, 2, 3, 1, 4))
@@ -143,6 +152,6 @@ def _attend(
     return jnp.transpose(output_BKQTH, (0, 3, 1, 2, 4))
 
 
-def _check(platform: str) -> None:
+def check_platform(platform: str) -> None:
     if platform not in ("cpu", "gpu", "tpu"):
         raise ValueError(f"platform: expected 'cpu', 'gpu' or 'tpu', got {platform!r}")

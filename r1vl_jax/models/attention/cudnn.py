@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 
 _BITS = 24  # of a segment's number; widths are multiples of 8
 _BIT = 64.0  # exact in bfloat16; scores of 80 numbers fall short by 916 then, and are right to 1e-3
@@ -23,7 +23,7 @@ _WIDEST = 128
 _attend: Any = jax.nn.dot_product_attention  # its types tell apart what is one thing here
 
 
-def is_suited(query_BTNH: Array, *, is_causal: bool) -> bool:
+def is_supported(query_BTNH: Array, *, is_causal: bool) -> bool:
     """Whether there is a kernel, with its gradient, for these queries: of 16 bits, and not too wide."""
     width = query_BTNH.shape[-1] + (0 if is_causal else _BITS)
     return query_BTNH.dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= _WIDEST
@@ -36,7 +36,7 @@ def cudnn_attention(
     segment_BT: Int[Array, "B T"],
     *,
     is_causal: bool,
-    branches: Branches | None = None,
+    branches: SharedPrefix | None = None,
     implementation: str = "cudnn",
 ) -> Float[Array, "B T N H"]:
     """`attention.attention` for what is suited.
@@ -46,27 +46,32 @@ def cudnn_attention(
         implementation: "xla" computes the same on whatever device there is; for tests.
     """
     if branches is not None:
-        return _branched(query_BTNH, key_BTKH, value_BTKH, segment_BT, branches, implementation)
+        return _shared_prefix_attention(query_BTNH, key_BTKH, value_BTKH, segment_BT, branches, implementation)
     attend = _causal if is_causal else _within_segments
     output_BTNH = attend(query_BTNH, key_BTKH, value_BTKH, segment_BT, implementation)
     return jnp.where((segment_BT != 0)[:, :, None, None], output_BTNH, 0)
 
 
-def _branched(
-    query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT: Array, branches: Branches, implementation: str
+def _shared_prefix_attention(
+    query_BTNH: Array,
+    key_BTKH: Array,
+    value_BTKH: Array,
+    segment_BT: Array,
+    branches: SharedPrefix,
+    implementation: str,
 ) -> Array:
     """Every branch as a row of its own behind the whole stem, which the first of them attends for, too.
 
     Queries of a stem are read as often as there are branches behind it. A kernel for queries of the last columns alone
     would want a mask again.
     """
-    stem = branches.stem(segment_BT.shape[1])
+    stem = branches.prefix_length(segment_BT.shape[1])
     output = cudnn_attention(
-        *map(branches.with_stem, (query_BTNH, key_BTKH, value_BTKH, segment_BT)),
+        *map(branches.repeat_prefix, (query_BTNH, key_BTKH, value_BTKH, segment_BT)),
         is_causal=True,
         implementation=implementation,
     )
-    of_stem = output[:: branches.number, :stem]
+    of_stem = output[:: branches.num_completions, :stem]
     return jnp.concatenate([of_stem, output[:, stem:].reshape(query_BTNH[:, stem:].shape)], axis=1)
 
 

@@ -21,20 +21,20 @@ try:
 except ImportError:  # JAX 0.11 announces that it will go; plain attention is there
     triton: Any = None
 
-_BLOCK = 64  # keys that are read at one time
-_AHEAD = 3  # blocks on their way
+_BLOCK_KEYS = 64  # keys that are read at one time
+_NUM_STAGES = 3  # blocks on their way
 _PROGRAMS = 264  # about as many, if there are blocks for them: two for each processor of an H100 or H200
 _LEAST_QUERIES, _MOST_QUERIES = 16, 64  # of a program: the rows of the smallest product on tensor cores; no fewer fit
-_HIDDEN = -1e30
+_MASKED_SCORE = -1e30
 
 KeyValue = tuple[Array, Array]  # of a token [B, K, H], or of a cache [B, K, H, T] and [B, K, T, H]
 
 # Of I parts of the keys: what R queries of a head would get if there were no other [B, K, I, R, H], and the logarithm
 # of the sum of the scores' exponentials [B, K, I, R].
-_Found = Sequence[Array]
+_PartialSoftmax = Sequence[Array]
 
 
-def is_suited(query_BNH: Array, prefix_mask_PS: Array, suffix_key_BKHT: Array) -> bool:
+def is_supported(query_BNH: Array, prefix_mask_PS: Array, suffix_key_BKHT: Array) -> bool:
     """Whether the kernels can take these: 16 bits, as wide as tensor cores multiply, whole blocks of keys."""
     _, num_heads, width = query_BNH.shape
     lengths = prefix_mask_PS.shape[-1], suffix_key_BKHT.shape[-1]
@@ -42,7 +42,7 @@ def is_suited(query_BNH: Array, prefix_mask_PS: Array, suffix_key_BKHT: Array) -
         query_BNH.dtype in (jnp.bfloat16, jnp.float16)
         and width in (16, 32, 64, 128)
         and num_heads // suffix_key_BKHT.shape[1] <= _MOST_QUERIES
-        and all(length % _BLOCK == 0 for length in lengths)
+        and all(length % _BLOCK_KEYS == 0 for length in lengths)
     )
     if is_suited and triton is None:
         warnings.warn("this JAX has no Pallas for Triton: decoding on GPU takes plain attention", stacklevel=2)
@@ -96,15 +96,17 @@ def _attend(
         size for size in range(num_samples, 0, -1) if not num_samples % size and size * num_queries <= _MOST_QUERIES
     )
     query_CGKQH = query_BKQH.reshape(-1, together, *query_BKQH.shape[1:])
-    of_prompt = _find(_prompt_kernel, query_CGKQH, prefix, prefix_mask_PS, is_written=False, interpret=interpret)
-    *own, key, value = _find(
-        _own_kernel, query_BKQH[:, None], suffix, step_B, *new, is_written=True, interpret=interpret
+    of_prompt = _split_k_attention(
+        _prefix_kernel, query_CGKQH, prefix, prefix_mask_PS, is_written=False, interpret=interpret
+    )
+    *own, key, value = _split_k_attention(
+        _suffix_kernel, query_BKQH[:, None], suffix, step_B, *new, is_written=True, interpret=interpret
     )
     merged_BKQH = _merge(of_prompt, own, query_BNH.dtype, interpret=interpret)
     return merged_BKQH.reshape(query_BNH.shape), (key, value)
 
 
-def _find(
+def _split_k_attention(
     kernel: Callable[..., None],
     query_CGKQH: Float[Array, "C G K Q H"],
     cache: KeyValue,
@@ -126,7 +128,7 @@ def _find(
     num_groups, num_samples, num_kv_heads, num_queries, width = query_CGKQH.shape
     num_caches, _, _, length = cache[0].shape
     num_readers = num_groups // num_caches
-    num_parts = min(2 ** int(math.log2(max(_PROGRAMS / (num_groups * num_kv_heads), 1))), length // _BLOCK)
+    num_parts = min(2 ** int(math.log2(max(_PROGRAMS / (num_groups * num_kv_heads), 1))), length // _BLOCK_KEYS)
     parts = (num_groups, num_kv_heads, num_parts, num_samples * num_queries)
     query = pl.BlockSpec((None, num_samples, None, num_queries, width), lambda group, head, _: (group, 0, head, 0, 0))
     caches = [
@@ -151,21 +153,23 @@ def _find(
         out_specs=[*found, *caches][: len(shapes)],
         out_shape=shapes,
         input_output_aliases={1: 2, 2: 3} if is_written else {},
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=_AHEAD),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=_NUM_STAGES),
         interpret=interpret,
         name="flash_decode",
     )(query_CGKQH, *cache, *of_cache)
 
 
-def _prompt_kernel(query_ref: Any, key_ref: Any, value_ref: Any, mask_ref: Any, output_ref: Any, log_ref: Any) -> None:
+def _prefix_kernel(query_ref: Any, key_ref: Any, value_ref: Any, mask_ref: Any, output_ref: Any, log_ref: Any) -> None:
     query_RH = _queries(query_ref)
     num_queries, width = query_RH.shape
-    nothing = jnp.full(num_queries, _HIDDEN), jnp.ones(num_queries), jnp.zeros((num_queries, width))
-    found = _walk(query_RH, key_ref, value_ref, lambda block: mask_ref[block], nothing, len(mask_ref) // _BLOCK)
+    nothing = jnp.full(num_queries, _MASKED_SCORE), jnp.ones(num_queries), jnp.zeros((num_queries, width))
+    found = _online_softmax(
+        query_RH, key_ref, value_ref, lambda block: mask_ref[block], nothing, len(mask_ref) // _BLOCK_KEYS
+    )
     _store(found, query_ref, output_ref, log_ref)
 
 
-def _own_kernel(
+def _suffix_kernel(
     query_ref: Any,
     key_ref: Any,
     value_ref: Any,
@@ -184,12 +188,12 @@ def _own_kernel(
         query_RH.astype(jnp.float32) * new_key_H.astype(jnp.float32)[None], axis=1
     )
     value_RH = jnp.broadcast_to(new_value_H.astype(jnp.float32)[None], query_RH.shape)
-    start = jnp.where(is_first, score_R, _HIDDEN), jnp.ones_like(score_R), value_RH
+    start = jnp.where(is_first, score_R, _MASKED_SCORE), jnp.ones_like(score_R), value_RH
 
     def is_visible(block: Any) -> Bool[Array, " S"]:
-        return block.start + jnp.arange(_BLOCK) < step
+        return block.start + jnp.arange(_BLOCK_KEYS) < step
 
-    found = _walk(query_RH, key_ref, value_ref, is_visible, start, pl.cdiv(step, _BLOCK))
+    found = _online_softmax(query_RH, key_ref, value_ref, is_visible, start, pl.cdiv(step, _BLOCK_KEYS))
     _store(found, query_ref, output_ref, log_ref)
 
     @pl.when(is_first)
@@ -198,7 +202,7 @@ def _own_kernel(
         written_value_ref[step, :] = new_value_H
 
 
-def _walk(
+def _online_softmax(
     query_RH: Array,
     key_ref: Any,
     value_ref: Any,
@@ -221,9 +225,9 @@ def _walk(
 
     def step(number: Array, found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         top_R, total_R, sum_RH = found
-        block = pl.ds(number * _BLOCK, _BLOCK)
+        block = pl.ds(number * _BLOCK_KEYS, _BLOCK_KEYS)
         score_RS = jnp.dot(query_RH, key_ref[:, block], preferred_element_type=jnp.float32)
-        score_RS = jnp.where(is_visible(block)[None], query_RH.shape[1] ** -0.5 * score_RS, _HIDDEN)
+        score_RS = jnp.where(is_visible(block)[None], query_RH.shape[1] ** -0.5 * score_RS, _MASKED_SCORE)
         new_top_R = jnp.maximum(top_R, jnp.max(score_RS, axis=1))
         weight_RS, kept_R = jnp.exp(score_RS - new_top_R[:, None]), jnp.exp(top_R - new_top_R)
         value_SH = value_ref[block, :]
@@ -256,7 +260,7 @@ def _rows(query_ref: Any) -> tuple[Any, Bool[Array, " R"]]:
     return pl.ds(0, num_padded), jnp.arange(num_padded) < num_queries
 
 
-def _merge(of_prompt: _Found, own: _Found, dtype: Any, *, interpret: bool) -> Float[Array, "B K Q H"]:
+def _merge(of_prompt: _PartialSoftmax, own: _PartialSoftmax, dtype: Any, *, interpret: bool) -> Float[Array, "B K Q H"]:
     """Of every row, what was found for it in its prompt, with other samples, and in its own tokens."""
     num_rows, num_kv_heads, _, num_queries, width = own[0].shape
     together = num_rows // len(of_prompt[0])
@@ -267,7 +271,7 @@ def _merge(of_prompt: _Found, own: _Found, dtype: Any, *, interpret: bool) -> Fl
     def place(row: Any, head: Any, query: Any) -> tuple[Any, ...]:
         return row, head, 0, query
 
-    def specs(found: _Found, place: Any) -> tuple[pl.BlockSpec, pl.BlockSpec]:
+    def specs(found: _PartialSoftmax, place: Any) -> tuple[pl.BlockSpec, pl.BlockSpec]:
         num_parts = found[0].shape[2]
         return (
             pl.BlockSpec((None, None, num_parts, None, width), lambda *index: (*place(*index), 0)),
@@ -297,7 +301,7 @@ def _merge_kernel(output_ref: Any, log_ref: Any, own_output_ref: Any, own_log_re
 def _logs(ref: Any) -> Array:
     """Of all parts, filled up to a power of two by parts in which nothing is seen."""
     num_padded = pl.next_power_of_2(ref.shape[0])
-    return triton.load(ref.at[pl.ds(0, num_padded)], mask=jnp.arange(num_padded) < ref.shape[0], other=_HIDDEN)
+    return triton.load(ref.at[pl.ds(0, num_padded)], mask=jnp.arange(num_padded) < ref.shape[0], other=_MASKED_SCORE)
 
 
 def _weighted(ref: Any, share_I: Array) -> Array:

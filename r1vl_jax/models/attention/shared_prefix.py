@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 
 @dataclass(frozen=True)
-class Branches:
+class SharedPrefix:
     """What the last columns of a sequence are: continuations, side by side, of all that stands before them.
 
     A column of a branch sees the stem and its own branch, up to itself; the stem sees itself alone, causally.
@@ -19,18 +19,20 @@ class Branches:
         length: columns of each.
     """
 
-    number: int
+    num_completions: int
     length: int
 
-    def stem(self, length: int) -> int:
+    def prefix_length(self, length: int) -> int:
         """Columns before the branches of a sequence of so many columns."""
-        return length - self.number * self.length
+        return length - self.num_completions * self.length
 
-    def own(self, array_BT: Array) -> Array:
+    def split_completions(self, array_BT: Array) -> Array:
         """Of [B, T, ...], every branch as a row of its own."""
-        return array_BT[:, self.stem(array_BT.shape[1]) :].reshape(-1, self.length, *array_BT.shape[2:])
+        return array_BT[:, self.prefix_length(array_BT.shape[1]) :].reshape(-1, self.length, *array_BT.shape[2:])
 
-    def with_stem(self, array_BT: Array) -> Array:
+    def repeat_prefix(self, array_BT: Array) -> Array:
         """The same behind the stem, which is repeated."""
-        stem = array_BT[:, : self.stem(array_BT.shape[1])]
-        return jnp.concatenate([jnp.repeat(stem, self.number, axis=0), self.own(array_BT)], axis=1)
+        stem = array_BT[:, : self.prefix_length(array_BT.shape[1])]
+        return jnp.concatenate(
+            [jnp.repeat(stem, self.num_completions, axis=0), self.split_completions(array_BT)], axis=1
+        )

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from r1vl_jax.arrays import BATCH_AXES
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.sharding.batch import num_batch_shards
 
 _LANES = 128  # columns are padded to a multiple of this
@@ -32,7 +32,7 @@ def splash_attention(
     segment_BT: Int[Array, "B T"],
     *,
     is_causal: bool,
-    branches: Branches | None = None,
+    branches: SharedPrefix | None = None,
     mesh: Mesh | None,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
@@ -80,7 +80,7 @@ def _attend(
 
 
 @dataclass(frozen=True)
-class _BranchedMask(masks.Mask):
+class _SharedPrefixMask(masks.Mask):
     """Who sees whom along a stem and its branches; columns past the last branch see themselves and the stem.
 
     Attributes:
@@ -103,11 +103,11 @@ class _BranchedMask(masks.Mask):
         return is_shared & (key[None] <= query[:, None])
 
 
-def _mask(length: int, *, is_causal: bool, branches: Branches | None) -> masks.Mask:
+def _mask(length: int, *, is_causal: bool, branches: SharedPrefix | None) -> masks.Mask:
     """For so many columns and the padding that the kernel needs behind them."""
     size = length + -length % _LANES
     if branches is not None:
-        return _BranchedMask(size, branches.stem(length), branches.length)
+        return _SharedPrefixMask(size, branches.prefix_length(length), branches.length)
     return masks.CausalMask((size, size)) if is_causal else masks.FullMask((size, size))
 
 

@@ -11,7 +11,7 @@ from r1vl_jax.models.attention.decode import decode_attention
 from r1vl_jax.models.qwen2_vl import decode_gpu
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.model import Definition, Qwen2VL
-from r1vl_jax.models.qwen2_vl.rope import Rotation, text_rotation
+from r1vl_jax.models.qwen2_vl.rope import RopeAngles, text_rope_angles
 
 
 class Decoder:
@@ -33,7 +33,7 @@ class Decoder:
         may_have_kernels = definition.platform == "gpu" and definition.lora is None and not is_divided
         self._gpu_layers = decode_gpu.make_layers(copy["layers"], copy["norm"]) if may_have_kernels else None
 
-    def rotation(self, next_position_B: Int[Array, " B"], length: int) -> Rotation:
+    def rope_angles(self, next_position_B: Int[Array, " B"], length: int) -> RopeAngles:
         """Angles of the first `length` tokens behind each prompt, [B, T, H/2].
 
         To be made before the loop over tokens: inside it, XLA makes them again in every layer.
@@ -42,12 +42,12 @@ class Decoder:
             next_position_B: rope position of the first token, the same in time, height and width.
         """
         position_BT = next_position_B[:, None] + jnp.arange(length)[None]
-        return text_rotation(jnp.broadcast_to(position_BT[None], (3, *position_BT.shape)), self._definition.config)
+        return text_rope_angles(jnp.broadcast_to(position_BT[None], (3, *position_BT.shape)), self._definition.config)
 
     def __call__(
         self,
         token_B: Int[Array, " B"],
-        rotation: Rotation,
+        rotation: RopeAngles,
         *,
         prefix: PrefixCache,
         suffix: SuffixCache,
@@ -64,10 +64,10 @@ class Decoder:
         """
         definition = self._definition
         x_B1D = self._embedding_VD[token_B[:, None]].astype(definition.dtype)
-        if self._gpu_layers is not None and decode_gpu.are_suited(
+        if self._gpu_layers is not None and decode_gpu.is_supported(
             definition.config, definition.dtype, num_rows=len(token_B)
         ):
-            return decode_gpu.read_token(
+            return decode_gpu.decode_token(
                 self._gpu_layers,
                 x_B1D[:, 0],
                 self._layers[0].input_layernorm(x_B1D)[:, 0],

@@ -11,7 +11,7 @@ from r1vl_jax.models import decode_linear_gpu
 from r1vl_jax.models.attention.decode import decode_attention
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache, SuffixCache
 from r1vl_jax.models.qwen2_vl.config import Config
-from r1vl_jax.models.qwen2_vl.rope import Rotation
+from r1vl_jax.models.qwen2_vl.rope import RopeAngles
 
 
 @bundle
@@ -60,17 +60,17 @@ def _layer(params: Params, next_norm_D: Array) -> Layer:
     )
 
 
-def are_suited(config: Config, dtype: str, *, num_rows: int) -> bool:
+def is_supported(config: Config, dtype: str, *, num_rows: int) -> bool:
     """Whether the kernels can take these sizes, and so many rows of a device that has all heads."""
     dims = config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim
-    return decode_linear_gpu.is_suited(num_rows, dims, head_dim=config.head_dim, dtype=jnp.dtype(dtype))
+    return decode_linear_gpu.is_supported(num_rows, dims, head_dim=config.head_dim, dtype=jnp.dtype(dtype))
 
 
-def read_token(
+def decode_token(
     layers: list[Layer],
     x_BD: Float[Array, "B D"],
     normed_BD: Float[Array, "B D"],
-    rotation: Rotation,
+    rotation: RopeAngles,
     *,
     prefix: PrefixCache,
     suffix: SuffixCache,
@@ -81,8 +81,8 @@ def read_token(
     add_and_norm = functools.partial(decode_linear_gpu.add_and_norm, epsilon=config.rms_norm_eps)
     key_BKHT, value_BKTH = [], []
     for index, layer in enumerate(layers):
-        query_BNH, *new = decode_linear_gpu.heads(
-            decode_linear_gpu.product(normed_BD, layer.qkv_DF),
+        query_BNH, *new = decode_linear_gpu.qkv_heads_with_rope(
+            decode_linear_gpu.matmul_split_k(normed_BD, layer.qkv_DF),
             layer.bias_F,
             rotation.cos[:, 0],
             rotation.sin[:, 0],
@@ -100,8 +100,10 @@ def read_token(
         key_BKHT.append(key)
         value_BKTH.append(value)
         x_BD, normed_BD = add_and_norm(
-            x_BD, decode_linear_gpu.product(mixed_BNH.reshape(x_BD.shape), layer.output_ND), layer.norm_D
+            x_BD, decode_linear_gpu.matmul_split_k(mixed_BNH.reshape(x_BD.shape), layer.output_ND), layer.norm_D
         )
-        inner_BM = decode_linear_gpu.gated(normed_BD, layer.gate_DM, layer.up_DM)
-        x_BD, normed_BD = add_and_norm(x_BD, decode_linear_gpu.product(inner_BM, layer.down_MD), layer.next_norm_D)
+        inner_BM = decode_linear_gpu.swiglu(normed_BD, layer.gate_DM, layer.up_DM)
+        x_BD, normed_BD = add_and_norm(
+            x_BD, decode_linear_gpu.matmul_split_k(inner_BM, layer.down_MD), layer.next_norm_D
+        )
     return normed_BD, SuffixCache(key_BKHT, value_BKTH)

@@ -22,14 +22,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from r1vl_jax.arrays import PackedVision, Params, PromptBatch
 from r1vl_jax.models.attention.attention import attention
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.lora import LoRA, add_adapters
 from r1vl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from r1vl_jax.models.qwen2_5_vl.vision import WindowedVision
 from r1vl_jax.models.qwen2_vl.cache import PrefixCache
 from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig, VisionConfig
 from r1vl_jax.models.qwen2_vl.layers import linear, scan
-from r1vl_jax.models.qwen2_vl.rope import text_rotation
+from r1vl_jax.models.qwen2_vl.rope import text_rope_angles
 from r1vl_jax.models.qwen2_vl.text import DecoderLayer, Text
 from r1vl_jax.models.qwen2_vl.vision import Vision
 
@@ -124,7 +124,7 @@ class Qwen2VL(nnx.Module):
         position_3BT: Int[Array, "3 B T"],
         feature_index_BT: Int[Array, "B T"],
         feature_MD: Float[Array, "M D"],
-        branches: Branches | None = None,
+        branches: SharedPrefix | None = None,
     ) -> Float[Array, "B T D"]:
         """Hidden states behind the final norm, for whole sequences with padding anywhere.
 
@@ -134,7 +134,7 @@ class Qwen2VL(nnx.Module):
             branches: columns at the end that do not see each other.
         """
         x_BTD = self.embed(token_BT, feature_index_BT, feature_MD)
-        rotation = text_rotation(position_3BT, self.definition.config)
+        rotation = text_rope_angles(position_3BT, self.definition.config)
 
         def apply(layer: DecoderLayer, x_BTD: Float[Array, "B T D"]):
             return layer(x_BTD, rotation, mask_BT, branches)[0], None
@@ -147,7 +147,7 @@ class Qwen2VL(nnx.Module):
     ) -> tuple[Float[Array, "P S D"], PrefixCache]:
         """Hidden states of the prompts behind the final norm, and the keys and values that decoding attends to."""
         x_PSD = self.embed(prompts.token_PS, prompts.feature_index_PS, feature_MD)
-        rotation = text_rotation(prompts.position_3PS, self.definition.config)
+        rotation = text_rope_angles(prompts.position_3PS, self.definition.config)
 
         def apply(layer: DecoderLayer, x_PSD: Float[Array, "P S D"]):
             return layer(x_PSD, rotation, prompts.mask_PS)

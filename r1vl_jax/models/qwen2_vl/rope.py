@@ -17,26 +17,28 @@ _VISION_THETA = 10_000.0
 
 
 @bundle
-class Rotation:
+class RopeAngles:
     """Cosine and sine of every token's angle in each plane, float32."""
 
     cos: Float[Array, "B T H//2"]
     sin: Float[Array, "B T H//2"]
 
 
-def text_rotation(position_3BT: Int[Array, "3 B T"], config: Config) -> Rotation:
+def text_rope_angles(position_3BT: Int[Array, "3 B T"], config: Config) -> RopeAngles:
     """The first planes turn with time, the next with height, the last with width, as many as `mrope_section` says."""
     coordinate = np.repeat(np.arange(3), config.mrope_section)
-    return _rotation(jnp.moveaxis(position_3BT, 0, -1), coordinate, _frequency(config.head_dim, config.rope_theta))
+    return _rope_angles(
+        jnp.moveaxis(position_3BT, 0, -1), coordinate, _inverse_frequencies(config.head_dim, config.rope_theta)
+    )
 
 
-def vision_rotation(position_ZM2: Int[Array, "Z M 2"], head_dim: int) -> Rotation:
+def vision_rope_angles(position_ZM2: Int[Array, "Z M 2"], head_dim: int) -> RopeAngles:
     """The first half of the planes turns with the row, the second with the column; both have the same frequencies."""
-    frequency = _frequency(head_dim // 2, _VISION_THETA)
-    return _rotation(position_ZM2, np.repeat(np.arange(2), len(frequency)), np.tile(frequency, 2))
+    frequency = _inverse_frequencies(head_dim // 2, _VISION_THETA)
+    return _rope_angles(position_ZM2, np.repeat(np.arange(2), len(frequency)), np.tile(frequency, 2))
 
 
-def rotate(x_BTNH: Float[Array, "B T N H"], rotation: Rotation) -> Float[Array, "B T N H"]:
+def apply_rope(x_BTNH: Float[Array, "B T N H"], rotation: RopeAngles) -> Float[Array, "B T N H"]:
     """Turns every head by its token's angles; computed in float32, returned in the dtype it came in."""
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     cos, sin = rotation.cos[:, :, None], rotation.sin[:, :, None]
@@ -44,11 +46,11 @@ def rotate(x_BTNH: Float[Array, "B T N H"], rotation: Rotation) -> Float[Array, 
     return turned.astype(x_BTNH.dtype)
 
 
-def _frequency(dim: int, theta: float) -> np.ndarray:
+def _inverse_frequencies(dim: int, theta: float) -> np.ndarray:
     """Radians per unit of position: 1 for the first of dim/2 planes, falling geometrically towards 1 / theta."""
     return (1.0 / theta ** (np.arange(0, dim, 2, dtype=np.float32) / dim)).astype(np.float32)
 
 
-def _rotation(position: Int[Array, "B T 3"], coordinate: np.ndarray, frequency: np.ndarray) -> Rotation:
+def _rope_angles(position: Int[Array, "B T 3"], coordinate: np.ndarray, frequency: np.ndarray) -> RopeAngles:
     angle = position[..., coordinate].astype(jnp.float32) * frequency[None, None]
-    return Rotation(jnp.cos(angle), jnp.sin(angle))
+    return RopeAngles(jnp.cos(angle), jnp.sin(angle))

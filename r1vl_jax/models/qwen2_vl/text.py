@@ -6,10 +6,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from r1vl_jax.models.attention.attention import Attend
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, RMSNorm, linear, stack
-from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate
+from r1vl_jax.models.qwen2_vl.rope import RopeAngles, apply_rope
 
 KeyValue = tuple[Float[Array, "B T K H"], Float[Array, "B T K H"]]
 Cached = tuple[Float[Array, "B K H T"], Float[Array, "B K T H"]]  # as `cache` has them
@@ -26,12 +26,12 @@ class SelfAttention(nnx.Module):
         self.v_proj = linear(dim, kv_dim, use_bias=True, dtype=dtype, rngs=rngs)
         self.o_proj = linear(dim, dim, use_bias=False, dtype=dtype, rngs=rngs, gain=RESIDUAL_GAIN)
 
-    def project(self, x_BTD: Float[Array, "B T D"], rotation: Rotation) -> tuple[Float[Array, "B T N H"], KeyValue]:
+    def project(self, x_BTD: Float[Array, "B T D"], rotation: RopeAngles) -> tuple[Float[Array, "B T N H"], KeyValue]:
         """Queries, and keys and values; queries and keys are rotated."""
         query, key, value = (
             proj(x_BTD).reshape(*x_BTD.shape[:2], -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return rotate(query, rotation), (rotate(key, rotation), value)
+        return apply_rope(query, rotation), (apply_rope(key, rotation), value)
 
 
 class MLP(nnx.Module):
@@ -59,9 +59,9 @@ class DecoderLayer(nnx.Module):
     def __call__(
         self,
         x_BTD: Float[Array, "B T D"],
-        rotation: Rotation,
+        rotation: RopeAngles,
         mask_BT: Bool[Array, "B T"],
-        branches: Branches | None = None,
+        branches: SharedPrefix | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValue]:
         """Whole sequences at once. Also returns the keys and values, for a cache."""
         query_BTNH, (key_BTKH, value_BTKH) = self.self_attn.project(self.input_layernorm(x_BTD), rotation)
@@ -74,7 +74,7 @@ class DecoderLayer(nnx.Module):
     def decode(
         self,
         x_B1D: Float[Array, "B 1 D"],
-        rotation: Rotation,
+        rotation: RopeAngles,
         *,
         prefix: Cached,
         prefix_mask_PS: Bool[Array, "P S"],

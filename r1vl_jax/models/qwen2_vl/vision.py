@@ -15,7 +15,7 @@ from r1vl_jax.arrays import PackedVision
 from r1vl_jax.models.attention.attention import Attend
 from r1vl_jax.models.qwen2_vl.config import TowerConfig, VisionConfig
 from r1vl_jax.models.qwen2_vl.layers import RESIDUAL_GAIN, LayerNorm, Scan, linear, stack
-from r1vl_jax.models.qwen2_vl.rope import Rotation, rotate, vision_rotation
+from r1vl_jax.models.qwen2_vl.rope import RopeAngles, apply_rope, vision_rope_angles
 
 # Makes a part of a block; called with sizes, dtype and rngs.
 Make = Callable[..., Any]
@@ -43,13 +43,13 @@ class VisionAttention(nnx.Module):
         )
 
     def __call__(
-        self, x_ZME: Float[Array, "Z M E"], rotation: Rotation, segment_ZM: Int[Array, "Z M"]
+        self, x_ZME: Float[Array, "Z M E"], rotation: RopeAngles, segment_ZM: Int[Array, "Z M"]
     ) -> Float[Array, "Z M E"]:
         query, key, value = (
             part.reshape(*x_ZME.shape[:2], self.num_heads, -1) for part in jnp.split(self.qkv(x_ZME), 3, axis=-1)
         )
         mixed_ZMNH = self.attend(
-            rotate(query, rotation), rotate(key, rotation), value, segment_BT=segment_ZM, is_causal=False
+            apply_rope(query, rotation), apply_rope(key, rotation), value, segment_BT=segment_ZM, is_causal=False
         )
         return self.proj(mixed_ZMNH.reshape(x_ZME.shape))
 
@@ -77,7 +77,7 @@ class VisionBlock(nnx.Module):
         self.mlp = mlp(config, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_ZME: Float[Array, "Z M E"], rotation: Rotation, segment_ZM: Int[Array, "Z M"]
+        self, x_ZME: Float[Array, "Z M E"], rotation: RopeAngles, segment_ZM: Int[Array, "Z M"]
     ) -> Float[Array, "Z M E"]:
         x_ZME = x_ZME + self.attn(self.norm1(x_ZME), rotation, segment_ZM)
         return x_ZME + self.mlp(self.norm2(x_ZME))
@@ -122,7 +122,7 @@ class Vision(nnx.Module):
         self.merger = Merger(config, feature_dim, norm=norm, dtype=dtype, rngs=rngs)
 
     def __call__(self, vision: PackedVision) -> Float[Array, "Z M/4 D"]:
-        rotation = vision_rotation(vision.position_ZM2, self.config.head_dim)
+        rotation = vision_rope_angles(vision.position_ZM2, self.config.head_dim)
 
         def apply(block: VisionBlock, x_ZME: Float[Array, "Z M E"], segment_ZM: Int[Array, "Z M"]):
             return block(x_ZME, rotation, segment_ZM), None

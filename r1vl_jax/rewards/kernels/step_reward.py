@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 16  # few enough to stay in a processor's cache, enough for its 
 
 
 @bundle
-class Reading:
+class ParsedCompletion:
     """What the rewards need to know of a completion.
 
     Attributes:
@@ -64,12 +64,12 @@ def step_reward(
     """
     spare = -(byte_BU.shape[1] + 1) % bits.WORD + 1
     padded_BU = jnp.pad(byte_BU, ((0, 0), (0, spare)))
-    read = partial(_read, semantics=semantics, max_bytes=byte_BU.shape[1])
+    read = partial(_parse_completion, semantics=semantics, max_bytes=byte_BU.shape[1])
     readings = jax.lax.map(read, (padded_BU, length_B, key_steps), batch_size=_ROWS_AT_ONCE)
     return jax.vmap(partial(_reward, semantics=semantics, alpha=alpha))(readings, key_steps.num_groups_B, answers)
 
 
-def _read(completion: tuple[Array, Array, KeySteps], *, semantics: str, max_bytes: int) -> Reading:
+def _parse_completion(completion: tuple[Array, Array, KeySteps], *, semantics: str, max_bytes: int) -> ParsedCompletion:
     byte_U, length, key_steps = completion
     row = make_row(byte_U, jnp.minimum(length, max_bytes))
     found = headings.find_headings(row)
@@ -82,7 +82,7 @@ def _read(completion: tuple[Array, Array, KeySteps], *, semantics: str, max_byte
         text = searchable.step_bodies(row, found)
         line, can_earn = _released_line(row, found), jnp.array(True)
         is_complete, is_ordered = headings.released_validity(found)
-    return Reading(
+    return ParsedCompletion(
         section_end_J=headings.section_ends(row, found),
         matches=find_key_steps(text, key_steps.byte_BRAL, key_steps.length_BRA),
         line=line,
@@ -109,7 +109,12 @@ def _released_line(row: Row, found: headings.Headings) -> Line:
 
 
 def _reward(
-    reading: Reading, num_groups: Int[Array, ""], gold: Answers, *, semantics: str, alpha: float | Float[Array, ""]
+    reading: ParsedCompletion,
+    num_groups: Int[Array, ""],
+    gold: Answers,
+    *,
+    semantics: str,
+    alpha: float | Float[Array, ""],
 ) -> StepReward:
     is_equal, is_decided = final_answers.compare(gold, reading.line)
     if semantics == "paper":
@@ -133,11 +138,11 @@ def _reward(
         ordered=reading.is_ordered,
         undecided=~is_certain,
         section_end_BJ=reading.section_end_J,
-        section_reward_BJ=_place(reading.section_end_J, reading.matches.end_R, pay_R, correct + validity),
+        section_reward_BJ=_assign_to_sections(reading.section_end_J, reading.matches.end_R, pay_R, correct + validity),
     )
 
 
-def _place(
+def _assign_to_sections(
     section_end_J: Int[Array, " J"],
     match_end_R: Int[Array, " R"],
     pay_R: Float[Array, " R"],

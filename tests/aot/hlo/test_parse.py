@@ -16,14 +16,14 @@ from r1vl_jax.aot.hlo.memory_traffic import memory_traffic
 from r1vl_jax.aot.hlo.parse import parse
 from r1vl_jax.aot.hlo.roofline import by_kind, whole_stacks
 from r1vl_jax.aot.topologies import without_hardware
-from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 
 LAYERS, WIDTH = 5, 64
 
 
 def compiled_scan():
     """Every layer's matrix is gathered over 8 devices inside a scan; their sum is taken once at the end."""
-    mesh = rules.make_mesh(config.Mesh(data=1, fsdp=8))
+    mesh = make_mesh(config.Mesh(data=1, fsdp=8))
 
     @partial(jax.shard_map, mesh=mesh, in_specs=(Spec(), Spec(None, "fsdp")), out_specs=Spec(), check_vma=False)
     def forward(x, weights):
@@ -205,7 +205,7 @@ def test_a_sum_over_two_slices_as_the_compiler_of_tpus_writes_it():
     """Within a slice a device keeps a quarter of the gradient, which it exchanges with the other slice."""
     pytest.importorskip("libtpu")
     without_hardware()
-    mesh = rules.make_mesh(config.Mesh(data=2, fsdp=4), topologies.parse("v5e:2x2", 2).devices())
+    mesh = make_mesh(config.Mesh(data=2, fsdp=4), topologies.parse("v5e:2x2", 2).devices())
     weight, x = (
         jax.ShapeDtypeStruct((1024, 1024), jnp.float32, sharding=NamedSharding(mesh, spec))
         for spec in (Spec("fsdp"), Spec(("data", "fsdp")))

@@ -8,11 +8,11 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from r1vl_jax.checkpoint.hf.atomic_directory import PRODUCER, replacing
+from r1vl_jax.checkpoint.hf.atomic_directory import PRODUCER, atomic_directory
 
 
 def export(out: Path, value: float, *names: str) -> None:
-    with replacing(out) as unfinished:
+    with atomic_directory(out) as unfinished:
         for name in names or ("model.safetensors",):
             save_file({"x": np.float32([value])}, unfinished / name, metadata=PRODUCER)
 
@@ -57,7 +57,7 @@ def test_what_a_killed_export_left_is_tidied(tmp_path: Path):
     (tmp_path / "out").rename(tmp_path / ".out-replaced")  # killed between the two renames
     (tmp_path / ".out-unfinished").mkdir()
     (tmp_path / ".out-unfinished" / "half").touch()
-    with pytest.raises(RuntimeError, match="stop"), replacing(tmp_path / "out"):
+    with pytest.raises(RuntimeError, match="stop"), atomic_directory(tmp_path / "out"):
         raise RuntimeError("stop")
     assert contents(tmp_path / "out") == before
     assert names(tmp_path) == ["out"]
@@ -74,11 +74,11 @@ def test_files_of_the_users_own_are_not_lost(tmp_path: Path):
 
 
 def test_lack_of_room_is_told_when_safetensors_notices_it(tmp_path: Path):
-    with pytest.raises(OSError, match="no room .*nothing was left behind"), replacing(tmp_path / "out"):
+    with pytest.raises(OSError, match="no room .*nothing was left behind"), atomic_directory(tmp_path / "out"):
         raise SafetensorError("Error while serializing: IoError(Os { code: 28 }) (os error 28)")
     assert names(tmp_path) == []
 
 
 def test_another_failure_is_told_as_it_is(tmp_path: Path):
-    with pytest.raises(SafetensorError, match="bad tensor"), replacing(tmp_path / "out"):
+    with pytest.raises(SafetensorError, match="bad tensor"), atomic_directory(tmp_path / "out"):
         raise SafetensorError("bad tensor")

@@ -14,10 +14,11 @@ from r1vl_jax import config
 from r1vl_jax.checkpoint.hf.directory import find_weights, read_json, weights_fingerprint
 from r1vl_jax.checkpoint.hf.load import load_params
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 
 
 def _load(directory: Path):
-    mesh = rules.make_mesh(config.Mesh())
+    mesh = make_mesh(config.Mesh())
     return load_params(str(directory), DEFINITION, placement=rules.shardings(DEFINITION.abstract_params(), mesh))
 
 

@@ -16,6 +16,7 @@ from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf.directory import local_directory
 from r1vl_jax.checkpoint.hf.load import load_params, read_config
 from r1vl_jax.sharding import rules
+from r1vl_jax.sharding.mesh import make_mesh
 
 D, KV, F, E = 32, 16, 48, 16  # widths of `small.CONFIG`: text, keys and values, text MLP, vision
 
@@ -82,7 +83,7 @@ def _write_shards(directory: Path, *shards: dict[str, np.ndarray]) -> str:
 
 
 def _load(directory: str, *, mesh: jax.sharding.Mesh | None = None, dtype: str = "float32") -> Params:
-    mesh = rules.make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
+    mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
     placement = rules.shardings(DEFINITION.abstract_params(), mesh)
     return load_params(directory, DEFINITION, placement=placement, dtype=dtype)
 
@@ -138,7 +139,7 @@ def test_bfloat16_becomes_float32(tmp_path: Path, tensors: dict[str, np.ndarray]
 
 
 def test_parameters_are_spread_over_the_mesh_in_the_wanted_dtype(tmp_path: Path, tensors: dict[str, np.ndarray]):
-    mesh = rules.make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     params = _load(_write(tmp_path, tensors), mesh=mesh, dtype="bfloat16")
     for param, expected in zip(jax.tree.leaves(params), jax.tree.leaves(rules.shardings(params, mesh)), strict=True):
         assert (param.sharding, param.dtype) == (expected, ml_dtypes.bfloat16)

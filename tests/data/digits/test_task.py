@@ -4,7 +4,7 @@ import pytest
 
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.digits.puzzles import OPENINGS, described_digits
-from r1vl_jax.data.digits.task import reading
+from r1vl_jax.data.digits.task import reading_accuracy
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
 from r1vl_jax.data.prompts import Processor
@@ -46,16 +46,16 @@ def test_only_the_warmup_shows_the_way(splits):
 
 def test_a_share_of_the_warmup_is_hasty(tmp_path):
     sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 5}
-    task.write(tmp_path / "data", difficulty=2, hasty_share=0.6, **sizes, seed=0)
+    task.write(tmp_path / "data", difficulty=2, shortcut_fraction=0.6, **sizes, seed=0)
     hasty = ["result=" in record.response for record in open_split(tmp_path / "data", "warmup")]
     assert 100 < sum(hasty) < 140
     assert not any("result=" in record.solution for record in open_split(tmp_path / "data", "test"))
 
 
 def test_alignment_names_the_digit_and_no_more(tmp_path):
-    sizes = {"alignment_records": 30, "warmup_records": 5, "train_records": 5, "eval_records": 5}
+    sizes = {"vision_pretrain_records": 30, "warmup_records": 5, "train_records": 5, "eval_records": 5}
     task.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
-    for record in open_split(tmp_path / "data", "alignment"):
+    for record in open_split(tmp_path / "data", "vision_pretrain"):
         assert record.response == f"### Image Description:\n{record.answer}"
         assert described_digits(record.response) == record.answer
 
@@ -104,11 +104,11 @@ def test_data_of_other_settings_are_refused(directory):
 
 def test_reading_counts_digits_by_position(splits, make_record):
     record = make_record(solution="### Image Description:\n12 + 3 x 4\n\n### Rationales:\nMultiply first.")
-    assert reading(record.solution, record) == (4, 4)
-    assert reading("### Image Description:\n12 + 8 x 4\n\n### Step 1:\n3", record) == (3, 4)
-    assert reading("### Image Description:\n1", record) == (1, 4)
-    assert reading("### Image Description:\n512 + 3 x 4 + 7", record) == (0, 4)
-    assert reading("gibberish 1234", record) == (0, 4)
+    assert reading_accuracy(record.solution, record) == (4, 4)
+    assert reading_accuracy("### Image Description:\n12 + 8 x 4\n\n### Step 1:\n3", record) == (3, 4)
+    assert reading_accuracy("### Image Description:\n1", record) == (1, 4)
+    assert reading_accuracy("### Image Description:\n512 + 3 x 4 + 7", record) == (0, 4)
+    assert reading_accuracy("gibberish 1234", record) == (0, 4)
     for kept in splits["test"]:
-        right, total = reading(kept.solution, kept)
+        right, total = reading_accuracy(kept.solution, kept)
         assert right == total > 0

@@ -10,7 +10,7 @@ import pytest
 
 from r1vl_jax.models.attention.attention import attention
 from r1vl_jax.models.attention.decode import decode_attention
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 
 B, T, N, K, H = 2, 7, 4, 2, 3
 # Two packed sequences and padding in the middle; then padding on the left.
@@ -101,7 +101,7 @@ def test_chunks_never_hold_all_scores():
 def test_branches_are_rows_of_their_own_behind_the_same_stem(chunk_size: int):
     """Values and gradients; the stem is padded on the left, branches on the right."""
     number, length = 3, 5
-    branches = Branches(number, length)
+    branches = SharedPrefix(number, length)
     columns = 4 + number * length
     segment_BT = np.ones((B, columns), int)
     segment_BT[0, :2] = segment_BT[1, -2:] = segment_BT[1, 8] = 0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from r1vl_jax.models.attention.attention import attention
-from r1vl_jax.models.attention.cudnn import cudnn_attention, is_suited
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.cudnn import cudnn_attention, is_supported
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 
 NO_GAPS = [[1] * 24, [1] * 24]
 GAPS = [[0] * 3 + [1] * 21, [1] * 10 + [0] + [1] * 11 + [0] * 2]
@@ -28,8 +28,8 @@ def _inputs(num_heads: int, num_kv_heads: int, width: int) -> list[np.ndarray]:
     [
         (NO_GAPS, (4, 2), 16, True, None),
         (GAPS, (4, 2), 16, True, None),
-        (GAPS, (4, 2), 16, True, Branches(3, 5)),
-        (GAPS, (6, 1), 8, True, Branches(1, 20)),
+        (GAPS, (4, 2), 16, True, SharedPrefix(3, 5)),
+        (GAPS, (6, 1), 8, True, SharedPrefix(1, 20)),
         (NO_GAPS, (4, 4), 80, False, None),
         (PICTURES, (4, 4), 80, False, None),
     ],
@@ -80,4 +80,4 @@ def test_nothing_is_heard_of_another_segment():
     ],
 )
 def test_what_is_suited(dtype, width, is_causal, expected):
-    assert is_suited(jnp.zeros((1, 2, 4, width), dtype), is_causal=is_causal) == expected
+    assert is_supported(jnp.zeros((1, 2, 4, width), dtype), is_causal=is_causal) == expected

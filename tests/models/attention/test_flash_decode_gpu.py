@@ -10,7 +10,7 @@ from r1vl_jax.arrays import BATCH_AXES
 from r1vl_jax.config import Mesh
 from r1vl_jax.models.attention import flash_decode_gpu as flash_decode_module
 from r1vl_jax.models.attention.decode import decode_attention
-from r1vl_jax.models.attention.flash_decode_gpu import flash_decode, is_suited
+from r1vl_jax.models.attention.flash_decode_gpu import flash_decode, is_supported
 from r1vl_jax.sharding.mesh import make_mesh
 
 
@@ -110,4 +110,4 @@ def test_devices_have_their_own_rows_and_heads():
 )
 def test_what_is_suited(dtype, queries, width, prefix, suffix, expected):
     query_BNH, suffix_key = jnp.zeros((2, queries, width), dtype), jnp.zeros((2, 1, width, suffix), dtype)
-    assert is_suited(query_BNH, jnp.ones((2, prefix), bool), suffix_key) == expected
+    assert is_supported(query_BNH, jnp.ones((2, prefix), bool), suffix_key) == expected

@@ -9,7 +9,7 @@ from jax.sharding import SingleDeviceSharding
 from r1vl_jax import config
 from r1vl_jax.aot.topologies import parse, without_hardware
 from r1vl_jax.models.attention.attention import attention
-from r1vl_jax.models.attention.shared_prefix import Branches
+from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.attention.splash_tpu import splash_attention
 from r1vl_jax.sharding.mesh import make_mesh
 
@@ -37,7 +37,7 @@ def plain(query, key, value, segment, is_causal):
     return attention(query, key, value, segment_BT=segment, is_causal=is_causal, platform="cpu")
 
 
-@pytest.mark.parametrize("branches", [Branches(2, 60), Branches(1, 72), Branches(5, 33)])
+@pytest.mark.parametrize("branches", [SharedPrefix(2, 60), SharedPrefix(1, 72), SharedPrefix(5, 33)])
 def test_branches_are_those_of_the_plain_attention(branches):
     def splash(query, key, value, segment, is_causal):
         return splash_attention(
