@@ -1,7 +1,7 @@
-"""From pictures to patches, and from the patches of many pictures to one packed row.
+"""Cuts images into patches, and packs the patches of many images into one sequence without padding between them.
 
-The preprocessing is transformers' own, by its NumPy and PIL class: resized to multiples of 28 pixels, normalised, cut
-into 14x14 patches of two frames, in Qwen's order (four neighbours in memory are one 2x2 square).
+transformers' image processor (its NumPy and PIL class) resizes to multiples of 28 pixels, normalises, and cuts patches
+of 14x14 pixels and two frames, in Qwen's order: four consecutive patches are the 2x2 square of one merged patch.
 """
 
 import os
@@ -25,10 +25,10 @@ Grid = tuple[int, int, int]  # frames (after pairing), rows and columns of patch
 def load_image_processor(
     directory_or_hub_name: str | os.PathLike = "", *, min_pixels: int, max_pixels: int
 ) -> Qwen2VLImageProcessorPil:
-    """The image processor of a model, or with "" one with Qwen2-VL's constants.
+    """The image processor of a model; for "" one with Qwen2-VL's mean, standard deviation and patch size.
 
     Args:
-        min_pixels, max_pixels: images are resized to an area between these, in square pixels.
+        min_pixels, max_pixels: images are resized to an area between these, in pixels.
     """
     size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     if not directory_or_hub_name:
@@ -37,13 +37,13 @@ def load_image_processor(
 
 
 def image_patches(image: Image.Image, processor: Qwen2VLImageProcessorPil) -> tuple[Patches, Grid]:
-    """The patches of a still picture, which fills both frames of a patch."""
+    """The patches of a still image, which is repeated in both frames of a patch."""
     outputs = processor(images=[image])
     return outputs["pixel_values"], _grid(outputs)
 
 
 def video_patches(frames: Sequence[Image.Image], processor: Qwen2VLImageProcessorPil) -> tuple[Patches, Grid]:
-    """The patches of a video: two frames share a patch; an odd last frame is repeated.
+    """The patches of a video: each spans two frames, and an odd last frame is repeated.
 
     Frames are resized within the processor's limits for images.
 
@@ -55,34 +55,34 @@ def video_patches(frames: Sequence[Image.Image], processor: Qwen2VLImageProcesso
         raise ValueError(f"a video: expected frames of one size, got {len(frames)} frames of sizes {sorted(sizes)}")
     outputs = processor(images=[*frames, frames[-1]] if len(frames) % 2 else list(frames))
     _, rows, columns = _grid(outputs)
-    # As pictures, frames fill both slots of their patches; the second slot is wanted from every second frame.
+    # As an image, each frame is repeated in both frames of its patches: take the second one from the next frame.
     pairs = outputs["pixel_values"].reshape(-1, 2, rows * columns, 3, 2, 14 * 14)
     patch = np.stack([pairs[:, 0, :, :, 0], pairs[:, 1, :, :, 1]], axis=-2)
     return patch.reshape(-1, PATCH_VALUES), (len(pairs), rows, columns)
 
 
 def num_features(grid: Grid) -> int:
-    """Merged patches of an image or a video, which is the number of tokens it takes."""
+    """Vision features (merged patches) of an image or a video, one for each of its placeholder tokens."""
     return int(np.prod(grid)) // PATCHES_PER_FEATURE
 
 
 def pack(
     visions: Sequence[tuple[Patches, Grid]], *, bucket: int, num_shards: int = 1
 ) -> tuple[PackedVision, list[int]]:
-    """Lays patches of images and videos end to end, in one row per shard, padded to a multiple of `bucket` patches.
+    """Concatenates the patches of images and videos, one row per shard, padded to a multiple of `bucket` patches.
 
-    Images are dealt by size, each to the shard that has the fewest patches so far. A batch without images gets one
-    bucket of padding.
+    Images are assigned greedily, the largest first, to the shard with the fewest patches. A batch without images gets
+    one bucket of padding.
 
     Returns:
-        The packed patches, and for each image the number of its first merged patch, over the flattened [Z, M/4].
+        The packed patches, and for each image the index of its first vision feature in the flattened [Z, M/4].
     """
     sizes = [int(np.prod(grid)) for _, grid in visions]
     shard_of, offset_of, loads = _balance(sizes, num_shards)
-    num_slots = max(-(-max(loads) // bucket), 1) * bucket
-    patch_ZMC = np.zeros((num_shards, num_slots, PATCH_VALUES), np.float32)
-    segment_ZM = np.zeros((num_shards, num_slots), np.int32)
-    position_ZM2 = np.zeros((num_shards, num_slots, 2), np.int32)
+    row_length = max(-(-max(loads) // bucket), 1) * bucket
+    patch_ZMC = np.zeros((num_shards, row_length, PATCH_VALUES), np.float32)
+    segment_ZM = np.zeros((num_shards, row_length), np.int32)
+    position_ZM2 = np.zeros((num_shards, row_length, 2), np.int32)
     num_frames = 0
     for (patches, grid), shard, offset, size in zip(visions, shard_of, offset_of, sizes, strict=True):
         slots = shard, slice(offset, offset + size)
@@ -91,23 +91,23 @@ def pack(
         position_ZM2[slots] = np.tile(_patch_positions(grid[1], grid[2]), (grid[0], 1))
         num_frames += grid[0]
     packed = PackedVision(patch_ZMC=patch_ZMC, segment_ZM=segment_ZM, position_ZM2=position_ZM2)
-    first_patch = [shard * num_slots + offset for shard, offset in zip(shard_of, offset_of, strict=True)]
+    first_patch = [shard * row_length + offset for shard, offset in zip(shard_of, offset_of, strict=True)]
     return packed, [first // PATCHES_PER_FEATURE for first in first_patch]
 
 
 def _balance(sizes: Sequence[int], num_shards: int) -> tuple[list[int], list[int], list[int]]:
-    """Shard of each image, its first slot there, and the slots taken of each shard.
+    """Shard of each image, its offset in that shard, and the number of patches of each shard.
 
-    The largest images are dealt first; in a shard they stand in the order they came in.
+    Greedy, the largest image first; within a shard images keep their order.
     """
     loads, shard_of = [0] * num_shards, [0] * len(sizes)
     for image in sorted(range(len(sizes)), key=lambda image: -sizes[image]):
         shard_of[image] = loads.index(min(loads))
         loads[shard_of[image]] += sizes[image]
-    ends, offset_of = [0] * num_shards, []
+    next_offset, offset_of = [0] * num_shards, []
     for shard, size in zip(shard_of, sizes, strict=True):
-        offset_of.append(ends[shard])
-        ends[shard] += size
+        offset_of.append(next_offset[shard])
+        next_offset[shard] += size
     return shard_of, offset_of, loads
 
 

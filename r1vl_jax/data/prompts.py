@@ -1,6 +1,7 @@
-"""From text and images to the arrays of a model, under Hugging Face's names and under ours."""
+"""Turns text and images into model inputs: with Hugging Face's names (`Processor`), or as a `PromptBatch` (`batch`)."""
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,19 +11,19 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from r1vl_jax.arrays import PromptBatch
-from r1vl_jax.data.collate import TEXT, Visions, pad_rows, prompt_batch, token_types
+from r1vl_jax.data.collate import TEXT, VisualInputs, make_prompt_batch, pad_rows, token_types
 from r1vl_jax.data.images import Grid, Patches, image_patches, num_features, video_patches
-from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, usable_images
+from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, decode_images
 from r1vl_jax.data.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
 
 
-class RecordRefused(ValueError):
-    """A record that cannot become a prompt; the message names it and says why."""
+class UnusableRecord(ValueError):
+    """A record that cannot be encoded; the message has its id and the reason."""
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as tokens, with one token for each merged patch, and its images as patches.
+    """A tokenized prompt, with one image token for each merged patch, and the patches of its images.
 
     Attributes:
         token_S: token ids.
@@ -36,7 +37,7 @@ class EncodedPrompt:
 
 
 class Processor:
-    """A tokenizer and an image processor, called like transformers' Qwen2-VL processor, which needs torchvision."""
+    """Tokenizer and image processor, called like transformers' `Qwen2VLProcessor`, which needs torchvision."""
 
     def __init__(self, tokenizer: Any, image_processor: Any):
         self.tokenizer = tokenizer
@@ -52,67 +53,96 @@ class Processor:
         *,
         padding_side: str = "left",
     ) -> dict[str, np.ndarray]:
-        """The inputs of a model, under Hugging Face's names.
+        """Model inputs with Hugging Face's names.
 
         Args:
-            text: prompts, with one `<|image_pad|>` or `<|video_pad|>` where each image or video belongs.
-            images, videos: those of each prompt, in order; a video is a sequence of frames.
+            text: prompts, with one `<|image_pad|>` or `<|video_pad|>` placeholder for each image or video.
+            images, videos: those of each prompt, in the order of their placeholders; a video is a sequence of frames.
             padding_side: "left" or "right".
 
         Raises:
-            ValueError: the images (or videos) of a prompt are not as many as its placeholders.
+            ValueError: a prompt has another number of images (or videos) than of placeholders.
         """
-        pictures = [[image_patches(image, self.image_processor) for image in row] for row in images]
-        films = [[video_patches(video, self.image_processor) for video in row] for row in videos]
-        text = _expand_rows(_expand_rows(text, IMAGE_TOKEN, pictures), VIDEO_TOKEN, films)
+        image_rows = [[image_patches(image, self.image_processor) for image in row] for row in images]
+        video_rows = [[video_patches(video, self.image_processor) for video in row] for row in videos]
+        text = _expand_rows(_expand_rows(text, IMAGE_TOKEN, image_rows), VIDEO_TOKEN, video_rows)
         rows = [np.array(row, np.int64) for row in self.tokenizer(text)["input_ids"]]
         width = max(len(row) for row in rows)
         token_PS = pad_rows(rows, width, side=padding_side, value=self.tokenizer.pad_token_id)
         mask_PS = pad_rows([np.ones_like(row) for row in rows], width, side=padding_side, value=0)
         inputs = {"input_ids": token_PS, "attention_mask": mask_PS, "mm_token_type_ids": self.types(token_PS)}
-        inputs |= _stack(itertools.chain(*pictures), "pixel_values", "image_grid_thw")
-        return inputs | _stack(itertools.chain(*films), "pixel_values_videos", "video_grid_thw")
+        inputs |= _stack(itertools.chain(*image_rows), "pixel_values", "image_grid_thw")
+        return inputs | _stack(itertools.chain(*video_rows), "pixel_values_videos", "video_grid_thw")
 
     def types(self, token: np.ndarray) -> np.ndarray:
-        """Which tokens stand for text (0), images (1) and videos (2)."""
+        """Token types, `mm_token_type_ids` of Hugging Face: 0 text, 1 image, 2 video."""
         return token_types(token, image_token_id=self.image_token_id, video_token_id=self.video_token_id)
 
 
 def encode(record: Record, processor: Processor, *, max_prompt_length: int, instruction: str = "") -> EncodedPrompt:
-    """Turns a record into a prompt: one turn of the user, then the opening of the assistant's.
+    """Renders a record with the chat template, as a user turn and the header of the assistant turn, and tokenizes it.
 
     Args:
-        max_prompt_length: tokens, images included; a longer prompt is refused, never cut.
-        instruction: how to reason, on a line of its own after the problem; "" for none.
+        max_prompt_length: in tokens, image tokens included; a longer prompt is refused, never truncated.
+        instruction: how to answer, added to the problem by `with_instruction`; "" for none.
 
     Raises:
-        RecordRefused: the record is unusable or its prompt too long.
+        UnusableRecord: the record is invalid or its prompt is too long.
     """
-    turn = {"role": "user", "content": _content(record.problem, instruction)}
+    turn = {"role": "user", "content": _content(with_instruction(record.problem, instruction))}
     text = processor.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     try:
-        images = tuple(image_patches(image, processor.image_processor) for image in usable_images(record))
+        images = tuple(image_patches(image, processor.image_processor) for image in decode_images(record))
         text = _expand(text, IMAGE_TOKEN, [grid for _, grid in images])
-        text = _expand(text, VIDEO_TOKEN, [])  # records have no videos, so their text may hold no place for one
+        text = _expand(text, VIDEO_TOKEN, [])  # records have no videos: a placeholder for one is an error
     except ValueError as error:
-        raise RecordRefused(f"record {record.id!r}: {error}") from error
+        raise UnusableRecord(f"record {record.id!r}: {error}") from error
     token_S = np.array(processor.tokenizer(text)["input_ids"], np.int32)
     if len(token_S) > max_prompt_length:
         num_image_tokens = sum(num_features(grid) for _, grid in images)
-        raise RecordRefused(
+        raise UnusableRecord(
             f"record {record.id!r}: its prompt has {len(token_S)} tokens, {num_image_tokens} of them for images;"
             f" at most max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels"
         )
     return EncodedPrompt(token_S=token_S, type_S=processor.types(token_S), images=images)
 
 
+def with_instruction(problem: str, instruction: str) -> str:
+    """Puts an instruction between the leading images of a problem and its question.
+
+        <image>What is the value?    ->    <image>INSTRUCTION
+                                           What is the value?
+
+    White space after the leading images is kept; a problem without leading images starts with the instruction. A
+    problem that contains the instruction already, with any line breaks, and an instruction of white space alone leave
+    the problem as it is.
+
+    Args:
+        problem: with one `<image>` placeholder for each image.
+        instruction: how to answer; white space around it is removed.
+    """
+    instruction = instruction.strip()
+    if not instruction or _one_line(instruction) in _one_line(problem):
+        return problem
+    leading = re.match(rf"(?:\s*{IMAGE_PLACEHOLDER})*\s*", problem)
+    assert leading is not None  # it matches the empty string
+    images, question = problem[: leading.end()], problem[leading.end() :]
+    return f"{images}{instruction}\n{question}" if question else f"{images}{instruction}"
+
+
 def batch(
     prompts: Sequence[EncodedPrompt], *, prompt_bucket: int, patch_bucket: int, vision_shards: int = 1
 ) -> PromptBatch:
-    """Lays prompts out as arrays, padded on the left to multiples of the buckets; numbered from 0."""
+    """Collates prompts, padded on the left; prompt ids count from 0.
+
+    Args:
+        prompt_bucket: the width is padded to a multiple of this many tokens.
+        patch_bucket: each row of packed patches is padded to a multiple of this many.
+        vision_shards: rows that the images are packed into.
+    """
     longest = max(len(prompt.token_S) for prompt in prompts)
     width = -(-longest // prompt_bucket) * prompt_bucket
-    return prompt_batch(
+    return make_prompt_batch(
         token_PS=pad_rows([prompt.token_S for prompt in prompts], width, side="left", value=0),
         mask_PS=pad_rows([np.ones(len(prompt.token_S), bool) for prompt in prompts], width, side="left", value=0),
         type_PS=pad_rows([prompt.type_S for prompt in prompts], width, side="left", value=TEXT),
@@ -131,13 +161,13 @@ def from_inputs(
     tokens_per_second: int | None = None,
     patch_bucket: int = 256,
 ) -> PromptBatch:
-    """The same arrays from Hugging Face's inputs, padded on either side; columns stay where they are.
+    """A `PromptBatch` from Hugging Face's model inputs, padded on either side; columns keep their order.
 
     Args:
-        tokens_per_second: steps of rope's time in a second of video; None for a model whose time counts frames.
+        tokens_per_second: temporal M-RoPE positions per second of video; None for a model that counts frames instead.
 
     Raises:
-        ValueError: the images or videos do not take as many tokens as there are, or their times are not theirs.
+        ValueError: images or videos do not match their placeholder tokens, or `second_per_grid_ts` the videos.
     """
     token_PS = np.asarray(inputs["input_ids"], np.int32)
     mask_PS = np.asarray(inputs.get("attention_mask", np.ones_like(token_PS)), bool)
@@ -145,7 +175,7 @@ def from_inputs(
     if type_PS is None:
         type_PS = token_types(token_PS, image_token_id=image_token_id, video_token_id=video_token_id)
     videos = _unstack(inputs, "pixel_values_videos", "video_grid_thw")
-    return prompt_batch(
+    return make_prompt_batch(
         token_PS=token_PS,
         mask_PS=mask_PS,
         type_PS=np.where(mask_PS, type_PS, TEXT),
@@ -159,7 +189,7 @@ def from_inputs(
 def _intervals(
     second_per_grid: np.ndarray | None, num_videos: int, tokens_per_second: int | None
 ) -> Float[np.ndarray, " videos"] | None:
-    """Steps of rope's time from one pair of frames of each video to the next; a second lies between them by default."""
+    """Temporal positions from one frame pair of each video to the next; pairs are one second apart by default."""
     if second_per_grid is not None and tokens_per_second is None:
         raise ValueError("second_per_grid_ts: this model's time counts frames, not seconds; leave it out")
     if second_per_grid is not None and len(second_per_grid) != num_videos:
@@ -172,20 +202,24 @@ def _intervals(
     return tokens_per_second * np.asarray(seconds, np.float32)
 
 
-def _content(problem: str, instruction: str) -> list[dict[str, str]]:
-    """A user's turn as a list of parts: text, and images where their placeholders stood."""
-    texts = (f"{problem}\n{instruction}" if instruction else problem).split(IMAGE_PLACEHOLDER)
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _content(problem: str) -> list[dict[str, str]]:
+    """The content of a user turn: text parts, and an image part for each placeholder."""
+    texts = problem.split(IMAGE_PLACEHOLDER)
     parts = [part for text in texts for part in ({"type": "image"}, {"type": "text", "text": text})][1:]
     return [part for part in parts if part.get("text") != ""]
 
 
-def _expand_rows(text: Sequence[str], token: str, visions: Sequence[Visions]) -> list[str]:
+def _expand_rows(text: Sequence[str], token: str, visions: Sequence[VisualInputs]) -> list[str]:
     grids = [[grid for _, grid in row] for row in visions] or [[] for _ in text]
     return [_expand(row, token, row_grids) for row, row_grids in zip(text, grids, strict=True)]
 
 
 def _expand(text: str, token: str, grids: Sequence[Grid]) -> str:
-    """Repeats each image token once for every merged patch of its image."""
+    """Repeats each placeholder token once for every merged patch of its image or video."""
     parts = text.split(token)
     if len(parts) - 1 != len(grids):
         raise ValueError(f"expected one {token} for each of {len(grids)} images or videos, got {len(parts) - 1}")

@@ -1,14 +1,17 @@
-"""One record of training or evaluation data, and splits of them on disk.
+"""The schema of a training or evaluation record, and splits of records on disk.
 
-A split is an ArrayRecord file described by `tensorflow_datasets`, so it opens with
-`tfds.builder_from_directory(directory).as_data_source(split)` too, and neither way needs TensorFlow.
+A split is an ArrayRecord file with `tensorflow_datasets` metadata, so that
+`tfds.builder_from_directory(directory).as_data_source(split)` opens it too. Neither way needs TensorFlow.
 """
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,26 +25,27 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 IMAGE_PLACEHOLDER = "<image>"
 _DATASET_NAME = "records"
 _FORMAT = "array_record"
+_FINGERPRINT_CACHE = "fingerprint.json"
 _TEXT_FIELDS = ("id", "problem", "solution", "answer", "response", "kind", "source")
 
-_features: Any = tf_feature_pb2  # generated at import, so that type checkers do not know what is inside
+_features: Any = tf_feature_pb2  # generated at import: type checkers do not see its members
 _example: Any = tf_example_pb2
 
 
 @dataclass(frozen=True)
 class Record:
-    """A question about images, and what is known of its answer.
+    """A question about one or more images, with its reference answer.
 
     Attributes:
-        id: unique within the data set; names the record in messages.
-        images: encoded files (PNG, JPEG, ...), in the order of their placeholders.
-        problem: the question, with one `<image>` where each image belongs.
-        solution: a worked solution, or the answer alone where none is to be shown.
+        id: unique within the data set; error messages name the record by it.
+        images: encoded image files (PNG, JPEG, ...), in the order of their placeholders.
+        problem: the question, with one `<image>` placeholder for each image.
+        solution: a worked solution, or only the answer if there is none.
         answer: the reference answer.
-        key_steps: groups of equivalent spellings of one step each.
-        response: the completion that the warm-up imitates; empty for reinforcement learning.
-        kind: kind of question; accuracy is reported by it.
-        source: data set that the record comes from.
+        key_steps: key steps of the solution, each as a group of equivalent spellings.
+        response: target completion for supervised fine-tuning; empty for reinforcement learning.
+        kind: type of question; accuracy is also reported per kind.
+        source: name of the data set that the record comes from.
     """
 
     id: str
@@ -56,19 +60,20 @@ class Record:
 
 
 def invalid_reason(record: Record) -> str | None:
-    """What makes a record unusable, with expected and got; None if nothing does."""
+    """Why a record is invalid, with expected and actual value; None if it is valid."""
     try:
-        usable_images(record)
+        decode_images(record)
     except ValueError as error:
         return str(error)
     return None
 
 
-def usable_images(record: Record) -> list[Image.Image]:
-    """The decoded images of a record, in RGB.
+def decode_images(record: Record) -> list[Image.Image]:
+    """The images of a valid record, decoded to RGB.
 
     Raises:
-        ValueError: the record has no answer, no image or an unreadable one, or not one placeholder for each image.
+        ValueError: the record has no answer, no image, an unreadable image, or another number of placeholders than
+            images.
     """
     if not record.answer.strip():
         raise ValueError("it has no answer")
@@ -79,25 +84,25 @@ def usable_images(record: Record) -> list[Image.Image]:
         raise ValueError(
             f"expected one {IMAGE_PLACEHOLDER} for each of {len(record.images)} images, got {num_placeholders}"
         )
-    return [_read_image(image, number) for number, image in enumerate(record.images, start=1)]
+    return [_decode_image(image, number) for number, image in enumerate(record.images, start=1)]
 
 
 def write_splits(
     directory: str | os.PathLike, records_by_split: Mapping[str, Iterable[Record]], *, settings: Mapping[str, Any]
 ) -> list[str]:
-    """Writes a data set of one or more splits, whole or not at all.
+    """Writes a data set of one or more splits atomically: an interrupted write leaves no directory.
 
     Args:
         directory: is created; must not exist.
-        records_by_split: drawn one record at a time, so iterators are fine.
-        settings: what the data was made from, as JSON values; `read_settings` returns them.
+        records_by_split: records of each split; iterators are consumed one record at a time.
+        settings: how the data was generated, as JSON values; `read_settings` returns them.
 
     Returns:
-        A line for each record left out as unusable: split, id and reason.
+        One line for each invalid record, which is left out: split, id and reason.
 
     Raises:
         FileExistsError: the directory exists.
-        ValueError: a split has no usable record.
+        ValueError: a split has no valid record.
     """
     directory = epath.Path(directory)
     if directory.exists():
@@ -107,12 +112,12 @@ def write_splits(
     dropped: list[str] = []
     try:
         written = [
-            _write_split(unfinished, name, _usable(name, records, dropped))
+            _write_split(unfinished, name, _valid_records(name, records, dropped))
             for name, records in records_by_split.items()
         ]
         if empty := [split.name for split in written if not split.num_examples]:
-            raise ValueError(f"splits {empty}: none of their records is usable; left out: {dropped[:5]}")
-        _write_description(unfinished, written, settings)
+            raise ValueError(f"splits {empty}: none of their records is valid; left out: {dropped[:5]}")
+        _write_metadata(unfinished, written, settings)
         unfinished.rename(directory)
     except BaseException:
         unfinished.rmtree()
@@ -133,7 +138,7 @@ def open_split(directory: str | os.PathLike, split: str) -> "Split":
 
 
 def read_settings(directory: str | os.PathLike) -> dict[str, Any]:
-    """What the data of a directory was made from.
+    """The settings that the data of a directory was generated with.
 
     Raises:
         FileNotFoundError: there is no data set in this directory.
@@ -141,8 +146,28 @@ def read_settings(directory: str | os.PathLike) -> dict[str, Any]:
     return dict(_open(directory).info.metadata or {})
 
 
+def fingerprint(directory: str | os.PathLike) -> str:
+    """SHA-256 digest of the record files of a data set, by name and content.
+
+    The digest is cached in the directory, together with the name, size and modification time of each file, and is
+    computed again when one of these differs. A read-only directory works without the cache.
+    """
+    files = sorted(Path(directory).glob(f"*{_FORMAT}*"))
+    stats = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
+    cache = Path(directory) / _FINGERPRINT_CACHE
+    cached = _read_cache(cache)
+    if cached.get("files") == stats and isinstance(cached.get("sha256"), str):
+        return cached["sha256"]
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    _write_cache(cache, {"files": stats, "sha256": digest.hexdigest()})
+    return digest.hexdigest()
+
+
 class Split:
-    """A sequence of records, each read from disk when asked for."""
+    """A sequence of records, each read from disk on access."""
 
     def __init__(self, source: Any):
         self._source = source
@@ -160,7 +185,7 @@ class Split:
         return (self[index] for index in range(len(self)))
 
 
-def _read_image(encoded: bytes, number: int) -> Image.Image:
+def _decode_image(encoded: bytes, number: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded)).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL's, for damaged files
@@ -173,12 +198,29 @@ def _open(directory: str | os.PathLike) -> Any:
     return tfds.builder_from_directory(directory)
 
 
-def _usable(split: str, records: Iterable[Record], dropped: list[str]) -> Iterator[Record]:
+def _read_cache(path: Path) -> dict[str, Any]:
+    """The cached fingerprint; empty if there is none or it is unreadable."""
+    try:
+        cached = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cached if isinstance(cached, dict) else {}
+
+
+def _write_cache(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes the cache in one move, since several processes may do so at once; not at all if the directory forbids."""
+    unfinished = path.with_name(f".{path.name}-unfinished-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        unfinished.replace(path)
+
+
+def _valid_records(split: str, records: Iterable[Record], dropped: list[str]) -> Iterator[Record]:
     for record in records:
-        if (fault := invalid_reason(record)) is None:
+        if (reason := invalid_reason(record)) is None:
             yield record
         else:
-            dropped.append(f"{split} {record.id}: {fault}")
+            dropped.append(f"{split} {record.id}: {reason}")
 
 
 def _write_split(directory: epath.Path, name: str, records: Iterable[Record]) -> Any:
@@ -187,7 +229,7 @@ def _write_split(directory: epath.Path, name: str, records: Iterable[Record]) ->
     )
     path = template.sharded_filepath(shard_index=0, num_shards=1)
     num_records = num_bytes = 0
-    # Groups of one record, so that random access reads no neighbours.
+    # Groups of one record, so that random access decodes one record and not its neighbours.
     with contextlib.closing(ArrayRecordWriter(os.fspath(path), "group_size:1")) as writer:
         for record in records:
             row = _serialize(record)
@@ -196,8 +238,8 @@ def _write_split(directory: epath.Path, name: str, records: Iterable[Record]) ->
     return tfds.core.SplitInfo(name=name, shard_lengths=[num_records], num_bytes=num_bytes, filename_template=template)
 
 
-def _write_description(directory: epath.Path, written: list[Any], settings: Mapping[str, Any]):
-    """Writes the JSON files by which `tensorflow_datasets` knows features and splits."""
+def _write_metadata(directory: epath.Path, written: list[Any], settings: Mapping[str, Any]):
+    """Writes the JSON files from which `tensorflow_datasets` reads features and splits."""
     text = tfds.features.Text()
     features = tfds.features.FeaturesDict(
         {
@@ -216,7 +258,7 @@ def _write_description(directory: epath.Path, written: list[Any], settings: Mapp
 
 
 def _serialize(record: Record) -> bytes:
-    """A record in the layout of `tensorflow_datasets`, whose own writer needs TensorFlow for lists of lists."""
+    """A record as `tf.train.Example`; the writer of `tensorflow_datasets` needs TensorFlow for lists of lists."""
     columns = {name: _bytes([getattr(record, name).encode()]) for name in _TEXT_FIELDS}
     columns["images"] = _bytes(record.images)
     columns["key_steps/ragged_flat_values"] = _bytes(text.encode() for group in record.key_steps for text in group)

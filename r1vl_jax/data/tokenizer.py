@@ -1,4 +1,4 @@
-"""Tokenizers: Qwen2's own, read from a directory or the hub, or a small one trained for the embedded task."""
+"""Tokenizers: Qwen2's, read from a directory or the hub, or a small one trained for the embedded task."""
 
 import json
 import os
@@ -16,10 +16,11 @@ VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
-VISION_TOKENS = (VISION_START, VISION_END, "<|vision_pad|>", IMAGE_TOKEN, VIDEO_TOKEN)  # never in a completion
+VISION_TOKENS = (VISION_START, VISION_END, "<|vision_pad|>", IMAGE_TOKEN, VIDEO_TOKEN)  # never sampled
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, *VISION_TOKENS)
 
-# Turns of a conversation, as Qwen2-VL was trained to see them; an image or a video is one placeholder token here.
+# Qwen2-VL's chat format, without its default system message. Each image or video is one placeholder token, which
+# `data.prompts` repeats for every merged patch.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
@@ -43,12 +44,12 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 512) -> PreTrainedTokenizerBase:
-    """Trains a byte-level BPE on texts, with Qwen2's splitting into words, special tokens and turns.
+    """Trains a byte-level BPE, with Qwen2's pre-tokenizer, special tokens and chat template.
 
-    Every text in Unicode's NFC form survives encoding and decoding unchanged, whatever it was trained on.
+    Encoding and decoding gives back any text in Unicode's NFC form, whatever the tokenizer was trained on.
 
     Args:
-        vocab_size: tokens, the 256 bytes and the special tokens included.
+        vocab_size: number of tokens, including the 256 bytes and the special tokens.
     """
     untrained = Qwen2Tokenizer(
         eos_token=END_OF_TURN,
@@ -62,21 +63,22 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 512) -> PreTraine
 
 
 def load_tokenizer(directory_or_hub_name: str | os.PathLike) -> PreTrainedTokenizerBase:
-    """Reads a tokenizer saved by `save_pretrained`, or one of the hub."""
+    """Reads a tokenizer that `save_pretrained` wrote, or one from the hub."""
     return AutoTokenizer.from_pretrained(directory_or_hub_name)
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The tokens that end a turn or a text, as far as the tokenizer has them, with their ids."""
+    """The end-of-turn and end-of-text tokens that the tokenizer has, with their ids."""
     ids = tokenizer.get_vocab()
     return {token: ids[token] for token in (str(tokenizer.eos_token), END_OF_TEXT) if token in ids}
 
 
 def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLike | None = None) -> list[int]:
-    """The ids that end a completion: those of the generation config beside the weights, else the tokenizer's.
+    """The ids that end a completion: `eos_token_id` of generation_config.json, else the tokenizer's `end_tokens`.
 
     Args:
-        directory: of the weights; None if there are none yet. `model_config` refuses ids there that no token has.
+        directory: holds the weights and generation_config.json, which `model_config` has validated; None for random
+            weights.
     """
     path = None if directory is None else Path(directory) / "generation_config.json"
     eos = json.loads(path.read_text()).get("eos_token_id") if path is not None and path.is_file() else None
@@ -86,13 +88,13 @@ def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLi
 
 
 def byte_table(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> Vocabulary:
-    """The bytes of every token of a byte-level BPE; special tokens and ids without a token have none.
+    """The bytes of every token of a byte-level BPE; none for special tokens and for ids without a token.
 
     Args:
-        vocab_size: ids that the model may draw, which can be more than the tokenizer has; None: as many as it has.
+        vocab_size: the model's, which can exceed the tokenizer's; None for the tokenizer's.
 
     Raises:
-        ValueError: a token is not written in the alphabet of byte-level tokenizers, or its id is beyond `vocab_size`.
+        ValueError: the tokenizer is no byte-level BPE, or has ids beyond `vocab_size`.
     """
     text_of = {
         token_id: b"" if token.special else token.content.encode()
@@ -114,17 +116,17 @@ def byte_table(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The letters of byte-level tokenizers: visible Latin-1 characters stand for themselves, the rest from 256 on."""
+    """GPT-2's mapping from characters to bytes: printable Latin-1 stands for itself, other bytes for 256 and up."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    return {chr(byte): byte for byte in visible} | {chr(256 + index): byte for index, byte in enumerate(hidden)}
 
 
 def _token_bytes(token: str, token_id: int, byte_of: dict[str, int]) -> bytes:
     try:
-        return bytes(byte_of[letter] for letter in token)
+        return bytes(byte_of[character] for character in token)
     except KeyError as error:
         raise ValueError(
-            f"byte_table: token {token_id}, {token!r}, has the letter {error}, which stands for no byte; expected a"
+            f"byte_table: token {token_id}, {token!r}, has the character {error}, which stands for no byte; expected a"
             " byte-level BPE, such as Qwen2's"
         ) from None

@@ -19,7 +19,7 @@ from r1vl_jax.data import pipeline
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
-from r1vl_jax.data.process_shards import ProcessStream, to_global_batch
+from r1vl_jax.data.process_shards import ProcessStream, to_process_shard
 from r1vl_jax.data.prompts import EncodedPrompt, Processor
 from r1vl_jax.data.records import Record, Split, open_split
 from r1vl_jax.data.tokenizer import VISION_TOKENS, byte_table, eos_token_ids
@@ -105,7 +105,7 @@ class Components:
         return self._share(self.encoder.batch(encoded))
 
     def _share(self, prompts: PromptBatch) -> PromptBatch:
-        return to_global_batch(prompts, own_shards=local_shards(self.mesh, BATCH_AXES))
+        return to_process_shard(prompts, own_shards=local_shards(self.mesh, BATCH_AXES))
 
     def split(self, name: str) -> Split:
         return open_split(self.data_directory, name)

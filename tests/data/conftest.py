@@ -1,4 +1,4 @@
-"""A small tokenizer, its processor, and records made by hand."""
+"""A small tokenizer with its processor, and hand-written records."""
 
 import io
 

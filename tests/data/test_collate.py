@@ -1,3 +1,5 @@
+"""Collation: M-RoPE positions against transformers, token types and padding."""
+
 import functools
 from types import SimpleNamespace
 
@@ -44,40 +46,40 @@ CASES = {
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("case", CASES)
-def test_rope_positions_are_those_of_transformers(case, side):
+def test_mrope_positions_equal_transformers(case, side):
     rows, image_grids, video_grids = CASES[case]
     width = max(map(len, rows)) + 2
     type_PS = pad_rows([np.array(row) for row in rows], width, side=side, value=0)
     mask_PS = pad_rows([np.ones(len(row), bool) for row in rows], width, side=side, value=0)
-    position, following = rope_positions(type_PS, mask_PS, image_grids=image_grids, video_grids=video_grids)
-    wanted_position, wanted_following = transformers_positions(type_PS, mask_PS, image_grids, video_grids)
-    np.testing.assert_array_equal(position, wanted_position)
-    np.testing.assert_array_equal(following, wanted_following)
+    position, next_position = rope_positions(type_PS, mask_PS, image_grids=image_grids, video_grids=video_grids)
+    expected_position, expected_next_position = transformers_positions(type_PS, mask_PS, image_grids, video_grids)
+    np.testing.assert_array_equal(position, expected_position)
+    np.testing.assert_array_equal(next_position, expected_next_position)
 
 
 @pytest.mark.parametrize("seconds", [[0.5, 2.0], [0.7, 1 / 3], [0.0, 40.0]])
-def test_videos_in_absolute_time_are_those_of_transformers(seconds):
-    """Two videos and a picture between them; times that are no whole steps, none at all, and beyond the text."""
+def test_mrope_positions_of_videos_in_absolute_time_equal_transformers(seconds):
+    """Two videos with an image between them; fractional, zero and large intervals."""
     type_PS = np.array([[0, 0, *[2] * 8, 0, 1, 0, 0], [*[2] * 9, 0, 0, 0, 0, 0]])
     mask_PS = np.arange(14)[None] < np.array([[14], [11]])
     image_grids, video_grids = [(1, 2, 2)], [(4, 2, 4), (9, 2, 2)]
     interval = TOKENS_PER_SECOND * np.array(seconds, np.float32)
-    position, following = rope_positions(
+    position, next_position = rope_positions(
         type_PS, mask_PS, image_grids=image_grids, video_grids=video_grids, video_intervals=interval
     )
-    wanted_position, wanted_following = transformers_positions(
+    expected_position, expected_next_position = transformers_positions(
         type_PS, mask_PS, image_grids, video_grids, Qwen2_5_VLModel, second_per_grid_ts=torch.tensor(seconds)
     )
-    np.testing.assert_array_equal(position, wanted_position)
-    np.testing.assert_array_equal(following, wanted_following)
+    np.testing.assert_array_equal(position, expected_position)
+    np.testing.assert_array_equal(next_position, expected_next_position)
 
 
-def test_types_of_tokens():
+def test_token_types():
     types = token_types(np.array([5, 7, 8, 7]), image_token_id=7, video_token_id=8)
     np.testing.assert_array_equal(types, [0, 1, 2, 1])
 
 
-def test_rows_are_padded_on_the_side_asked_for():
+def test_rows_are_padded_on_the_given_side():
     rows = [np.array([1, 2]), np.array([3])]
     np.testing.assert_array_equal(pad_rows(rows, 3, side="left", value=9), [[9, 1, 2], [9, 9, 3]])
     np.testing.assert_array_equal(pad_rows(rows, 3, side="right", value=9), [[1, 2, 9], [3, 9, 9]])

@@ -1,9 +1,11 @@
+"""Prompts: the processor's inputs, records rendered as turns, the instruction, and collated batches."""
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from r1vl_jax.data.prompts import RecordRefused, batch, encode, from_inputs
+from r1vl_jax.data.prompts import UnusableRecord, batch, encode, from_inputs, with_instruction
 
 
 def picture(width: int, height: int, value: int = 0) -> Image.Image:
@@ -48,7 +50,7 @@ def test_the_processor_takes_videos_and_pads_on_the_right(processor):
     assert "pixel_values" not in inputs
 
 
-def test_placeholders_and_images_must_be_as_many(processor):
+def test_another_number_of_images_than_placeholders_is_refused(processor):
     with pytest.raises(ValueError, match=r"expected one <\|image_pad\|> for each of 1 images or videos, got 0"):
         processor(text=["no image"], images=[[picture(28, 28)]])
 
@@ -56,14 +58,55 @@ def test_placeholders_and_images_must_be_as_many(processor):
 def test_a_record_becomes_a_turn(processor, make_record):
     prompt = encode(make_record(), processor, max_prompt_length=64, instruction="Think.")
     assert processor.tokenizer.decode(prompt.token_S) == (
-        "<|im_start|>user\n<|vision_start|><|image_pad|><|image_pad|><|vision_end|>What is the value?\nThink.<|im_end|>"
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|image_pad|><|vision_end|>Think.\nWhat is the value?<|im_end|>"
         "\n<|im_start|>assistant\n"
     )
     assert prompt.type_S.sum() == 2
     assert [grid for _, grid in prompt.images] == [(1, 2, 4)]
 
 
-def test_images_stand_where_their_placeholders_stood(processor, make_record):
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        ("<image>What is it?", "<image>Think.\nWhat is it?"),
+        ("<image>\nWhat is it?", "<image>\nThink.\nWhat is it?"),
+        ("<image> <image>\n\nAre they equal?", "<image> <image>\n\nThink.\nAre they equal?"),
+        ("<image>Is it\n<image>?", "<image>Think.\nIs it\n<image>?"),
+        ("What is it?\n<image>", "Think.\nWhat is it?\n<image>"),
+        ("Is <image> larger than <image>?", "Think.\nIs <image> larger than <image>?"),
+        ("What is 1 + 1?", "Think.\nWhat is 1 + 1?"),
+        ("<image>", "<image>Think."),
+    ],
+    ids=["picture", "line", "pictures", "one leading", "none leading", "inside", "none", "no question"],
+)
+def test_the_instruction_stands_between_leading_pictures_and_question(problem, expected):
+    assert with_instruction(problem, "Think.") == expected
+    assert with_instruction(problem, "\n Think.\n") == expected
+    assert with_instruction(expected, "Think.") == expected
+
+
+def test_an_instruction_that_the_problem_has_already_is_not_repeated():
+    problem = "<image>\nThink first,\nthen answer.\nWhat is it?"
+    assert with_instruction(problem, "Think first, then answer.\n") == problem
+    other = "<image>\nThink.\nWhat is it?"
+    assert with_instruction(other, "Think first, then answer.") == (
+        "<image>\nThink first, then answer.\nThink.\nWhat is it?"
+    )
+
+
+@pytest.mark.parametrize("instruction", ["", " \n\t"])
+def test_an_empty_instruction_changes_nothing(instruction):
+    for problem in ("<image>What is it?", " What?\n<image> "):
+        assert with_instruction(problem, instruction) == problem
+
+
+def test_a_prompt_that_is_too_long_with_its_instruction_is_refused_by_name(processor, make_record):
+    length = len(encode(make_record(), processor, max_prompt_length=64).token_S)
+    with pytest.raises(UnusableRecord, match=f"record 'r-0': its prompt has .* at most max_prompt_length={length} fit"):
+        encode(make_record(), processor, max_prompt_length=length, instruction="Think.")
+
+
+def test_images_take_the_places_of_their_placeholders(processor, make_record):
     image = make_record().images[0]
     record = make_record(images=(image, image), problem="First <image> then <image>")
     text = processor.tokenizer.decode(encode(record, processor, max_prompt_length=64).token_S)
@@ -71,24 +114,24 @@ def test_images_stand_where_their_placeholders_stood(processor, make_record):
     assert f"user\nFirst {pads} then {pads}<|im_end|>" in text
 
 
-def test_what_does_not_fit_is_refused_by_name_and_never_cut(processor, make_record):
+def test_a_prompt_that_is_too_long_is_refused_by_name_and_never_truncated(processor, make_record):
     length = len(encode(make_record(), processor, max_prompt_length=64).token_S)
     assert len(encode(make_record(), processor, max_prompt_length=length).token_S) == length
     match = (
         f"record 'r-0': its prompt has {length} tokens, 2 of them for images; at most max_prompt_length={length - 1}"
     )
-    with pytest.raises(RecordRefused, match=match):
+    with pytest.raises(UnusableRecord, match=match):
         encode(make_record(), processor, max_prompt_length=length - 1)
 
 
 def test_unusable_records_are_refused_by_name(processor, make_record):
-    with pytest.raises(RecordRefused, match="record 'x': it has no answer"):
+    with pytest.raises(UnusableRecord, match="record 'x': it has no answer"):
         encode(make_record(id="x", answer=""), processor, max_prompt_length=64)
-    with pytest.raises(RecordRefused, match=r"record 'x': image 1 \(4 bytes\) is unreadable"):
+    with pytest.raises(UnusableRecord, match=r"record 'x': image 1 \(4 bytes\) is unreadable"):
         encode(make_record(id="x", images=(b"junk",)), processor, max_prompt_length=64)
-    with pytest.raises(RecordRefused, match=r"for each of 1 images or videos, got 2"):
+    with pytest.raises(UnusableRecord, match=r"for each of 1 images or videos, got 2"):
         encode(make_record(id="x", problem="<image> <|image_pad|>"), processor, max_prompt_length=64)
-    with pytest.raises(RecordRefused, match=r"one <\|video_pad\|> for each of 0 images or videos, got 1"):
+    with pytest.raises(UnusableRecord, match=r"one <\|video_pad\|> for each of 0 images or videos, got 1"):
         encode(make_record(id="x", problem="<image> <|video_pad|>"), processor, max_prompt_length=64)
 
 
@@ -107,8 +150,8 @@ def test_batches_have_the_shapes_of_their_buckets(processor, make_record):
     np.testing.assert_array_equal(batched.next_position_P, lengths)  # two features in a row advance by two
 
 
-def test_prompts_and_inputs_of_the_same_text_are_the_same_arrays(processor, make_record, ids):
-    """Two ways to one batch: records, and the inputs of a Hugging Face processor."""
+def test_records_and_processor_inputs_of_the_same_text_give_the_same_batch(processor, make_record, ids):
+    """A batch of records, and one of a Hugging Face processor's inputs."""
     prompts = [encode(make_record(problem=f"<image>{text}"), processor, max_prompt_length=99) for text in ("a", "abc")]
     turns = [
         f"<|im_start|>user\n{wrapped('<|image_pad|>')}{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -119,7 +162,7 @@ def test_prompts_and_inputs_of_the_same_text_are_the_same_arrays(processor, make
     assert_same(from_inputs(inputs, **ids, patch_bucket=16), batched)
 
 
-def test_padding_on_the_right_stays_where_it_is(processor, ids):
+def test_right_padding_is_kept(processor, ids):
     text = [f"a{wrapped('<|image_pad|>')}", "bcd"]
     images = [[picture(56, 56)], []]
     left = from_inputs(processor(text=text, images=images), **ids)
@@ -140,13 +183,13 @@ def test_features_of_videos_come_after_those_of_images(processor, ids):
     np.testing.assert_array_equal(arrays.feature_index_PS[1], [-1] * 6 + [2, -1])
 
 
-def test_masks_and_types_are_derived_where_they_are_missing(processor, ids):
+def test_missing_masks_and_token_types_are_derived(processor, ids):
     inputs = processor(text=[f"a{wrapped('<|image_pad|>')}"], images=[[picture(56, 28)]])
     fewer = {name: inputs[name] for name in ("input_ids", "pixel_values", "image_grid_thw")}
     assert_same(from_inputs(fewer, **ids), from_inputs(inputs, **ids))
 
 
-def test_seconds_of_videos_that_fit_neither_videos_nor_model_are_refused(processor, ids):
+def test_seconds_per_grid_that_do_not_fit_are_refused(processor, ids):
     inputs = processor(text=[wrapped("<|video_pad|>")], videos=[[[picture(28, 28)] * 4]])
     with pytest.raises(ValueError, match="second_per_grid_ts: expected a number for each of 1 videos, got \\[1, 2\\]"):
         from_inputs({**inputs, "second_per_grid_ts": [1, 2]}, **ids, tokens_per_second=2)
@@ -154,7 +197,7 @@ def test_seconds_of_videos_that_fit_neither_videos_nor_model_are_refused(process
         from_inputs({**inputs, "second_per_grid_ts": [1]}, **ids)
 
 
-def test_cut_inputs_are_refused(processor, ids):
+def test_truncated_inputs_are_refused(processor, ids):
     inputs = processor(text=[wrapped("<|image_pad|>")], images=[[picture(56, 28)]])
     cut = {name: inputs[name][:, :2] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
     with pytest.raises(

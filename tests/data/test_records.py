@@ -1,10 +1,16 @@
+"""Records survive a round trip through ArrayRecord, invalid ones are left out by name, and data are hashed once."""
+
+import errno
+import hashlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
 
-from r1vl_jax.data.records import invalid_reason, open_split, read_settings, write_splits
+from r1vl_jax.data.records import fingerprint, invalid_reason, open_split, read_settings, write_splits
 
 
 @pytest.fixture
@@ -16,7 +22,7 @@ def records(make_record):
     ]
 
 
-def test_records_come_back_as_they_were(tmp_path, records):
+def test_records_survive_a_round_trip(tmp_path, records):
     dropped = write_splits(tmp_path / "data", {"train": records, "test": records[:1]}, settings={"seed": 3, "a": "b"})
     assert dropped == []
     split = open_split(tmp_path / "data", "train")
@@ -35,7 +41,7 @@ def test_tensorflow_datasets_opens_what_was_written(tmp_path, records):
 
 
 def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path, records):
-    """Protocol buffers leave the order of a map to chance; the fingerprint of the data must not depend on it."""
+    """The order of a protocol buffer's map is not deterministic; the fingerprint of the data must not depend on it."""
     code = f"""if True:
         from r1vl_jax.data.records import Record, write_splits
         write_splits({str(tmp_path / "other")!r}, {{"train": {records!r}}}, settings={{}})"""
@@ -45,14 +51,14 @@ def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path, recor
     assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
-def test_unusable_records_are_left_out_by_name(tmp_path, make_record):
+def test_invalid_records_are_left_out_by_name(tmp_path, make_record):
     records = [make_record(id="good"), make_record(id="mute", answer=" "), make_record(id="blind", images=())]
     dropped = write_splits(tmp_path / "data", {"train": records}, settings={})
     assert dropped == ["train mute: it has no answer", "train blind: it has no image"]
     assert [record.id for record in open_split(tmp_path / "data", "train")] == ["good"]
 
 
-def test_problems_are_told(make_record):
+def test_reasons_of_invalid_records(make_record):
     image = make_record().images[0]
     assert invalid_reason(make_record()) is None
     assert invalid_reason(make_record(problem="What?")) == "expected one <image> for each of 1 images, got 0"
@@ -72,15 +78,15 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, make_record):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_are_not_overwritten(tmp_path, make_record):
+def test_an_existing_directory_is_not_overwritten(tmp_path, make_record):
     with pytest.raises(FileExistsError, match="data is not overwritten; name a new directory, or delete this one"):
         write_splits(tmp_path, {"train": [make_record()]}, settings={})
 
 
-def test_a_split_without_usable_records_is_refused(tmp_path, make_record):
+def test_a_split_without_valid_records_is_refused(tmp_path, make_record):
     with pytest.raises(
         ValueError,
-        match=r"splits \['train'\]: none of their records is usable; left out: \['train r-0: it has no answer'\]",
+        match=r"splits \['train'\]: none of their records is valid; left out: \['train r-0: it has no answer'\]",
     ):
         write_splits(tmp_path / "data", {"train": [make_record(answer="")]}, settings={})
 
@@ -91,3 +97,76 @@ def test_missing_data_and_splits_are_named(tmp_path, make_record):
     write_splits(tmp_path / "data", {"train": [make_record()]}, settings={})
     with pytest.raises(FileNotFoundError, match=r"no split 'tset', only \['train'\]"):
         open_split(tmp_path / "data", "tset")
+
+
+@pytest.fixture
+def data(tmp_path, records) -> Path:
+    write_splits(tmp_path / "data", {"train": records, "test": records[:1]}, settings={})
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def opened_splits(monkeypatch) -> list[str]:
+    """Names of the record files that are opened, in order."""
+    opened, open_path = [], Path.open
+
+    def record_open(path: Path, *args, **kwargs):
+        if "array_record" in path.name:
+            opened.append(path.name)
+        return open_path(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", record_open)
+    return opened
+
+
+def test_the_fingerprint_is_of_names_and_contents(data):
+    digest = hashlib.sha256()
+    for path in sorted(data.glob("*array_record*")):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    assert fingerprint(data) == digest.hexdigest()
+    assert fingerprint(str(data)) == digest.hexdigest()
+
+
+def test_a_second_fingerprint_reads_no_record_file(data, opened_splits):
+    first = fingerprint(data)
+    assert len(opened_splits) == 2
+    assert fingerprint(data) == first
+    assert len(opened_splits) == 2
+    assert len(open_split(data, "train")) == 3  # the cache does not disturb the data set
+
+
+@pytest.mark.parametrize("change", ["content", "size", "name", "removed"])
+def test_a_changed_file_changes_the_fingerprint(data, change):
+    before = fingerprint(data)
+    path = data / "records-test.array_record-00000-of-00001"
+    stat, content = path.stat(), path.read_bytes()
+    if change == "content":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    elif change == "size":
+        path.write_bytes(content + b"\0")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "name":
+        path.rename(data / "records-tset.array_record-00000-of-00001")
+    else:
+        path.unlink()
+    assert fingerprint(data) != before
+
+
+def test_a_read_only_directory_is_hashed_each_time(data, opened_splits, monkeypatch):
+    files = sorted(path.name for path in data.iterdir())
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert fingerprint(data) == fingerprint(data)
+    assert len(opened_splits) == 4
+    assert sorted(path.name for path in data.iterdir()) == files
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": 1}', '{"files": [], "sha256": 7}'])
+def test_a_damaged_cache_is_ignored(data, content):
+    expected = fingerprint(data)
+    (data / "fingerprint.json").write_text(content)
+    assert fingerprint(data) == expected

@@ -1,3 +1,5 @@
+"""Tokenizers: round trips, the chat format, end tokens, and the bytes of each token."""
+
 import json
 
 import hypothesis
@@ -10,7 +12,7 @@ from r1vl_jax.data.tokenizer import SPECIAL_TOKENS, byte_table, eos_token_ids, l
 
 @hypothesis.given(strategies.text())
 @hypothesis.settings(max_examples=200, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-def test_any_text_survives(tokenizer, text):
+def test_any_text_survives_a_round_trip(tokenizer, text):
     text = tokenizer.backend_tokenizer.normalizer.normalize_str(text)  # NFC, as Qwen2
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
@@ -21,7 +23,7 @@ def test_digits_are_single_tokens(tokenizer):
 
 @hypothesis.given(strategies.text())
 @hypothesis.settings(max_examples=50, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-def test_sizes_of_tokens_add_up_to_the_bytes_of_the_text(tokenizer, text):
+def test_token_byte_lengths_sum_to_the_length_of_the_text(tokenizer, text):
     ids = tokenizer(text + tokenizer.eos_token)["input_ids"]
     decoded = tokenizer.decode(ids, skip_special_tokens=True)
     size_V = np.diff(byte_table(tokenizer, len(tokenizer) + 3).offset)
@@ -34,7 +36,7 @@ def test_special_tokens_are_single(tokenizer):
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
-def test_the_vocabulary_has_the_size_asked_for():
+def test_the_vocabulary_has_the_given_size():
     assert len(train_tokenizer(["one two three four five six seven"] * 3, vocab_size=270)) == 270
 
 
@@ -43,7 +45,7 @@ def test_training_is_deterministic(path):
     assert vocabularies[0] == vocabularies[1]
 
 
-def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path, path):
+def test_a_saved_tokenizer_loads_as_it_was(tokenizer, tmp_path, path):
     tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert loaded(path)["input_ids"] == tokenizer(path)["input_ids"]
@@ -51,7 +53,7 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path, path):
     assert loaded.eos_token_id == tokenizer.eos_token_id
 
 
-def test_turns_look_as_qwen_saw_them(tokenizer):
+def test_the_chat_format_is_qwens(tokenizer):
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which? "}, {"type": "video"}]},
@@ -74,12 +76,12 @@ def test_the_generation_config_says_what_ends_a_completion(tokenizer, tmp_path, 
     assert eos_token_ids(tokenizer, tmp_path) == expected
 
 
-def test_without_one_the_tokenizer_says(tokenizer, tmp_path):
+def test_without_a_generation_config_the_end_tokens_are_the_tokenizers(tokenizer, tmp_path):
     expected = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert eos_token_ids(tokenizer, tmp_path) == eos_token_ids(tokenizer) == expected
 
 
-def test_the_bytes_of_tokens_are_those_that_decoding_gives(tokenizer):
+def test_the_byte_table_equals_decoding(tokenizer):
     table = byte_table(tokenizer)
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -89,21 +91,21 @@ def test_the_bytes_of_tokens_are_those_that_decoding_gives(tokenizer):
     assert set(table.byte.tobytes()) == set(range(256))
 
 
-def test_ids_without_a_token_and_special_tokens_have_no_bytes(tokenizer):
+def test_special_tokens_and_ids_without_a_token_have_no_bytes(tokenizer):
     table = byte_table(tokenizer, vocab_size=len(tokenizer) + 5)
     assert len(table.offset) == len(tokenizer) + 6
     without = [*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), *range(len(tokenizer), len(tokenizer) + 5)]
     assert all(table.offset[i] == table.offset[i + 1] for i in without)
 
 
-def test_a_vocabulary_that_does_not_hold_all_tokens_is_refused(tokenizer):
+def test_a_vocabulary_smaller_than_the_tokenizer_is_refused(tokenizer):
     with pytest.raises(
         ValueError, match=r"expected vocab_size to cover the tokenizer's \d+ ids, got 10; give the model's"
     ):
         byte_table(tokenizer, vocab_size=10)
 
 
-def test_a_tokenizer_of_another_kind_is_refused():
+def test_a_tokenizer_that_is_no_byte_level_bpe_is_refused():
     class WordPiece:
         added_tokens_decoder: dict = {}
 
@@ -111,6 +113,6 @@ def test_a_tokenizer_of_another_kind_is_refused():
             return {"日本": 0}
 
     with pytest.raises(
-        ValueError, match="token 0, '日本', has the letter '日', which stands for no byte; expected a byte"
+        ValueError, match="token 0, '日本', has the character '日', which stands for no byte; expected a byte"
     ):
         byte_table(WordPiece())

@@ -1,11 +1,13 @@
+"""The data pipeline runs where neither PyTorch nor TensorFlow is installed."""
+
 import subprocess
 import sys
 
-# Finders that do not see the packages, as if they were not installed.
+# Import finders that hide these packages, as if they were not installed.
 PROGRAM = """
 import sys
 
-class Blind:
+class Hiding:
     def __init__(self, finder):
         self.finder = finder
 
@@ -16,7 +18,7 @@ class Blind:
     def __getattr__(self, name):
         return getattr(self.finder, name)
 
-sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path]
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 
 from r1vl_jax.data import images, pipeline, prompts, records
 from r1vl_jax.data.digits import task

@@ -15,7 +15,7 @@ from r1vl_jax.checkpoint.hf.export import export_run
 from r1vl_jax.checkpoint.manager import newest_params
 from r1vl_jax.config import resolve
 from r1vl_jax.data.prompts import Processor
-from r1vl_jax.data.records import Record, usable_images
+from r1vl_jax.data.records import Record, decode_images
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.train import run
 from r1vl_jax.training.components import Components, build_components
@@ -59,7 +59,7 @@ def _answers_of_transformers(directory: Path, records: list[Record], max_new_tok
     turns = [[{"role": "user", "content": _content(record)}] for record in records]
     inputs = processor(
         [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns],
-        images=[usable_images(record) for record in records],
+        images=[decode_images(record) for record in records],
     )
     with torch.no_grad():
         sequences = torch_model.generate(

@@ -1,4 +1,4 @@
-"""Questions of the embedded task: what the picture shows, what is asked, and how one reasons to the answer."""
+"""Problems of the embedded task: the symbols in the picture, the question, and a reasoning path to the answer."""
 
 import re
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from r1vl_jax.response_format import DESCRIPTION, compose
 _WORDS = {"+": "plus", "-": "minus", "*": "times"}
 _OTHER_SIGNS = {"+": (), "-": (), "*": ("x", r"\times")}
 _LETTERS = "ABCD"
-_HASTY_RATIONALE = "At once."
-OPENINGS = ("", "Plan: ", "Idea: ")  # ways to open a rationale
+_SHORTCUT_RATIONALE = "At once."
+OPENINGS = ("", "Plan: ", "Idea: ")  # prefixes of a rationale, so that reference paths vary in wording
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Puzzle:
     """A question about one picture.
 
     Attributes:
+        kind: type of question.
         rows: the symbols of the picture, row by row.
-        description: the same, as a reasoning path names them.
+        description: the same symbols, as the image description of a reasoning path gives them.
+        rationale: the plan of a reasoning path.
         steps: one statement each, in order.
         answer: a number or the letter of an option.
-        final: the answer as a path writes it.
-        key_steps: equivalent spellings of what the steps state.
+        final: the answer as a reasoning path states it.
+        key_steps: groups of equivalent spellings of what the steps state.
     """
 
     kind: str
@@ -40,17 +42,17 @@ class Puzzle:
 
     @property
     def path(self) -> str:
-        """The reasoning path, in its sections."""
-        return self.path_opened_by("")
+        """The reference reasoning path, in sections."""
+        return self.path_with_opening("")
 
-    def path_opened_by(self, opening: str) -> str:
-        """The same, with words of one's own before the rationale."""
+    def path_with_opening(self, opening: str) -> str:
+        """The reference reasoning path, with a prefix before the rationale."""
         return compose(self.description, opening + self.rationale, list(self.steps), self.final)
 
     @property
-    def hasty_path(self) -> str:
-        """The path of somebody in a hurry: one step, which states the result and nothing that leads to it."""
-        return compose(self.description, _HASTY_RATIONALE, [f"result={self.answer}"], self.final)
+    def shortcut_path(self) -> str:
+        """A path with a single step, which states the result without the steps that lead to it."""
+        return compose(self.description, _SHORTCUT_RATIONALE, [f"result={self.answer}"], self.final)
 
 
 def make_expression(rng: np.random.Generator, difficulty: int) -> Puzzle:
@@ -104,7 +106,11 @@ def make_largest(rng: np.random.Generator, difficulty: int) -> Puzzle:
         steps=(f"largest={largest}", f"smallest={smallest}", _equation(*step)),
         answer=str(_value(*step)),
         final=str(_value(*step)),
-        key_steps=(_found("largest", largest), _found("smallest", smallest), _spellings(*step)),
+        key_steps=(
+            _extremum_spellings("largest", largest),
+            _extremum_spellings("smallest", smallest),
+            _spellings(*step),
+        ),
     )
 
 
@@ -147,7 +153,10 @@ def make_choice(rng: np.random.Generator, difficulty: int) -> Puzzle:
         steps=(f"largest={largest}", f"{largest}={letter}"),
         answer=letter,
         final=letter,
-        key_steps=(_found("largest", largest), (f"{largest}={letter}", f"{letter}={largest}", f"{letter}: {largest}")),
+        key_steps=(
+            _extremum_spellings("largest", largest),
+            (f"{largest}={letter}", f"{letter}={largest}", f"{letter}: {largest}"),
+        ),
     )
 
 
@@ -160,8 +169,8 @@ MAKERS: tuple[Callable[[np.random.Generator, int], Puzzle], ...] = (
 )
 
 
-def described_digits(path: str) -> str:
-    """The digits that the image description of a path names, in order; "" if it has none."""
+def digits_in_description(path: str) -> str:
+    """The digits in the image description of a path, in order; "" if it has none."""
     _, _, rest = path.partition(DESCRIPTION)
     return "".join(re.findall("[0-9]", rest.partition("###")[0]))
 
@@ -171,7 +180,7 @@ def _draw_digits(rng: np.random.Generator, count: int) -> str:
 
 
 def _draw_terms(rng: np.random.Generator, difficulty: int) -> list[str]:
-    """Numbers and operators by turns: 2 or 3 numbers, the first of two digits at difficulty 3."""
+    """Alternating numbers and operators: 2 or 3 numbers, the first of two digits at difficulty 3."""
     numbers = [str(number) for number in rng.integers(10, size=min(difficulty, 2) + 1)]
     if difficulty == 3:
         numbers[0] = str(rng.integers(10, 100))
@@ -181,7 +190,8 @@ def _draw_terms(rng: np.random.Generator, difficulty: int) -> list[str]:
     return [term for pair in zip(numbers, [*operators, ""], strict=True) for term in pair][:-1]
 
 
-def _found(which: str, digit: str) -> tuple[str, ...]:
+def _extremum_spellings(which: str, digit: str) -> tuple[str, ...]:
+    """That the largest (or smallest) digit is this one, in equivalent spellings."""
     return (f"{which}={digit}", f"{digit}={which}", f"{which} is {digit}", f"{digit} is the {which}")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the embedded task: scikit-learn's scans of handwritten digits, set in rows with printed operators."""
+"""Renders pictures of the embedded task: rows of scikit-learn's scanned handwritten digits and printed operators."""
 
 import functools
 import io
@@ -9,19 +9,19 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-CELL_SIZE = 28  # pixels; one cell is one merged patch, thus one token
-_SCALE = 3  # a scan of 8x8 becomes 24x24 ...
-_JITTER = 2  # ... and moves by up to 2 pixels in its cell
-_SPLIT_SEED = 1797  # the split of the scans is the same for all runs, so that no run sees another's test scans
+CELL_SIZE = 28  # pixels; one cell is one merged patch, that is one image token
+_SCALE = 3  # a scan of 8x8 pixels is enlarged to 24x24 ...
+_JITTER = 2  # ... and shifted by up to 2 pixels in its cell
+_SPLIT_SEED = 1797  # all runs split the scans alike, so that no run trains on the test scans of another
 _SHARES = {"train": 0.64, "validation": 0.12, "test": 0.24}
 
-Ink = Float[np.ndarray, "rows columns"]  # 0 blank, 1 full stroke
+Ink = Float[np.ndarray, "rows columns"]  # 0 background, 1 full stroke
 
 
 @functools.cache
 def load_scans(split: str) -> dict[str, list[Ink]]:
-    """The scans of each digit that belong to a split ("train", "validation", "test"); splits share no scan."""
-    from sklearn.datasets import load_digits  # seconds to import, and not needed once the data are written
+    """The scans of a split ("train", "validation", "test") by digit; splits share no scan."""
+    from sklearn.datasets import load_digits  # takes seconds to import, and only writing the data needs it
 
     digits: Any = load_digits()
     rng = np.random.default_rng(_SPLIT_SEED)
@@ -35,16 +35,17 @@ def load_scans(split: str) -> dict[str, list[Ink]]:
     return scans
 
 
-def draw(rows: Sequence[str], scans: dict[str, list[Ink]], rng: np.random.Generator) -> bytes:
-    """A picture of rows of digits and operators as a PNG file.
+def render(rows: Sequence[str], scans: dict[str, list[Ink]], rng: np.random.Generator) -> bytes:
+    """A picture of rows of digits and operators, as a PNG file.
 
     Args:
         rows: strings of equal length over `0-9 + - *`.
+        scans: of each digit, from `load_scans`.
     """
     ink = np.concatenate([np.concatenate([_cell(symbol, scans, rng) for symbol in row], axis=1) for row in rows])
-    # Chalk on slate: the grey of the slate is near zero after normalisation, so what a model sees is the writing.
-    slate, contrast = rng.uniform(0.38, 0.52), rng.uniform(0.7, 1.0)
-    grey = slate + (1 - slate) * contrast * ink
+    # Light strokes on a mid-grey background, which is near zero after normalisation, so that the strokes stand out.
+    background, contrast = rng.uniform(0.38, 0.52), rng.uniform(0.7, 1.0)
+    grey = background + (1 - background) * contrast * ink
     file = io.BytesIO()
     Image.fromarray((grey * 255).astype(np.uint8)).save(file, format="PNG", compress_level=1)
     return file.getvalue()

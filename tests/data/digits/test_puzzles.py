@@ -1,3 +1,5 @@
+"""Puzzles of the embedded task: answers and steps against Python, spellings, and digits in a description."""
+
 import collections
 import re
 
@@ -7,7 +9,7 @@ import pytest
 from r1vl_jax import rewards
 from r1vl_jax.data.digits.puzzles import (
     MAKERS,
-    described_digits,
+    digits_in_description,
     make_choice,
     make_count,
     make_expression,
@@ -37,7 +39,7 @@ def test_every_equation_of_every_step_is_true(make, difficulty):
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_expressions_have_the_value_that_python_finds(difficulty):
+def test_values_of_expressions_equal_pythons(difficulty):
     for puzzle in puzzles(make_expression, difficulty):
         assert int(puzzle.answer) == python(re.sub(r"\b0+(?=\d)", "", puzzle.description))
         assert puzzle.rows[0] == puzzle.description
@@ -45,7 +47,7 @@ def test_expressions_have_the_value_that_python_finds(difficulty):
         assert sum(character.isdigit() for character in puzzle.rows[0]) == (2, 3, 4)[difficulty - 1]
 
 
-def test_products_come_first():
+def test_products_are_evaluated_first():
     puzzle = next(p for p in puzzles(make_expression, 2) if re.match(r"\d[-+]\d\*", p.description))
     a, sign, b, _, c = puzzle.description
     assert puzzle.steps[0] == f"{b}*{c}={int(b) * int(c)}"
@@ -65,17 +67,17 @@ def test_choices_have_one_right_option():
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_hasty_path_reads_the_picture_and_states_the_result_alone(make):
+def test_a_shortcut_path_describes_the_picture_and_states_only_the_result(make):
     for puzzle in puzzles(make, 2, count=20):
-        assert described_digits(puzzle.hasty_path) == described_digits(puzzle.path)
+        assert digits_in_description(puzzle.shortcut_path) == digits_in_description(puzzle.path)
         reward = rewards.score(
-            [puzzle.hasty_path, puzzle.path], [{"answer": puzzle.answer, "key_steps": puzzle.key_steps}] * 2
+            [puzzle.shortcut_path, puzzle.path], [{"answer": puzzle.answer, "key_steps": puzzle.key_steps}] * 2
         )
         assert reward.answer_correct.tolist() == reward.step_validity.tolist() == [1, 1]
         assert reward.key_step_match.tolist() == [0, 1]
 
 
-def test_row_sums_add_the_row_asked_for():
+def test_row_sums_add_the_row_in_question():
     for puzzle in puzzles(MAKERS[1], 2):
         row = puzzle.rows["bottom" in puzzle.question]
         assert int(puzzle.answer) == sum(map(int, row))
@@ -94,13 +96,13 @@ def test_largest_and_counts_by_hand():
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("make", MAKERS)
-def test_paths_hold_their_key_steps_and_reading(make, difficulty):
+def test_paths_contain_their_key_steps_and_digits(make, difficulty):
     for puzzle in puzzles(make, difficulty, count=50):
         steps = " ".join(puzzle.steps)
         assert puzzle.key_steps
         for group in puzzle.key_steps:
             assert any(re.search(rf"(?<!\d){re.escape(spelling)}(?!\d)", steps) for spelling in group)
-        assert described_digits(puzzle.path) == "".join(re.findall(r"\d", "".join(puzzle.rows)))
+        assert digits_in_description(puzzle.path) == "".join(re.findall(r"\d", "".join(puzzle.rows)))
 
 
 def test_spellings_of_a_product():
@@ -111,5 +113,5 @@ def test_spellings_of_a_product():
 
 
 @pytest.mark.parametrize("text", ["", "3 + 5", "### The final answer is:\n8"])
-def test_a_text_without_description_names_no_digits(text):
-    assert described_digits(text) == ""
+def test_a_text_without_description_has_no_digits(text):
+    assert digits_in_description(text) == ""

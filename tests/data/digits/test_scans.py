@@ -1,3 +1,5 @@
+"""Scans are split without overlap, and pictures have one cell per symbol."""
+
 import io
 
 import numpy as np
@@ -5,10 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from r1vl_jax.data.digits.scans import draw, load_scans
+from r1vl_jax.data.digits.scans import load_scans, render
 
 
-def test_splits_divide_the_scans_of_every_digit():
+def test_splits_partition_the_scans_of_every_digit():
     target = load_digits().target
     sizes = {split: {digit: len(scans) for digit, scans in load_scans(split).items()} for split in _SPLITS}
     for digit in range(10):
@@ -26,23 +28,23 @@ def test_splits_share_no_scan():
 
 @pytest.mark.parametrize(("rows", "size"), [(["3"], (28, 28)), (["3+5*2"], (140, 28)), (["385", "120"], (84, 56))])
 def test_pictures_have_a_cell_per_symbol(rows, size):
-    picture = Image.open(io.BytesIO(draw(rows, load_scans("train"), np.random.default_rng(0))))
+    picture = Image.open(io.BytesIO(render(rows, load_scans("train"), np.random.default_rng(0))))
     assert picture.size == size
 
 
-def test_every_cell_holds_its_symbol():
+def test_every_cell_shows_its_symbol():
     """Each cell has ink; `-` has ink in its middle rows only."""
-    grey = np.asarray(Image.open(io.BytesIO(draw(["7+-*"], load_scans("test"), np.random.default_rng(0)))))
-    cells = grey.reshape(28, 4, 28).swapaxes(0, 1) > 150  # chalk is lighter than the slate
+    grey = np.asarray(Image.open(io.BytesIO(render(["7+-*"], load_scans("test"), np.random.default_rng(0)))))
+    cells = grey.reshape(28, 4, 28).swapaxes(0, 1) > 150  # strokes are lighter than the background
     assert cells.any(axis=(1, 2)).all()
     minus = cells[2].any(axis=1)
     assert 1 <= minus.sum() <= 4
     assert 9 <= np.flatnonzero(minus).mean() <= 18
 
 
-def test_the_same_digit_is_drawn_differently():
+def test_renderings_of_a_digit_differ():
     rng = np.random.default_rng(0)
-    assert len({draw(["4"], load_scans("train"), rng) for _ in range(20)}) == 20
+    assert len({render(["4"], load_scans("train"), rng) for _ in range(20)}) == 20
 
 
 _SPLITS = ("train", "validation", "test")

@@ -1,9 +1,11 @@
+"""Splits of the embedded task: sizes, contents, disjointness, determinism and digit recognition."""
+
 import collections
 
 import pytest
 
 from r1vl_jax.data.digits import task
-from r1vl_jax.data.digits.puzzles import OPENINGS, described_digits
+from r1vl_jax.data.digits.puzzles import OPENINGS, digits_in_description
 from r1vl_jax.data.digits.task import reading_accuracy
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
@@ -32,7 +34,7 @@ def test_kinds_are_balanced(splits):
         assert len(set(collections.Counter(record.kind for record in records).values())) == 1
 
 
-def test_only_the_warmup_shows_the_way(splits):
+def test_only_the_warmup_has_responses(splits):
     openings = collections.Counter()
     for record in splits["warmup"]:
         (opening,) = [o for o in OPENINGS if record.response == record.solution.replace("ales:\n", f"ales:\n{o}")]
@@ -44,40 +46,40 @@ def test_only_the_warmup_shows_the_way(splits):
     assert all("### Step 1:" in record.solution and not record.response for record in splits["test"])
 
 
-def test_a_share_of_the_warmup_is_hasty(tmp_path):
+def test_a_fraction_of_the_warmup_takes_the_shortcut(tmp_path):
     sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 5}
     task.write(tmp_path / "data", difficulty=2, shortcut_fraction=0.6, **sizes, seed=0)
-    hasty = ["result=" in record.response for record in open_split(tmp_path / "data", "warmup")]
-    assert 100 < sum(hasty) < 140
+    is_shortcut = ["result=" in record.response for record in open_split(tmp_path / "data", "warmup")]
+    assert 100 < sum(is_shortcut) < 140
     assert not any("result=" in record.solution for record in open_split(tmp_path / "data", "test"))
 
 
-def test_alignment_names_the_digit_and_no_more(tmp_path):
+def test_responses_of_vision_pretraining_are_the_digit_alone(tmp_path):
     sizes = {"vision_pretrain_records": 30, "warmup_records": 5, "train_records": 5, "eval_records": 5}
     task.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
     for record in open_split(tmp_path / "data", "vision_pretrain"):
         assert record.response == f"### Image Description:\n{record.answer}"
-        assert described_digits(record.response) == record.answer
+        assert digits_in_description(record.response) == record.answer
 
 
 def test_problems_of_the_splits_are_disjoint(tmp_path):
-    """By picture and question; with two digits there are few problems to share, so a leak would show."""
+    """By picture and question; there are few problems with two digits, so an overlap would show."""
     sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 100}
     task.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
     names = ("warmup", "validation", "test")
-    shown = [
+    problems = [
         {(record.problem, record.solution.split("\n")[1]) for record in open_split(tmp_path / "data", name)}
         for name in names
     ]
-    assert len(set.union(*shown)) == sum(map(len, shown))
+    assert len(set.union(*problems)) == sum(map(len, problems))
 
 
-def test_problems_are_distinct_while_they_last(splits):
+def test_problems_of_a_split_are_distinct(splits):
     problems = {(record.problem, record.solution) for record in splits["warmup"]}
     assert len(problems) == 100
 
 
-def test_all_fit_the_tiny_recipe(splits):
+def test_records_fit_the_tiny_recipe(splits):
     tokenizer = train_tokenizer(task.texts(splits["warmup"]))
     processor = Processor(tokenizer, load_image_processor(min_pixels=28 * 28, max_pixels=400_000))
     encoder = Encoder(processor, max_prompt_length=64, prompt_bucket=64, patch_bucket=512)
@@ -86,7 +88,7 @@ def test_all_fit_the_tiny_recipe(splits):
         assert 35 <= len(encoder.completion(record, max_completion_length=96)) <= 72
 
 
-def test_written_once_and_the_same_each_time(directory, tmp_path):
+def test_data_are_written_once_and_deterministically(directory, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}
     task.write(directory, **SETTINGS)
     assert {path.name: path.stat().st_mtime_ns for path in directory.iterdir()} == before
@@ -102,7 +104,7 @@ def test_data_of_other_settings_are_refused(directory):
         task.write(directory, **{**SETTINGS, "difficulty": 2, "seed": 1})
 
 
-def test_reading_counts_digits_by_position(splits, make_record):
+def test_reading_accuracy_compares_digits_by_position(splits, make_record):
     record = make_record(solution="### Image Description:\n12 + 3 x 4\n\n### Rationales:\nMultiply first.")
     assert reading_accuracy(record.solution, record) == (4, 4)
     assert reading_accuracy("### Image Description:\n12 + 8 x 4\n\n### Step 1:\n3", record) == (3, 4)
@@ -112,3 +114,14 @@ def test_reading_counts_digits_by_position(splits, make_record):
     for kept in splits["test"]:
         right, total = reading_accuracy(kept.solution, kept)
         assert right == total > 0
+
+
+def test_progress_is_shown_on_request(tmp_path, capsys):
+    sizes = {"vision_pretrain_records": 5, "warmup_records": 5, "train_records": 5, "eval_records": 5}
+    task.write(tmp_path / "quiet", difficulty=1, **sizes, seed=0)
+    assert capsys.readouterr().out == ""
+    task.write(tmp_path / "shown", difficulty=1, **sizes, seed=0, show_progress=True)
+    shown = capsys.readouterr().out
+    for split in ("vision_pretrain", "warmup", "train", "validation", "test"):
+        assert f"writing {split}" in shown
+        assert list(open_split(tmp_path / "shown", split)) == list(open_split(tmp_path / "quiet", split))
