@@ -195,7 +195,7 @@ class _World:
         state = self._state(self._step_grpo_learner)
         if self.config.loss.needs_reference:
             yield self._score("reference scores", self.reference, {"training state": state})
-        if self.config.loss.needs_policy_scores:
+        if self.config.loss.needs_policy_logps:
             yield self._score("policy scores", self.trained, {"optimizer": state.opt_state} | self._held_reference)
 
     def update(self) -> Program:
@@ -221,7 +221,7 @@ class _World:
         """All of a step as one program."""
         learner, num_prompts = self._step_grpo_learner, self.num_prompts
         loss = self.config.loss
-        num_scores = loss.needs_reference + loss.needs_policy_scores
+        num_scores = loss.needs_reference + loss.needs_policy_logps
         work = self.count.prefill(num_prompts) + self.count.decode(self.num_rows)
         for _ in range(num_scores):
             work += self._operations_of_score(learner)

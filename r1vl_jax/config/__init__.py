@@ -6,7 +6,7 @@ tree into frozen dataclasses and refuses, before any device is touched, what can
 
 from r1vl_jax.config.config_dict import default, resolve, unknown_settings
 from r1vl_jax.config.loss import Loss
-from r1vl_jax.config.mesh import Limits, Mesh, Shape, mesh_shape
+from r1vl_jax.config.mesh import MeshLimits, Mesh, Shape, mesh_shape
 from r1vl_jax.config.settings import (
     Config,
     Data,
@@ -27,7 +27,7 @@ __all__ = [
     "Config",
     "Data",
     "Eval",
-    "Limits",
+    "MeshLimits",
     "Loss",
     "Mesh",
     "Model",

@@ -76,7 +76,7 @@ class Loss:
         return self.beta > 0 or self.report_kl
 
     @property
-    def needs_policy_scores(self) -> bool:
+    def needs_policy_logps(self) -> bool:
         """Whether completions are scored by the policy that sampled them, before the first update from them."""
         return self.updates_per_generation > 1 or self.egsw_level != ""
 

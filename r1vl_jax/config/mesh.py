@@ -25,7 +25,7 @@ class Mesh:
 
 
 @dataclass(frozen=True)
-class Limits:
+class MeshLimits:
     """What is divided over a mesh. What is not named here is not looked at.
 
     Attributes:
@@ -37,7 +37,7 @@ class Limits:
     heads: Mapping[str, int] = field(default_factory=dict)
 
 
-def mesh_shape(mesh: Mesh, num_devices: int, num_slices: int = 1, limits: Limits | None = None) -> Shape:
+def mesh_shape(mesh: Mesh, num_devices: int, num_slices: int = 1, limits: MeshLimits | None = None) -> Shape:
     """The sizes of (data, fsdp, tensor) on so many devices, in so many slices.
 
     Raises:
@@ -47,7 +47,7 @@ def mesh_shape(mesh: Mesh, num_devices: int, num_slices: int = 1, limits: Limits
         raise ValueError(
             f"mesh.slices={num_slices} does not divide the {num_devices} devices; set one of {divisors(num_devices)}"
         )
-    limits = Limits() if limits is None else limits
+    limits = MeshLimits() if limits is None else limits
     shapes = [
         shape for shape in _shapes(num_devices) if shape[0] % num_slices == 0 and _divides(shape[2], limits.heads)
     ]

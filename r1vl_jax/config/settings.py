@@ -119,25 +119,25 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Reward:
-    """What a completion earns.
+    """Step rewards and user-defined rewards: what is rewarded. Which tokens get the credit is `loss.credit`.
 
     Attributes:
-        semantics: "paper" or "released", the two readings of StepGRPO's rewards.
-        backend: "reference", the definition on strings, or "kernels", the same as array operations on the device.
-        undecided: what becomes of completions that the kernels leave undecided: "host", the reference and math-verify
-            are asked; "wrong", nothing leaves the device: an answer that only math-verify could settle is wrong, and a
-            completion beyond the kernels' bounds earns what was found within them.
-        max_bytes_per_token: the kernels look at this many bytes times `sampling.max_completion_length`.
-        alpha: worth of all key steps together, the correct answer being 1.
-        reward_weights: of StepRAR (accuracy) and StepRVR (validity).
-        functions: rewards of your own, each "module:function"; see `rewards.custom`.
+        semantics: "paper" or "released", the two variants of the definition of StepGRPO's rewards.
+        backend: "strings", the definition in Python, or "kernels", the same as array operations on the device.
+        undecided: what happens to completions that the kernels leave undecided. "host": they are scored on strings, and
+            math-verify decides their answers. "wrong": nothing leaves the device; an answer that only math-verify can
+            decide counts as wrong, and a completion beyond the kernels' bounds is scored within them.
+        max_bytes_per_token: the kernels read this many bytes times `sampling.max_completion_length`.
+        alpha: weight of the matched fraction of key steps in StepRAR; a correct answer counts 1.
+        reward_weights: weights of StepRAR (accuracy) and StepRVR (validity).
+        functions: user-defined reward functions, each "module:function"; see `rewards.custom`.
         function_weights: one for each.
-        num_workers: processes that answer what needs math-verify.
-        timeout_s: processor seconds after which a worker is killed and the answer counts as wrong.
+        num_workers: math-verify's worker processes.
+        timeout_s: seconds of processor time after which a worker is killed and the answer counts as wrong.
     """
 
     semantics: str = "paper"
-    backend: str = "reference"
+    backend: str = "strings"
     undecided: str = "host"
     max_bytes_per_token: int = 8
     alpha: float = 0.1
@@ -241,7 +241,7 @@ class Eval:
     batch_size: int = 128
 
     @property
-    def validates(self) -> bool:
+    def uses_validation_split(self) -> bool:
         """Whether the validation split is read at all."""
         return self.steps > 0 or self.supervised_steps > 0
 

@@ -76,8 +76,8 @@ def _contradictions_of_rewards(config: Config) -> Iterator[str]:
             f"reward.functions has {len(reward.functions)} entries but reward.function_weights"
             f" {len(reward.function_weights)}; give each function a weight"
         )
-    if reward.undecided == "wrong" and reward.backend == "reference":
-        yield "reward.undecided='wrong' does nothing with reward.backend='reference'; set reward.backend='kernels'"
+    if reward.undecided == "wrong" and reward.backend == "strings":
+        yield "reward.undecided='wrong' does nothing with reward.backend='strings'; set reward.backend='kernels'"
     if config.train.fused:
         if reward.backend != "kernels" or reward.undecided != "wrong":
             yield (
@@ -95,7 +95,7 @@ def _contradictions_of_rewards(config: Config) -> Iterator[str]:
 
 def _contradictions_of_digits(config: Config) -> Iterator[str]:
     """What the sizes of the embedded task rule out; a directory of records says its own when it is read."""
-    for name in ("num_problems", "num_validation") if config.eval.validates else ("num_problems",):
+    for name in ("num_problems", "num_validation") if config.eval.uses_validation_split else ("num_problems",):
         if (wanted := getattr(config.eval, name)) > config.data.eval_records:
             yield f"eval.{name}={wanted} exceeds data.eval_records={config.data.eval_records}"
     for stage in {"vision_pretrain", "warmup"} & set(config.train.stages):
@@ -119,7 +119,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "block", "offload"),
     "reward.semantics": ("paper", "released"),
-    "reward.backend": ("reference", "kernels"),
+    "reward.backend": ("strings", "kernels"),
     "reward.undecided": ("host", "wrong"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "vision_pretrain.optim.lr_scheduler_type": ("linear", "cosine", "constant"),

@@ -124,7 +124,7 @@ def add_reference_logps(
     policy_logp_BT = entropy_BT = ref_logp_BT = None
     if reference is not None:
         ref_logp_BT, _ = compute_logps(learner, reference, prompts, rollout.completions)
-    if learner.loss.needs_policy_scores:
+    if learner.loss.needs_policy_logps:
         policy_logp_BT, entropy_BT = compute_logps(learner, params, prompts, rollout.completions)
     return SampledRows(
         rollout.completions, rollout.has_ended_B, rollout.logp_BT, policy_logp_BT, entropy_BT, ref_logp_BT

@@ -32,7 +32,7 @@ def group_advantage(
         Liu et al., Dr. GRPO, 2025, https://arxiv.org/abs/2503.20783.
     """
     check_group("group_advantage", reward_PG.shape, scale_rewards)
-    return in_units_of_spread(center(reward_PG), reward_PG, scale_rewards=scale_rewards, epsilon=epsilon)
+    return divide_by_std(center(reward_PG), reward_PG, scale_rewards=scale_rewards, epsilon=epsilon)
 
 
 def check_group(function: str, shape_PG: tuple[int, ...], scale_rewards: str) -> None:
@@ -56,7 +56,7 @@ def center(reward_PG: Float[Array, "P G"]) -> Float[Array, "P G"]:
     return jnp.where(has_equal_rewards(reward_PG), 0.0, reward_PG - jnp.mean(reward_PG, axis=1, keepdims=True))
 
 
-def in_units_of_spread(
+def divide_by_std(
     value: Float[Array, "P G"] | Float[Array, "P G T"],
     reward_PG: Float[Array, "P G"],
     *,

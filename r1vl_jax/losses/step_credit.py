@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from r1vl_jax.losses.advantage import center, check_group, has_equal_rewards, in_units_of_spread
+from r1vl_jax.losses.advantage import center, check_group, has_equal_rewards, divide_by_std
 
 
 def step_advantage(
@@ -55,7 +55,7 @@ def step_advantage(
     earned_before_PGJ = earned_before_BJ.reshape(*groups, num_sections)
     ahead_PGJ = earned_before_PGJ - jnp.mean(earned_before_PGJ, axis=1, keepdims=True)
     ahead_PGJ = jnp.where(has_equal_rewards(reward_PG)[..., None], 0.0, ahead_PGJ)
-    scale = partial(in_units_of_spread, reward_PG=reward_PG, scale_rewards=scale_rewards, epsilon=epsilon)
+    scale = partial(divide_by_std, reward_PG=reward_PG, scale_rewards=scale_rewards, epsilon=epsilon)
     advantage_PGJ = scale(center(reward_PG))[..., None] - scale(ahead_PGJ)
     section_of_token_BT = jnp.clip(section_of_token_BT, 0, num_sections_B[:, None] - 1)
     return jnp.take_along_axis(advantage_PGJ.reshape(num_rows, num_sections), section_of_token_BT, axis=1)

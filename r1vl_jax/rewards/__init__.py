@@ -1,4 +1,4 @@
-"""StepGRPO's rewards of completions (SPEC 1.2, 1.3).
+"""StepGRPO's rule-based rewards: StepRAR (step accuracy) and StepRVR (step validity). See docs/rewards.md.
 
 On strings:
 

@@ -1,16 +1,16 @@
-"""Rewards of the user's own, named in the configuration as "module:function".
+"""User-defined reward functions, named in the configuration as "module:function".
 
-Two kinds, told apart by the names of their parameters:
+There are two kinds, distinguished by the names of their parameters:
 
     def brevity(prompts, completions, **columns):         on the host, with TRL's signature
-        return [-len(text) / 100 for text in completions]  a number a completion; None where it does not apply
+        return [-len(text) / 100 for text in completions]  a number for each completion; None: does not apply
 
     def brevity(byte_BU, length_B, key_steps, answers):   on the device, a pure function of arrays
-        return -length_B / 400.0                           a number a row; NaN where it does not apply
+        return -length_B / 400.0                           a number for each row; NaN: does not apply
 
-On the host, `prompts` are the questions, `completions` the texts, and `columns` the fields of the records (`answer`,
-`key_steps`, `kind`, ...), each a list as long as the completions. On the device, they take what
-`rewards.kernels.step_reward` takes.
+A reward that does not apply adds 0 to the total. On the host, `prompts` are the questions, `completions` the texts, and
+`columns` the fields of the records (`answer`, `key_steps`, `kind`, ...), each a list as long as the completions. On the
+device, the arguments are those of `rewards.kernels.step_reward`.
 """
 
 import functools
@@ -27,31 +27,31 @@ from jaxtyping import Float
 from r1vl_jax.arrays import Array
 from r1vl_jax.rewards.bundles import Answers, KeySteps
 
-_ON_DEVICE = ("byte_BU", "length_B", "key_steps", "answers")
+_DEVICE_PARAMETERS = ("byte_BU", "length_B", "key_steps", "answers")
 
 
 @dataclass(frozen=True)
-class Custom:
-    """A reward function.
+class RewardFunction:
+    """A user-defined reward function.
 
     Attributes:
-        name: under which it appears in metrics and completions.
-        weight: of what it returns in the total.
-        is_pure: whether it is a function of arrays, which runs on the device.
+        name: its name in metrics, kept completions and report.
+        weight: of its values in the total reward.
+        runs_on_device: whether it is a pure function of arrays, which is compiled and runs on the device.
     """
 
     name: str
     function: Callable[..., Any]
     weight: float
-    is_pure: bool
+    runs_on_device: bool
 
-    def on_host(
+    def call_on_host(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, list[Any]]
     ) -> Float[np.ndarray, " B"]:
-        """What each completion earns, unweighted; NaN where the function says that it does not apply.
+        """The unweighted reward of each completion; NaN where the function returns None (does not apply).
 
         Raises:
-            ValueError: it returned something else than a number or None for each completion.
+            ValueError: it returned something else than one finite number or None for each completion.
         """
         returned = self.function(prompts=list(prompts), completions=list(completions), **columns)
         try:
@@ -65,11 +65,13 @@ class Custom:
             )
         return reward_B
 
-    def on_device(self, byte_BU: Array, length_B: Array, key_steps: KeySteps, answers: Answers) -> Float[Array, " B"]:
-        """The same of a pure function; may be traced.
+    def call_on_device(
+        self, byte_BU: Array, length_B: Array, key_steps: KeySteps, answers: Answers
+    ) -> Float[Array, " B"]:
+        """The unweighted reward of each row, NaN where it does not apply; may be traced.
 
         Raises:
-            ValueError: it does not return one number a row.
+            ValueError: it does not return one number for each row.
         """
         reward_B = jax.numpy.asarray(self.function(byte_BU, length_B, key_steps, answers), jax.numpy.float32)
         if reward_B.shape != length_B.shape:
@@ -80,30 +82,30 @@ class Custom:
         return reward_B
 
 
-def load(names: Sequence[str], weights: Sequence[float], *, taken: Sequence[str] = ()) -> tuple[Custom, ...]:
+def load(names: Sequence[str], weights: Sequence[float], *, taken: Sequence[str] = ()) -> tuple[RewardFunction, ...]:
     """Imports reward functions.
 
     Args:
         names: each "module:function".
         weights: one for each.
-        taken: names that are in use already.
+        taken: names that are in use already, of metrics or columns.
 
     Raises:
-        ValueError: lists every one that cannot be imported, has another signature, or a name that is taken.
+        ValueError: lists every function that cannot be imported, has another signature, or a name that is taken.
     """
-    loaded, faults = [], []
+    functions, errors = [], []
     for name, weight in zip(names, weights, strict=True):
         try:
             function = _import(name)
-            is_pure = _is_pure(function)
+            runs_on_device = _has_device_signature(function)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
-            faults.append(f"reward.functions has {name!r}: {error}")
+            errors.append(f"reward.functions has {name!r}: {error}")
             continue
-        loaded.append(Custom(name.partition(":")[2].rpartition(".")[2], function, weight, is_pure))
-    faults += _name_clashes([custom.name for custom in loaded], taken)
-    if faults:
-        raise ValueError("\n".join(faults))
-    return tuple(loaded)
+        functions.append(RewardFunction(name.partition(":")[2].rpartition(".")[2], function, weight, runs_on_device))
+    errors += _name_clashes([function.name for function in functions], taken)
+    if errors:
+        raise ValueError("\n".join(errors))
+    return tuple(functions)
 
 
 def _import(name: str) -> Callable[..., Any]:
@@ -113,16 +115,17 @@ def _import(name: str) -> Callable[..., Any]:
     return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
 
 
-def _is_pure(function: Callable[..., Any]) -> bool:
+def _has_device_signature(function: Callable[..., Any]) -> bool:
+    """True for the signature of the device, False for that of the host; any other is an error."""
     parameters = inspect.signature(function).parameters
     takes_columns = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if "completions" in parameters and takes_columns:
         return False
-    if tuple(parameters) == _ON_DEVICE:
+    if tuple(parameters) == _DEVICE_PARAMETERS:
         return True
     raise ValueError(
-        f"expected parameters (prompts, completions, **columns) for the host or ({', '.join(_ON_DEVICE)}) for the"
-        f" device, got {inspect.signature(function)}"
+        f"expected parameters (prompts, completions, **columns) for the host or ({', '.join(_DEVICE_PARAMETERS)}) for"
+        f" the device, got {inspect.signature(function)}"
     )
 
 

@@ -1,8 +1,12 @@
-"""Answers compared by math-verify, in worker processes with a hard limit.
+"""Compares answers with the math-verify library, in worker processes with a hard limit of processor time.
 
-math-verify's own limit is an alarm of the main thread, which does not stop a long computation inside C code, and users
-report hangs. Here a worker that takes too long is killed and replaced, and the answer counts as wrong. The limit is on
-processor time, so that a verdict does not depend on what else the machine does.
+math-verify's own timeout is an alarm of the main thread: it does not interrupt a long computation inside C code, and
+users report hangs. Here a worker that exceeds its limit is killed and replaced, and the answer counts as wrong. The
+limit is on processor time, so that a verdict does not depend on the load of the machine.
+
+Not pebble's ProcessPool (5.2.3): its limit is wall time; a worker that is killed while idle, as by the out-of-memory
+killer, breaks the whole pool; and its workers import the parent's main module, and with it JAX (211 MiB a worker and
+3.7 s to the first verdict, here 58 MiB and 1.4 s).
 """
 
 import collections
@@ -17,19 +21,19 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 
-Question = tuple[str, str]  # reference, prediction
+AnswerPair = tuple[str, str]  # gold answer, prediction
 
 _STARTUP_LIMIT_S = 120.0
-_PATIENCE = 6.0  # wall time, as a multiple of the limit, for a worker that waits for ever and uses no processor
-_MAX_REMEMBERED = 65_536
+_WALL_TIME_FACTOR = 6.0  # wall-time limit as a multiple of the processor-time limit, for a worker that blocks
+_MAX_CACHED = 65_536
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a question.
+    """The outcome of one comparison.
 
     Attributes:
-        is_correct: whether the prediction is equivalent to the reference.
+        is_correct: whether the prediction is equivalent to the gold answer.
         reason: "equal"; or "different", "unparsable", "timeout", "crashed".
     """
 
@@ -41,21 +45,21 @@ class Judge:
     """Decides whether answers are equivalent; a context manager around its workers, which start when first needed.
 
     Attributes:
-        reasons: how often each reason was given, repeated questions not counted.
+        reasons: how often each reason occurred; cached verdicts are not counted again.
     """
 
     def __init__(self, num_workers: int = 1, timeout_s: float = 5.0):
-        """Starts nothing yet.
+        """Starts no worker yet.
 
         Args:
-            num_workers: questions that are worked on at one time.
-            timeout_s: processor seconds after which a worker is killed and the answer counts as wrong.
+            num_workers: comparisons that run in parallel.
+            timeout_s: seconds of processor time after which a worker is killed and the answer counts as wrong.
         """
         self.reasons: collections.Counter[str] = collections.Counter()
         self._num_workers = num_workers
         self._timeout_s = timeout_s
         self._workers: list[_Worker] = []
-        self._verdict_of: dict[Question, Verdict] = {}
+        self._cache: dict[AnswerPair, Verdict] = {}
 
     def __enter__(self) -> "Judge":
         return self
@@ -64,37 +68,37 @@ class Judge:
         self.close()
 
     def close(self) -> None:
-        """Ends all workers at once. The judge can be used again; it then starts new ones."""
+        """Kills all workers. The judge can be used again; it then starts new ones."""
         while self._workers:
             self._workers.pop().kill()
 
-    def verify(self, questions: Sequence[Question]) -> list[Verdict]:
-        """Answers every (reference, prediction); verdicts are remembered.
+    def verify(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
+        """Compares every (gold answer, prediction), in parallel; verdicts are cached.
 
         Raises:
             RuntimeError: a worker could not start.
         """
-        if len(self._verdict_of) > _MAX_REMEMBERED:
-            self._verdict_of.clear()
-        new = [question for question in dict.fromkeys(questions) if question not in self._verdict_of]
+        if len(self._cache) > _MAX_CACHED:
+            self._cache.clear()
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._cache]
         try:
             self._run_queue(collections.deque(new))
         except BaseException:
-            self.close()  # what workers are busy with would be taken for the answer to the next question
+            self.close()  # a busy worker's verdict would be taken for that of the next pair
             raise
-        return [self._verdict_of[question] for question in questions]
+        return [self._cache[pair] for pair in pairs]
 
-    def _run_queue(self, waiting: collections.deque[Question]) -> None:
-        while waiting or any(worker.question for worker in self._workers):
+    def _run_queue(self, waiting: collections.deque[AnswerPair]) -> None:
+        while waiting or any(worker.pair for worker in self._workers):
             while waiting and (worker := self._idle_worker()):
-                worker.ask(waiting.popleft())
-            for worker in _next_events([worker for worker in self._workers if worker.question]):
-                if reason := worker.outcome():
+                worker.submit(waiting.popleft())
+            for worker in _wait_for_events([worker for worker in self._workers if worker.pair]):
+                if reason := worker.poll():
                     self._record(worker, reason)
 
     def _idle_worker(self) -> "_Worker | None":
         for worker in self._workers:
-            if worker.question is None:
+            if worker.pair is None:
                 return worker
         if len(self._workers) < self._num_workers:
             self._workers.append(_Worker(self._timeout_s))
@@ -102,43 +106,43 @@ class Judge:
         return None
 
     def _record(self, worker: "_Worker", reason: str) -> None:
-        assert worker.question is not None
-        self._verdict_of[worker.question] = Verdict(reason == "equal", reason)
+        assert worker.pair is not None
+        self._cache[worker.pair] = Verdict(reason == "equal", reason)
         self.reasons[reason] += 1
-        worker.question = None
+        worker.pair = None
         if reason in ("timeout", "crashed"):
             self._workers.remove(worker)
             worker.kill()
 
 
 class _Worker:
-    """One process, the question it is busy with, and the moment at which patience ends."""
+    """One process, the pair that it compares (None while idle), and its deadline in wall time."""
 
     def __init__(self, timeout_s: float):
-        self.question: Question | None = None
-        self.connection, theirs = multiprocessing.Pipe()
+        self.pair: AnswerPair | None = None
+        self.connection, worker_end = multiprocessing.Pipe()
         self._timeout_s = timeout_s
         self._is_ready = False
         self.deadline = time.monotonic() + _STARTUP_LIMIT_S
         program = str(Path(__file__).with_name("math_verify_worker.py"))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", program, str(theirs.fileno()), str(timeout_s)],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-P", program, str(worker_end.fileno()), str(timeout_s)],
+            pass_fds=[worker_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt from the keyboard is for the parent
+            start_new_session=True,  # Ctrl-C interrupts the parent only
         )
-        theirs.close()
+        worker_end.close()
 
-    def ask(self, question: Question) -> None:
-        self.question = question
+    def submit(self, pair: AnswerPair) -> None:
+        self.pair = pair
         if self._is_ready:
-            self.deadline = time.monotonic() + _PATIENCE * self._timeout_s
-        with contextlib.suppress(OSError):  # if it has died, `outcome` finds out
-            self.connection.send(question)
+            self.deadline = time.monotonic() + _WALL_TIME_FACTOR * self._timeout_s
+        with contextlib.suppress(OSError):  # if the worker is dead, `poll` finds out
+            self.connection.send(pair)
 
-    def outcome(self) -> str | None:
-        """The reason of a verdict, once there is one: given by the worker, or by its death or lateness."""
+    def poll(self) -> str | None:
+        """The reason of the verdict, once there is one: the worker's message, or its exit or timeout."""
         try:
             message = self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):
@@ -149,11 +153,11 @@ class _Worker:
             return message
         if message != "ready":
             raise RuntimeError(
-                f"a worker of the judge did not start ({message}); see its message above, and check that"
+                f"a math-verify worker did not start ({message}); see its message above, and check that"
                 f" `{sys.executable} -c 'import math_verify'` works"
             )
         self._is_ready = True
-        self.deadline = time.monotonic() + _PATIENCE * self._timeout_s
+        self.deadline = time.monotonic() + _WALL_TIME_FACTOR * self._timeout_s
         return None
 
     def kill(self) -> None:
@@ -162,8 +166,8 @@ class _Worker:
         self._process.wait()
 
 
-def _next_events(busy: list[_Worker]) -> list[_Worker]:
-    """Waits until a worker has a message or has run out of time, and returns those."""
-    patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
-    ready = connection.wait([worker.connection for worker in busy], timeout=patience)
+def _wait_for_events(busy: list[_Worker]) -> list[_Worker]:
+    """Blocks until a worker has sent a message or passed its deadline; returns those workers."""
+    timeout_s = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+    ready = connection.wait([worker.connection for worker in busy], timeout=timeout_s)
     return [worker for worker in busy if worker.connection in ready or time.monotonic() >= worker.deadline]

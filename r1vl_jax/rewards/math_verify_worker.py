@@ -1,8 +1,8 @@
-"""The program of one judge's worker: reads (reference, prediction), answers with a verdict, over one connection.
+"""The program of a math-verify worker: receives (gold answer, prediction), sends the reason of its verdict.
 
     python -P math_verify_worker.py FILE_DESCRIPTOR TIMEOUT_SECONDS
 
-It is started as a file, so that it loads math-verify and nothing of this project, and no accelerator's library.
+It runs as a script, so that it imports math-verify only: nothing of this package, and no accelerator's library.
 """
 
 import logging
@@ -12,22 +12,22 @@ import sys
 import warnings
 from multiprocessing.connection import Connection
 
-MAX_MEMORY_BYTES = 2 << 30  # a tower of powers fills any memory
+MAX_MEMORY_BYTES = 2 << 30  # a tower of powers would exhaust any memory
 
 
 def main(descriptor: int, timeout_s: float) -> None:
-    """Serves until the other end closes. A question that takes more processor time ends this process, parent or not."""
+    """Serves until the other end closes. The process ends itself if a comparison exceeds its processor time."""
     from math_verify import parse, verify
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     _limit_memory()
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process even inside C code
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action ends the process even inside C code
     connection = Connection(descriptor)
     connection.send("ready")
-    while (question := _receive(connection)) is not None:
+    while (pair := _receive(connection)) is not None:
         signal.setitimer(signal.ITIMER_PROF, timeout_s)
-        gold, prediction = (parse(_delimited(text), parsing_timeout=None) for text in question)  # type: ignore[arg-type]
+        gold, prediction = (parse(_delimited(text), parsing_timeout=None) for text in pair)  # type: ignore[arg-type]
         if not gold or not prediction:
             verdict = "unparsable"
         else:
@@ -44,14 +44,14 @@ def _receive(connection: Connection) -> tuple[str, str] | None:
 
 
 def _delimited(text: str) -> str:
-    """A single line with LaTeX commands but no delimiters is all LaTeX; math-verify reads only what is delimited."""
-    text = text.replace("\\$", "")  # money, no delimiter
+    """Adds $ around a single line of LaTeX without delimiters: math-verify parses delimited LaTeX only."""
+    text = text.replace("\\$", "")  # a currency, not a delimiter
     has_delimiter = any(mark in text for mark in ("$", "\\(", "\\[", "\\boxed", "\\begin"))
     return text if has_delimiter or "\n" in text or "\\" not in text else f"${text}$"
 
 
 def _limit_memory() -> None:
-    if sys.platform == "linux":  # macOS refuses the limit
+    if sys.platform == "linux":  # macOS does not support the limit
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
@@ -59,4 +59,4 @@ def _limit_memory() -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), float(sys.argv[2]))
-    os._exit(0)  # nothing to tidy, and sympy's caches take their time
+    os._exit(0)  # skips the slow destruction of sympy's caches

@@ -1,13 +1,13 @@
 r"""The normal form in which key steps and answers are compared, on UTF-8 bytes.
 
     `\,` `\;` `\:` `\!` `\ ` `\quad` `\qquad` `~`     become a space
-    `$` `\left` `\right`                              go
-    runs of white space                               become one space, and go at both ends
-    a space beside one of + - * / = < > ( ) { } [ ] , : ^ _ |   goes
+    `$` `\left` `\right`                              are removed
+    runs of white space                               become one space, and are removed at both ends
+    a space beside one of + - * / = < > ( ) { } [ ] , : ^ _ |   is removed
     A-Z                                               become a-z
 
-White space is space, tab, newline, vertical tab, form feed and carriage return; only A-Z are folded. Bytes of other
-characters, and bytes that are no UTF-8 at all, stay as they are.
+White space is space, tab, newline, vertical tab, form feed and carriage return; only A-Z are case-folded. The bytes of
+other characters, and invalid UTF-8, are unchanged.
 """
 
 import bisect
@@ -17,48 +17,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SPACE = rb"\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\s"
-_GONE = rb"\$|\\(?:left|right)(?![A-Za-z])"
-# All that is dropped or becomes a space between two bytes that stay; the group says whether there is a space in it.
-_GAP = re.compile(rb"(?:(?:" + _GONE + rb")|(" + _SPACE + rb"))+")
-_TIGHT = frozenset(b"+-*/=<>(){}[],:^_|")
+_REMOVED = rb"\$|\\(?:left|right)(?![A-Za-z])"
+# A run of bytes that are removed or become a space; group 1 is set if it holds a space.
+_GAP = re.compile(rb"(?:(?:" + _REMOVED + rb")|(" + _SPACE + rb"))+")
+_OPERATORS = frozenset(b"+-*/=<>(){}[],:^_|")
 
 
 @dataclass(frozen=True)
-class Searchable:
-    """A text made of pieces of another, and where each piece came from.
+class MappedText:
+    """A text made of pieces of a source text, with the offset mapping back to the source.
 
     Attributes:
         data: the text to search in.
-        starts: where each piece begins in `data`, ascending.
-        origins: where it began in the original.
+        piece_starts: where each piece begins in `data`, ascending.
+        source_starts: where it begins in the source.
     """
 
     data: bytes
-    starts: list[int]
-    origins: list[int]
+    piece_starts: list[int]
+    source_starts: list[int]
 
-    def origin(self, start: int, end: int) -> tuple[int, int]:
-        """The span of the original that became `data[start:end]`; an empty one stands at 0."""
+    def source_span(self, start: int, end: int) -> tuple[int, int]:
+        """The span of the source that became `data[start:end]`; (0, 0) for an empty span."""
         if start == end:
             return 0, 0
-        return self._origin_of_byte(start), self._origin_of_byte(end - 1) + 1
+        return self._source_offset(start), self._source_offset(end - 1) + 1
 
-    def _origin_of_byte(self, index: int) -> int:
-        piece = bisect.bisect_right(self.starts, index) - 1
-        return self.origins[piece] + index - self.starts[piece]
+    def _source_offset(self, index: int) -> int:
+        piece = bisect.bisect_right(self.piece_starts, index) - 1
+        return self.source_starts[piece] + index - self.piece_starts[piece]
 
 
-def join_pieces(pieces: list[tuple[bytes, int]]) -> Searchable:
-    """Joins pieces, each given with its place in the original."""
+def join_pieces(pieces: list[tuple[bytes, int]]) -> MappedText:
+    """Joins pieces, each given with its offset in the source."""
     starts, length = [], 0
     for piece, _ in pieces:
         starts.append(length)
         length += len(piece)
-    return Searchable(b"".join(piece for piece, _ in pieces), starts, [origin for _, origin in pieces])
+    return MappedText(b"".join(piece for piece, _ in pieces), starts, [offset for _, offset in pieces])
 
 
-def normalise(text: bytes) -> Searchable:
-    """The normal form of a text, with the way back to the text."""
+def normalise(text: bytes) -> MappedText:
+    """The normal form of a text, with the offset mapping back to it."""
     pieces, position = [], 0
     for gap in _GAP.finditer(text):
         pieces.append((text[position : gap.start()].lower(), position))
@@ -71,33 +71,36 @@ def normalise(text: bytes) -> Searchable:
 
 @functools.lru_cache(maxsize=8_192)
 def normal_form(text: bytes) -> bytes:
-    """The normal form alone; remembered, since the spellings of a record come back with each of its completions."""
+    """The normal form alone; cached, since the spellings of a record recur with each of its completions."""
     return normalise(text).data
 
 
 def occurrences(text: bytes, spelling: bytes) -> Iterator[tuple[int, int]]:
-    """Spans of `spelling`, which is not empty, in `text`; they may overlap."""
+    """Spans of a non-empty `spelling` in `text`, in order; they may overlap."""
     start = text.find(spelling)
     while start >= 0:
         yield start, start + len(spelling)
         start = text.find(spelling, start + 1)
 
 
-def whole_occurrences(text: bytes, spelling: bytes) -> Iterator[tuple[int, int]]:
-    """Those whose ends cut neither a run of letters nor a number; both texts in normal form. None of an empty one."""
+def occurrences_at_boundaries(text: bytes, spelling: bytes) -> Iterator[tuple[int, int]]:
+    """The occurrences whose ends split neither a run of letters nor a number; both texts are in normal form.
+
+    An empty spelling has none.
+    """
     if spelling:
         for start, end in occurrences(text, spelling):
-            if not _cuts(text, start) and not _cuts(text, end):
+            if not _splits_token(text, start) and not _splits_token(text, end):
                 yield start, end
 
 
 def _keeps_space(text: bytes, start: int, end: int) -> bool:
-    """Whether a gap with a space in it, text[start:end], separates two bytes that need it."""
-    return start > 0 and end < len(text) and text[start - 1] not in _TIGHT and text[end] not in _TIGHT
+    """Whether the gap text[start:end], which holds a space, becomes a space."""
+    return start > 0 and end < len(text) and text[start - 1] not in _OPERATORS and text[end] not in _OPERATORS
 
 
-def _cuts(text: bytes, index: int) -> bool:
-    """Whether a word or a number goes on across the border before `text[index]`."""
+def _splits_token(text: bytes, index: int) -> bool:
+    """Whether `text[index - 1]` and `text[index]` belong to one run of letters or one number."""
     if not 0 < index < len(text):
         return False
     before, after = text[index - 1 : index], text[index : index + 1]
@@ -105,5 +108,5 @@ def _cuts(text: bytes, index: int) -> bool:
 
 
 def _is_in_number(text: bytes, index: int) -> bool:
-    """A digit, or a point with a digit behind it."""
+    """A digit, or a point that a digit follows."""
     return text[index : index + 1].isdigit() or (text[index] == ord(".") and text[index + 1 : index + 2].isdigit())

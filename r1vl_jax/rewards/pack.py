@@ -1,4 +1,4 @@
-"""Records to arrays, on the host: what the reward kernels compare completions with."""
+"""Packs the gold answers and key steps of records into the arrays that the reward kernels take, on the host."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -13,7 +13,7 @@ from r1vl_jax.rewards.kernels.answers import MAX_LENGTH
 from r1vl_jax.rewards.normal_form import normal_form
 from r1vl_jax.rewards.records import gold_answer, key_step_groups
 
-_NO_VALUE = np.zeros(numbers.NUM_DIGITS, np.int32)
+_ZERO_DIGITS = np.zeros(numbers.NUM_DIGITS, np.int32)
 
 
 def pack(
@@ -24,46 +24,46 @@ def pack(
     max_alternatives: int | None = None,
     max_length: int | None = None,
 ) -> tuple[KeySteps, Answers]:
-    """The key steps and answers of records, one row each, as the kernels take them.
+    """Key steps and gold answers of records, one row each.
 
     Args:
         records: as for `rewards.score`.
-        semantics: "paper" or "released"; it decides how spellings are normalised.
-        max_groups, max_alternatives, max_length: groups of a question, spellings of a group and bytes of a spelling, to
-            which arrays are padded, so that batches share one compiled program; None: as many as these records have,
-            rounded up to a power of two so that few sizes occur.
+        semantics: "paper" or "released"; decides how spellings are normalised.
+        max_groups, max_alternatives, max_length: sizes to pad to, in groups of a question, spellings of a group and
+            bytes of a spelling, so that batches share one compiled program. None: what these records need, rounded up
+            to a power of two.
 
     Raises:
-        ValueError: records without answer or key steps, or with more than the padding holds.
+        ValueError: a record without answer or key steps, or one that exceeds a given size.
     """
     spellings = [
-        [[_spelling(spelling, semantics) for spelling in strings.spellings_of(group)] for group in groups]
+        [[_spelling(spelling, semantics) for spelling in strings.group_spellings(group)] for group in groups]
         for groups in (key_step_groups(record, row) for row, record in enumerate(records))
     ]
     sizes = (
-        _padded("max_groups", max_groups, [len(groups) for groups in spellings]),
-        _padded("max_alternatives", max_alternatives, [len(group) for groups in spellings for group in groups]),
-        _padded("max_length", max_length, [len(s or b"") for groups in spellings for group in groups for s in group]),
+        _size("max_groups", max_groups, [len(groups) for groups in spellings]),
+        _size("max_alternatives", max_alternatives, [len(group) for groups in spellings for group in groups]),
+        _size("max_length", max_length, [len(s or b"") for groups in spellings for group in groups for s in group]),
     )
     golds = [gold_answer(record, row) for row, record in enumerate(records)]
     return _key_steps(spellings, sizes), _answers(golds)
 
 
 def _spelling(spelling: bytes, semantics: str) -> bytes | None:
-    """What is looked for; None if it never matches."""
+    """The bytes to search for; None if the spelling never matches."""
     if semantics == "paper":
         return normal_form(spelling.strip()) or None
     return spelling.lower()
 
 
-def _padded(name: str, size: int | None, counts: list[int]) -> int:
+def _size(name: str, size: int | None, counts: list[int]) -> int:
     needed = max(counts, default=0)
     if size is not None and needed > size:
         raise ValueError(f"rewards.pack: expected {name}={size} at most, got {needed} in a record; raise {name}")
-    return round_up(needed) if size is None else size
+    return next_power_of_two(needed) if size is None else size
 
 
-def round_up(size: int) -> int:
+def next_power_of_two(size: int) -> int:
     """The next power of two."""
     return 1 << max(int(size) - 1, 0).bit_length()
 
@@ -72,11 +72,11 @@ def _key_steps(spellings: list[list[list[bytes | None]]], sizes: tuple[int, int,
     byte_BRAL = np.zeros((len(spellings), *sizes), np.uint8)
     length_BRA = np.full((len(spellings), *sizes[:2]), -1, np.int32)
     for row, groups in enumerate(spellings):
-        for place, group in enumerate(groups):
+        for index, group in enumerate(groups):
             for alternative, spelling in enumerate(group):
                 if spelling is not None:
-                    length_BRA[row, place, alternative] = len(spelling)
-                    byte_BRAL[row, place, alternative, : len(spelling)] = np.frombuffer(spelling, np.uint8)
+                    length_BRA[row, index, alternative] = len(spelling)
+                    byte_BRAL[row, index, alternative, : len(spelling)] = np.frombuffer(spelling, np.uint8)
     return KeySteps(byte_BRAL, length_BRA, np.array([len(groups) for groups in spellings], np.int32))
 
 
@@ -92,16 +92,16 @@ def _answers(golds: list[bytes]) -> Answers:
         form_length_B=np.array([len(form) for form in forms], np.int32),
         is_number_B=np.array([value is not None for value in values]),
         is_negative_B=np.array([value is not None and value[0] for value in values]),
-        top_BN=np.array([_NO_VALUE if value is None else value[1] for value in values], np.int32),
-        bottom_BN=np.array([_NO_VALUE if value is None else value[2] for value in values], np.int32),
+        numerator_BN=np.array([_ZERO_DIGITS if value is None else value[1] for value in values], np.int32),
+        denominator_BN=np.array([_ZERO_DIGITS if value is None else value[2] for value in values], np.int32),
         is_letters_B=np.array([answers.is_letters(form) for form in forms]),
         option_B=np.array([0 if option is None else ord(option) - ord("a") + 1 for option in options], np.int32),
     )
 
 
 def _digits(value: Fraction | None) -> tuple[bool, np.ndarray, np.ndarray] | None:
-    """Sign, top and bottom of a value that fits; otherwise None, and the row stays undecided."""
+    """Sign, numerator and denominator; None if there is no value or it is too large, and the row is undecided then."""
     if value is None:
         return None
-    top, bottom = numbers.to_digits(abs(value.numerator)), numbers.to_digits(value.denominator)
-    return None if top is None or bottom is None else (value < 0, top, bottom)
+    numerator, denominator = numbers.to_digits(abs(value.numerator)), numbers.to_digits(value.denominator)
+    return None if numerator is None or denominator is None else (value < 0, numerator, denominator)

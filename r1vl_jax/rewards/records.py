@@ -1,4 +1,4 @@
-"""What rewards need of a record: its answer and its key steps."""
+"""The fields of a record that rewards use: its gold answer and its key steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from r1vl_jax.rewards import answers, strings
 
 
 def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
-    """The reference answer, from `answer` or else `solution`.
+    """The gold answer, from `answer` or else `solution`.
 
     Raises:
-        ValueError: there is none; names the row.
+        ValueError: the record has none; the message names the row.
     """
     text = record.get("answer") or record.get("solution")
-    gold = answers.reference_answer(strings.to_bytes(text)) if isinstance(text, str | bytes) else b""
+    gold = answers.gold_answer(strings.to_bytes(text)) if isinstance(text, str | bytes) else b""
     if not gold:
         raise ValueError(
             f"rewards.score: record {row} has no answer: expected text in `answer` or `solution`, got {text!r};"
@@ -22,11 +22,11 @@ def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
     return gold
 
 
-def key_step_groups(record: Mapping[str, Any], row: int) -> Sequence[strings.Group]:
+def key_step_groups(record: Mapping[str, Any], row: int) -> Sequence[strings.KeyStepGroup]:
     """The groups of key steps, given as a list or as `{"Steps": [...]}`.
 
     Raises:
-        ValueError: there are none; names the row.
+        ValueError: the record has none; the message names the row.
     """
     key_steps = record.get("key_steps")
     groups = key_steps.get("Steps") if isinstance(key_steps, Mapping) else key_steps

@@ -1,4 +1,4 @@
-"""The rewards of a batch of completions: every part of StepGRPO's reward, and where it was earned."""
+"""The rewards of a batch of completions: every part of StepGRPO's reward, and the section it belongs to."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from r1vl_jax.rewards.math_verify import Judge
 from r1vl_jax.rewards.records import gold_answer, key_step_groups
 from r1vl_jax.rewards.strings import ParsedCompletion
 
-_BACKENDS = ("reference", "kernels")
+_BACKENDS = ("strings", "kernels")
 
 
 def score(
@@ -21,32 +21,33 @@ def score(
     records: Sequence[Mapping[str, Any]],
     *,
     semantics: str = "paper",
-    backend: str = "reference",
+    backend: str = "strings",
     alpha: float = 0.1,
     judge: Judge | None = None,
 ) -> StepReward:
     """Rewards completions against the records of their questions.
 
     Args:
-        completions: B texts, or their UTF-8 bytes; anything a model writes is allowed.
-        records: one for each completion, with `answer` (or `solution`, which may hold a whole path) and `key_steps`, a
-            list of groups of equivalent spellings (or `{"Steps": [...]}`); a bare string is a group of one.
-        semantics: "paper" or "released", the two readings of StepGRPO's rewards; see `rewards.reference`.
-        backend: "reference", or "kernels" for the same rewards computed on the device; what kernels leave undecided is
-            scored by the reference.
-        alpha: worth of all key steps together, the correct answer being 1.
-        judge: asked about answers that a plain comparison does not settle; without one they stay undecided.
+        completions: B texts, or their UTF-8 bytes; any text is accepted.
+        records: one for each completion, with `answer` (or `solution`, which may hold a whole response) and
+            `key_steps`, a list of groups of equivalent spellings (or `{"Steps": [...]}`); a bare string is a group of
+            one.
+        semantics: "paper" or "released", the two variants of the reward definition; see `rewards.strings`.
+        backend: "strings", the readable definition, or "kernels", the same rewards computed on the device; what the
+            kernels leave undecided is scored on strings.
+        alpha: weight of the matched fraction of key steps in StepRAR; a correct answer counts 1.
+        judge: decides answers that the exact comparison does not; without one they stay undecided.
 
     Raises:
         ValueError: an unknown setting, records that do not fit the completions, or one without answer or key steps.
     """
     _check_settings(semantics, backend, len(completions), len(records))
     texts = [strings.to_bytes(completion) for completion in completions]
-    if backend == "reference":
-        return _score_by_reference(texts, records, semantics, alpha, judge)
+    if backend == "strings":
+        return _score_strings(texts, records, semantics, alpha, judge)
     reward = on_device.score(texts, records, semantics=semantics, alpha=alpha)
     return resolve_undecided(
-        reward, texts, records, partial(_score_by_reference, semantics=semantics, alpha=alpha, judge=judge)
+        reward, texts, records, partial(_score_strings, semantics=semantics, alpha=alpha, judge=judge)
     )
 
 
@@ -56,7 +57,7 @@ def resolve_undecided(
     records: Sequence[Mapping[str, Any]],
     score: Callable[[list[bytes], list[Any]], StepReward],
 ) -> StepReward:
-    """Replaces what the kernels left undecided by what `score` says of those completions."""
+    """Replaces the rows that the kernels left undecided by what `score` returns for them."""
     rows = np.flatnonzero(reward.undecided).tolist()
     if not rows:
         return reward
@@ -64,44 +65,44 @@ def resolve_undecided(
     return on_device.replace_rows(reward, rows, rest)
 
 
-def _score_by_reference(
+def _score_strings(
     completions: list[bytes],
     records: Sequence[Mapping[str, Any]],
     semantics: str,
     alpha: float,
     judge: Judge | None,
 ) -> StepReward:
-    readings = [
+    parsed = [
         strings.parse_completion(
             completion, gold_answer(record, row), key_step_groups(record, row), semantics=semantics
         )
         for row, (completion, record) in enumerate(zip(completions, records, strict=True))
     ]
-    return _to_step_reward(readings, _verify_answers(readings, judge), alpha)
+    return _to_step_reward(parsed, _verify_answers(parsed, judge), alpha)
 
 
-def _verify_answers(readings: list[ParsedCompletion], judge: Judge | None) -> list[bool | None]:
-    """Whether each answer is correct, after the judge has been asked; None where nobody could tell."""
-    verdicts = [reading.answer.is_correct for reading in readings]
-    rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
+def _verify_answers(parsed: list[ParsedCompletion], judge: Judge | None) -> list[bool | None]:
+    """Whether each answer is correct; None where neither the exact comparison nor the judge decides."""
+    is_correct = [completion.answer.is_correct for completion in parsed]
+    rows = [row for row, verdict in enumerate(is_correct) if verdict is None]
     if judge is not None and rows:
-        questions = [_to_text(readings[row].answer.question) for row in rows]
-        for row, verdict in zip(rows, judge.verify(questions), strict=True):
-            verdicts[row] = verdict.is_correct
-    return verdicts
+        pairs = [_to_text(parsed[row].answer.pair) for row in rows]
+        for row, verdict in zip(rows, judge.verify(pairs), strict=True):
+            is_correct[row] = verdict.is_correct
+    return is_correct
 
 
-def _to_step_reward(readings: list[ParsedCompletion], verdicts: list[bool | None], alpha: float) -> StepReward:
+def _to_step_reward(parsed: list[ParsedCompletion], is_correct: list[bool | None], alpha: float) -> StepReward:
     def column(values: Iterable[Any], dtype: type) -> np.ndarray:
         return np.array(list(values), dtype)
 
-    correct = column((verdict is True for verdict in verdicts), bool)
-    match = column((len(r.sections_of_matches) / max(r.num_groups, 1) for r in readings), float)
-    complete = column((r.is_complete for r in readings), bool)
-    ordered = column((r.is_ordered for r in readings), bool)
-    accuracy = np.where(column((r.answer.can_earn for r in readings), bool), correct + alpha * match, 0.0)
+    correct = column((verdict is True for verdict in is_correct), bool)
+    match = column((len(p.match_sections) / max(p.num_groups, 1) for p in parsed), float)
+    complete = column((p.is_complete for p in parsed), bool)
+    ordered = column((p.is_ordered for p in parsed), bool)
+    accuracy = np.where(column((p.answer.is_eligible for p in parsed), bool), correct + alpha * match, 0.0)
     validity = (complete & ordered).astype(float)
-    section_end_BJ, section_reward_BJ = _assign_to_sections(readings, correct + validity, alpha)
+    section_end_BJ, section_reward_BJ = _assign_to_sections(parsed, correct + validity, alpha)
     return StepReward(
         total=(accuracy + validity).astype(np.float32),
         step_accuracy=accuracy.astype(np.float32),
@@ -110,26 +111,26 @@ def _to_step_reward(readings: list[ParsedCompletion], verdicts: list[bool | None
         key_step_match=match.astype(np.float32),
         complete=complete,
         ordered=ordered,
-        undecided=column((verdict is None for verdict in verdicts), bool),
+        undecided=column((verdict is None for verdict in is_correct), bool),
         section_end_BJ=section_end_BJ,
         section_reward_BJ=section_reward_BJ,
     )
 
 
 def _assign_to_sections(
-    readings: list[ParsedCompletion], paid_at_end: Float[np.ndarray, " B"], alpha: float
+    parsed: list[ParsedCompletion], last_section_reward: Float[np.ndarray, " B"], alpha: float
 ) -> tuple[Int[np.ndarray, "B J"], Float[np.ndarray, "B J"]]:
-    """Puts what was earned where it was earned: key steps in their sections, the rest in the last."""
-    width = max((len(reading.section_ends) for reading in readings), default=1)
-    section_end_BJ = np.full((len(readings), width), -1, np.int32)
-    section_reward_BJ = np.zeros((len(readings), width), np.float32)
-    for row, reading in enumerate(readings):
-        count = len(reading.section_ends)
-        section_end_BJ[row, :count] = reading.section_ends
-        section_reward_BJ[row, count - 1] = paid_at_end[row]
-        if reading.answer.can_earn:
-            for section in reading.sections_of_matches:
-                section_reward_BJ[row, section] += alpha / reading.num_groups
+    """Adds each key-step match to the section of the match, and all other reward to the last section."""
+    max_sections = max((len(completion.section_ends) for completion in parsed), default=1)
+    section_end_BJ = np.full((len(parsed), max_sections), -1, np.int32)
+    section_reward_BJ = np.zeros((len(parsed), max_sections), np.float32)
+    for row, completion in enumerate(parsed):
+        num_sections = len(completion.section_ends)
+        section_end_BJ[row, :num_sections] = completion.section_ends
+        section_reward_BJ[row, num_sections - 1] = last_section_reward[row]
+        if completion.answer.is_eligible:
+            for section in completion.match_sections:
+                section_reward_BJ[row, section] += alpha / completion.num_groups
     return section_end_BJ, section_reward_BJ
 
 
@@ -145,6 +146,6 @@ def _check_settings(semantics: str, backend: str, num_completions: int, num_reco
         )
 
 
-def _to_text(question: tuple[bytes, bytes]) -> tuple[str, str]:
-    gold, prediction = (text.decode("utf-8", "replace") for text in question)
+def _to_text(pair: tuple[bytes, bytes]) -> tuple[str, str]:
+    gold, prediction = (text.decode("utf-8", "replace") for text in pair)
     return gold, prediction

@@ -1,4 +1,4 @@
-"""What completions earn, as the configuration weighs it: step rewards and functions of the user's own."""
+"""The total reward: the weighted sum of StepRAR, StepRVR and user-defined reward functions."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from r1vl_jax import rewards
 from r1vl_jax.arrays import Array, Completions, RewardSections, bundle
 from r1vl_jax.config import Reward
 from r1vl_jax.rewards import Answers, KeySteps, StepReward
-from r1vl_jax.rewards.custom import Custom
+from r1vl_jax.rewards.custom import RewardFunction
 from r1vl_jax.rewards.text import Vocabulary
 
 _SECTIONS_BUCKET = 8  # the number of sections is padded to a multiple of this, so that few programs are compiled
@@ -19,14 +19,14 @@ _SECTIONS_BUCKET = 8  # the number of sections is padded to a multiple of this, 
 
 @bundle
 class RewardOutput:
-    """What the completions of a draw earned.
+    """The rewards of the completions of a generation.
 
     Attributes:
         reward: every part of StepGRPO's reward.
-        custom: what each function of the user's own gave, unweighted, by name; NaN where one does not apply.
-        total_B: the weighted sum that is compared within groups.
-        undecided_B: what the kernels left undecided, before the host was asked.
-        overflow_B: completions with more bytes than the kernels look at.
+        custom: unweighted rewards of each user-defined function, by name; NaN where one does not apply.
+        total_B: the weighted sum, from which advantages are computed.
+        undecided_B: rows that the kernels left undecided, before the host resolved them.
+        overflow_B: completions of more bytes than the kernels read.
     """
 
     reward: StepReward
@@ -38,7 +38,7 @@ class RewardOutput:
 
 @bundle
 class RewardTargets:
-    """What the kernels compare the completions of P prompts with."""
+    """Key steps and gold answers of P prompts, which the kernels compare completions with."""
 
     key_steps: KeySteps
     answers: Answers
@@ -46,43 +46,43 @@ class RewardTargets:
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """How rewards are weighed; a static argument of jitted functions.
+    """The reward settings and the imported functions; a static argument of jitted functions.
 
     Attributes:
-        functions: of the user's own, with their weights.
+        functions: the user-defined ones, with their weights.
     """
 
     settings: Reward
-    functions: tuple[Custom, ...] = ()
+    functions: tuple[RewardFunction, ...] = ()
 
     def total(self, reward: StepReward, custom: dict[str, Float[Array, " B"]]) -> Float[Array, " B"]:
-        """The weighted sum of all that was earned; what does not apply counts 0."""
+        """The weighted sum of all rewards; a user-defined reward that does not apply counts 0."""
         accuracy_weight, validity_weight = self.settings.reward_weights
         total_B = accuracy_weight * reward.step_accuracy + validity_weight * reward.step_validity
         for function in self.functions:
             value_B = custom[function.name]
-            library = jnp if isinstance(value_B, jax.Array) else np  # what is on the host waits for no device
+            library = jnp if isinstance(value_B, jax.Array) else np  # no transfer to the device for host arrays
             total_B = total_B + function.weight * library.where(library.isnan(value_B), 0.0, value_B)
         return total_B
 
 
 def compute_rewards_on_device(
-    scheme: RewardSpec, completions: Completions, questions: RewardTargets, vocabulary: Vocabulary
+    spec: RewardSpec, completions: Completions, targets: RewardTargets, vocabulary: Vocabulary
 ) -> RewardOutput:
-    """What completions earn by kernels and pure functions alone, without the host: undecided answers are wrong."""
-    settings, (num_rows, length) = scheme.settings, completions.token_BT.shape
+    """Rewards by the kernels and pure reward functions alone, without the host: undecided answers count as wrong."""
+    settings, (num_rows, length) = spec.settings, completions.token_BT.shape
     byte_BU, length_B, _, overflow_B = rewards.text.token_bytes(
         completions.token_BT, completions.mask_BT, vocabulary, max_bytes=settings.max_bytes_per_token * length
     )
-    num_generations = num_rows // questions.key_steps.num_groups_B.shape[0]
-    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_generations, axis=0), questions)
-    question = (rows.key_steps, rows.answers)
+    num_generations = num_rows // targets.key_steps.num_groups_B.shape[0]
+    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_generations, axis=0), targets)
+    row_targets = (rows.key_steps, rows.answers)
     reward = rewards.kernels.step_reward(
-        byte_BU, length_B, *question, semantics=settings.semantics, alpha=settings.alpha
+        byte_BU, length_B, *row_targets, semantics=settings.semantics, alpha=settings.alpha
     )
-    pure = [function for function in scheme.functions if function.is_pure]
-    custom = {function.name: function.on_device(byte_BU, length_B, *question) for function in pure}
-    total_B = replace(scheme, functions=tuple(pure)).total(reward, custom)
+    functions = [function for function in spec.functions if function.runs_on_device]
+    custom = {function.name: function.call_on_device(byte_BU, length_B, *row_targets) for function in functions}
+    total_B = replace(spec, functions=tuple(functions)).total(reward, custom)
     return RewardOutput(reward, custom, total_B, reward.undecided, overflow_B)
 
 
@@ -94,13 +94,16 @@ def assign_rewards_to_sections(
     *,
     num_sections: int = 0,
 ) -> RewardSections:
-    """Where each reward was earned; what is neither correctness nor a key step is paid in the last section.
+    """Splits total rewards over sections, for step-level credit.
+
+    Key-step matches and correctness stay in their sections, weighted; the rest of the total (validity, user-defined
+    rewards, penalties) goes to the last section.
 
     Args:
-        total_B: all that was earned, in reward units; sections of a row sum to it.
-        accuracy_weight: of StepRAR in the total.
+        total_B: total rewards, in reward units; the sections of a row sum to it.
+        accuracy_weight: weight of StepRAR in the total.
         size_BT: bytes of text of each token.
-        num_sections: room for so many at least.
+        num_sections: least size of the axis of sections, before it is rounded up.
     """
     num_given = reward.section_end_BJ.shape[1]
     num_sections = max(num_sections, num_given)

@@ -19,7 +19,7 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(
-    sizes: config.Mesh, devices: Sequence[Any] | None = None, limits: config.Limits | None = None
+    sizes: config.Mesh, devices: Sequence[Any] | None = None, limits: config.MeshLimits | None = None
 ) -> jax.sharding.Mesh:
     """Lays devices out along (data, fsdp, tensor), neighbours in the network side by side.
 

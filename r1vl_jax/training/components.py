@@ -14,7 +14,7 @@ from r1vl_jax.arrays import BATCH_AXES, Bundle, Completions, Params, PromptBatch
 from r1vl_jax.checkpoint.hf.directory import local_directory
 from r1vl_jax.checkpoint.hf.load import clear_jit_caches, load_params
 from r1vl_jax.checkpoint.model_config import model_config
-from r1vl_jax.config import Config, Limits, Optim
+from r1vl_jax.config import Config, MeshLimits, Optim
 from r1vl_jax.data import pipeline
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.images import load_image_processor
@@ -272,7 +272,7 @@ def make_evaluator(parts: Components, judge: Judge) -> Evaluator:
     )
 
 
-def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
+def mesh_limits(config: Config, sizes: model_sizes.Config) -> MeshLimits:
     """What a run divides over its devices: its batches, and the heads of its model."""
     supervised = [stage for stage in ("vision_pretrain", "warmup") if stage in config.train.stages]
     batches = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in supervised}
@@ -290,7 +290,7 @@ def mesh_limits(config: Config, sizes: model_sizes.Config) -> Limits:
         "num_key_value_heads": sizes.num_key_value_heads,
         "vision.num_heads": sizes.vision.num_heads,
     }
-    return Limits(batches, heads)
+    return MeshLimits(batches, heads)
 
 
 def make_reward_spec(config: Config) -> RewardSpec:
@@ -299,7 +299,7 @@ def make_reward_spec(config: Config) -> RewardSpec:
     functions = custom.load(
         settings.functions, settings.function_weights, taken=(*SCHEMA.names, *COUNTED, *REWARD_PARTS)
     )
-    if config.train.fused and (on_host := [function.name for function in functions if not function.is_pure]):
+    if config.train.fused and (on_host := [function.name for function in functions if not function.runs_on_device]):
         raise ValueError(
             f"train.fused: reward functions {', '.join(on_host)} run on the host; write them as functions of arrays"
             " (see r1vl_jax.rewards.custom), or unset train.fused"

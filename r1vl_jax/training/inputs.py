@@ -58,7 +58,7 @@ def _absent_data(config: Config) -> Iterator[str]:
     if (source := config.data.source) == "digits":
         return  # written by the run itself
     splits = ["train" if stage == "step_grpo" else stage for stage in config.train.stages]
-    splits += ["validation", "test"] if config.eval.validates else ["test"]
+    splits += ["validation", "test"] if config.eval.uses_validation_split else ["test"]
     for split in splits:
         try:
             open_split(source, split)
@@ -94,7 +94,7 @@ def _splits(config: Config) -> Iterator[str]:
         yield "warmup"
     if "step_grpo" in config.train.stages:
         yield "train"
-    if config.eval.validates:
+    if config.eval.uses_validation_split:
         yield "validation"
 
 

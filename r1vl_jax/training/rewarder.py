@@ -51,7 +51,7 @@ class Rewarder:
         self.spec, self.vocabulary, self.pack = scheme, vocabulary, TargetPacker(scheme.settings.semantics)
         self._judge = judge
         self._is_on_device = scheme.settings.backend == "kernels"
-        self._has_pure = any(function.is_pure for function in scheme.functions)
+        self._has_pure = any(function.runs_on_device for function in scheme.functions)
 
     def __call__(self, completions: Completions, records: Sequence[Record]) -> RewardOutput:
         """What G completions of each record earned."""
@@ -78,14 +78,14 @@ class Rewarder:
         return rewards.score(texts, rows, semantics=settings.semantics, alpha=settings.alpha, judge=self._judge)
 
     def _on_host(self, in_words: Callable[[], tuple[list[bytes], list[dict]]]) -> dict[str, Float[np.ndarray, " B"]]:
-        functions = [function for function in self.spec.functions if not function.is_pure]
+        functions = [function for function in self.spec.functions if not function.runs_on_device]
         if not functions:
             return {}
         texts, rows = in_words()
         decoded = [text.decode("utf-8", "replace") for text in texts]
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "problem"}
         prompts = [row["problem"] for row in rows]
-        return {function.name: function.on_host(prompts, decoded, columns) for function in functions}
+        return {function.name: function.call_on_host(prompts, decoded, columns) for function in functions}
 
     def _decode_completions(
         self, completions: Completions, records: Sequence[Record]

@@ -158,12 +158,12 @@ def test_recipes_resolve(recipe):
         ),
         (
             {"reward__undecided": "wrong"},
-            "reward.undecided='wrong' does nothing with reward.backend='reference'; set reward.backend='kernels'",
+            "reward.undecided='wrong' does nothing with reward.backend='strings'; set reward.backend='kernels'",
         ),
         (
             {"train__fused": True},
             "train.fused needs reward.backend='kernels' and reward.undecided='wrong', for nothing leaves the device;"
-            " got 'reference' and 'host'",
+            " got 'strings' and 'host'",
         ),
         (FUSED | {"loss__dynamic_sample": True}, "train.fused and loss.dynamic_sample: what is drawn again is decided"),
         (

@@ -17,7 +17,7 @@ from r1vl_jax.learner.fused_step import FusedProgram, fused_step
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.learner.logprobs import add_reference_logps
 from r1vl_jax.learner.steps import step_grpo_step
-from r1vl_jax.rewards.custom import Custom
+from r1vl_jax.rewards.custom import RewardFunction
 from r1vl_jax.rewards.text import token_sizes
 from r1vl_jax.rewards.weighted_sum import RewardSpec, assign_rewards_to_sections
 from r1vl_jax.sampling.loop import sample
@@ -35,7 +35,7 @@ def shortness(byte_BU, length_B, key_steps, answers):
 
 SCHEME = RewardSpec(
     Reward(semantics="released", backend="kernels", undecided="wrong", alpha=0.5),
-    (Custom("shortness", shortness, 0.3, is_pure=True),),
+    (RewardFunction("shortness", shortness, 0.3, runs_on_device=True),),
 )
 
 

@@ -1,4 +1,4 @@
-r"""Answers: extraction, and the comparison without math-verify."""
+r"""Answers: extraction, and the exact comparison without math-verify."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from r1vl_jax.rewards import answers
 
 
 @pytest.mark.parametrize(
-    ("gold", "prediction", "verdict"),
+    ("gold", "prediction", "is_equal"),
     [
         ("12", "12", True),
         ("12", " 12 \n", True),
@@ -65,22 +65,26 @@ from r1vl_jax.rewards import answers
         ("1" * 5000, "2" * 5000, None),
     ],
 )
-def test_comparison(gold, prediction, verdict):
-    assert answers.is_equal(gold.encode(), prediction.encode()) is verdict
+def test_is_equal(gold, prediction, is_equal):
+    assert answers.is_equal(gold.encode(), prediction.encode()) is is_equal
 
 
 @given(st.binary(), st.binary())
-def test_comparison_is_symmetric_and_never_fails(first, second):
+def test_is_equal_is_symmetric_and_accepts_any_bytes(first, second):
     assert answers.is_equal(first, second) is answers.is_equal(second, first)
     assert answers.is_equal(first, first) is True
 
 
 @given(st.integers(-999, 999), st.integers(1, 99))
-def test_spellings_of_one_fraction_are_equal(top, bottom):
-    plain, latex, whole = f"{top}/{bottom}", rf"\frac{{{top}}}{{{bottom}}}", f"{top * 3}/{bottom * 3}"
+def test_spellings_of_one_fraction_are_equal(numerator, denominator):
+    plain, latex, whole = (
+        f"{numerator}/{denominator}",
+        rf"\frac{{{numerator}}}{{{denominator}}}",
+        f"{numerator * 3}/{denominator * 3}",
+    )
     assert answers.is_equal(plain.encode(), latex.encode())
     assert answers.is_equal(plain.encode(), whole.encode())
-    assert answers.is_equal(plain.encode(), f"{top + 1}/{bottom}".encode()) is False
+    assert answers.is_equal(plain.encode(), f"{numerator + 1}/{denominator}".encode()) is False
 
 
 @pytest.mark.parametrize(
@@ -94,5 +98,5 @@ def test_spellings_of_one_fraction_are_equal(top, bottom):
         ("### The final answer is:\n", ""),
     ],
 )
-def test_reference_answer(text, answer):
-    assert answers.reference_answer(text.encode()) == answer.encode()
+def test_gold_answer(text, answer):
+    assert answers.gold_answer(text.encode()) == answer.encode()

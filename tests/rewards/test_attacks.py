@@ -1,4 +1,4 @@
-"""What the rewards can be talked into: the README's table is computed here."""
+"""Reward hacking: completions that score without reasoning. The table of docs/rewards.md is computed here."""
 
 import re
 from pathlib import Path
@@ -18,16 +18,19 @@ def path(*steps: str, answer: str, description: str = "8*6+5", rationale: str = 
 
 
 ATTACKS = {
-    "an honest path, right": (path("8*6=48", "48+5=53", answer="53"), RECORD),
-    "an honest path, its last step wrong": (path("8*6=48", "48+5=54", answer="54"), RECORD),
-    "the answer alone, under its heading": ("### The final answer is:\n53", RECORD),
-    "the answer alone": ("53", RECORD),
+    "correct steps and answer": (path("8*6=48", "48+5=53", answer="53"), RECORD),
+    "last step and answer wrong": (path("8*6=48", "48+5=54", answer="54"), RECORD),
+    "only the answer, under its heading": ("### The final answer is:\n53", RECORD),
+    "only the answer": ("53", RECORD),
     "all spellings pasted into one step, answer wrong": (
         path("8*6=48 8 times 6 is 48 48+5=53 48 plus 5 is 53", answer="1"),
         RECORD,
     ),
-    "the same in the description": (path("x", answer="1", description="8*6=48 48+5=53"), RECORD),
-    "one key step fifty times, answer wrong": (path("8*6=48 " * 50, answer="1"), RECORD),
+    "key steps pasted into the description, answer wrong": (
+        path("x", answer="1", description="8*6=48 48+5=53"),
+        RECORD,
+    ),
+    "one key step 50 times, answer wrong": (path("8*6=48 " * 50, answer="1"), RECORD),
     "empty steps 1 to 5, answer wrong": (
         "### Image Description:\nA\n\n### Rationales:\nB\n\n"
         + "".join(f"### Step {number}:\n\n" for number in range(1, 6))
@@ -39,15 +42,15 @@ ATTACKS = {
         RECORD,
     ),
     "a dot under each heading": (path(".", answer=".", description=".", rationale="."), RECORD),
-    "every option named": (path("Look.", answer="A, B, C or D"), CHOICE),
-    "several answers with `or`": (path("Look.", answer="53 or 54 or 55"), RECORD),
-    "several answers with commas": (path("Look.", answer="51, 52, 53"), RECORD),
-    "several answers, each boxed": (path("Look.", answer=r"$\boxed{54}$ $\boxed{53}$"), RECORD),
-    "several answers on lines": (path("Look.", answer="51\n52\n53"), RECORD),
+    "all options listed": (path("Look.", answer="A, B, C or D"), CHOICE),
+    "several answers joined by `or`": (path("Look.", answer="53 or 54 or 55"), RECORD),
+    "several answers joined by commas": (path("Look.", answer="51, 52, 53"), RECORD),
+    "several boxed answers": (path("Look.", answer=r"$\boxed{54}$ $\boxed{53}$"), RECORD),
+    "several answers on separate lines": (path("Look.", answer="51\n52\n53"), RECORD),
     "a second answer section": (path("Look.", answer="54") + "\n\n### The final answer is:\n53", RECORD),
-    "the answer in a step, another as the answer": (path("Look. 53", answer="54"), RECORD),
+    "correct answer in a step, wrong final answer": (path("Look. 53", answer="54"), RECORD),
 }
-# Columns of the table: semantics, and whether math-verify is asked.
+# Columns of the table: semantics, and whether math-verify decides.
 COLUMNS = (("paper", True), ("released", True), ("paper", False), ("released", False))
 
 
@@ -57,45 +60,43 @@ def judge():
         yield judge
 
 
-def rewards_of(judge: rewards.Judge) -> dict[str, list[str]]:
+def compute_table(judge: rewards.Judge) -> dict[str, list[str]]:
     texts, records = zip(*ATTACKS.values(), strict=True)
     columns = [
-        rewards.score(texts, records, semantics=semantics, judge=judge if is_judged else None).total
-        for semantics, is_judged in COLUMNS
+        rewards.score(texts, records, semantics=semantics, judge=judge if uses_judge else None).total
+        for semantics, uses_judge in COLUMNS
     ]
     return {name: [f"{total:.2f}" for total in row] for name, *row in zip(ATTACKS, *columns, strict=True)}
 
 
-def test_the_table_of_the_readme(judge):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.splitlines() if line[:1] == "|"]
+def test_the_table_of_the_docs(judge):
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
     table = {cells[0]: cells[1:] for cells in rows if cells[0] in ATTACKS}
-    assert table == rewards_of(judge)
+    assert table == compute_table(judge)
 
 
-def test_nothing_earns_more_than_an_honest_path_that_is_right(judge):
-    of = {name: [float(total) for total in totals] for name, totals in rewards_of(judge).items()}
-    honest = of.pop("an honest path, right")
-    assert all(total < best for totals in of.values() for total, best in zip(totals, honest, strict=True))
+def test_correct_steps_and_answer_score_highest(judge):
+    table = {name: [float(total) for total in totals] for name, totals in compute_table(judge).items()}
+    correct = table.pop("correct steps and answer")
+    assert all(total < best for totals in table.values() for total, best in zip(totals, correct, strict=True))
 
 
-def test_repetition_pays_nothing():
-    """However often key steps, spellings and headings stand there."""
+def test_repetition_adds_no_reward():
+    """Repeated key steps, spellings and headings count once."""
     once = path("8*6=48 and 8 times 6 is 48", answer="1")
     often = path(*["8*6=48 and 8 times 6 is 48 " * 20] * 20, answer="1")
     for semantics in ("paper", "released"):
-        earned = rewards.score([once, often], [RECORD] * 2, semantics=semantics)
-        assert earned.total[0] == earned.total[1]
+        reward = rewards.score([once, often], [RECORD] * 2, semantics=semantics)
+        assert reward.total[0] == reward.total[1]
 
 
-def test_more_headings_than_the_kernels_read_earn_nothing_extra():
-    """A completion made to leave the kernels' bounds is undecided there, and the reference gives what it is worth."""
+def test_more_headings_than_the_kernels_read_add_no_reward():
+    """A completion beyond the kernels' bounds is undecided there, and scored on strings."""
     flood = path(*["8*6=48"] * (MAX_HEADINGS + 1), answer="53")
-    by_kernels, by_reference = (
-        rewards.score([flood], [RECORD], backend=backend) for backend in ("kernels", "reference")
-    )
-    np.testing.assert_allclose(by_kernels.total, by_reference.total, atol=1e-6)
+    by_kernels, by_strings = (rewards.score([flood], [RECORD], backend=backend) for backend in ("kernels", "strings"))
+    np.testing.assert_allclose(by_kernels.total, by_strings.total, atol=1e-6)
 
 
-def test_no_attack_is_forgotten_in_the_names():
-    assert all(re.fullmatch(r"[\w ,`]+", name) for name in ATTACKS), "names stand in a table of Markdown"
+def test_names_fit_a_markdown_table():
+    assert all(re.fullmatch(r"[\w ,`]+", name) for name in ATTACKS)

@@ -1,12 +1,12 @@
-r"""The normal form, against examples worked out by hand, and properties on arbitrary bytes."""
+r"""The normal form: examples worked out by hand, and properties on arbitrary bytes."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1vl_jax.rewards.normal_form import normal_form, normalise, whole_occurrences
+from r1vl_jax.rewards.normal_form import normal_form, normalise, occurrences_at_boundaries
 
-# Bytes that matter to the rules come often.
+# The bytes that the rules mention are frequent.
 TEXT = st.lists(
     st.sampled_from(
         [b"\\left", b"\\right", b"\\quad", b"\\,", b"\\ ", b"\\", b"$", b"~", b" ", b"\n", b"=", b"(", b"."]
@@ -46,10 +46,10 @@ def test_the_amount_of_white_space_does_not_matter(text):
 
 
 @given(TEXT)
-def test_every_byte_knows_where_it_came_from(text):
+def test_the_offset_mapping_points_to_the_source_byte(text):
     form = normalise(text)
     for index, byte in enumerate(form.data):
-        start, end = form.origin(index, index + 1)
+        start, end = form.source_span(index, index + 1)
         assert end == start + 1
         if byte != ord(" "):
             assert text[start:end].lower() == bytes([byte])
@@ -81,10 +81,10 @@ def test_every_byte_knows_where_it_came_from(text):
         ("", "x", False),
     ],
 )
-def test_a_match_cuts_neither_words_nor_numbers(text, spelling, is_found):
-    spans = list(whole_occurrences(normal_form(text.encode()), normal_form(spelling.encode())))
+def test_a_match_splits_neither_words_nor_numbers(text, spelling, is_found):
+    spans = list(occurrences_at_boundaries(normal_form(text.encode()), normal_form(spelling.encode())))
     assert bool(spans) == is_found
 
 
 def test_all_occurrences_are_found():
-    assert list(whole_occurrences(b"2+2=22-2", b"2")) == [(0, 1), (2, 3), (7, 8)]
+    assert list(occurrences_at_boundaries(b"2+2=22-2", b"2")) == [(0, 1), (2, 3), (7, 8)]

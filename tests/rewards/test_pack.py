@@ -1,4 +1,4 @@
-"""Records as arrays."""
+"""Packing of records into arrays."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def spelling(key_steps: rewards.KeySteps, *place: int) -> bytes:
     return key_steps.byte_BRAL[place][: key_steps.length_BRA[place]].tobytes()
 
 
-def test_spellings_are_normalised_as_the_semantics_asks():
+def test_spellings_are_normalised_by_semantics():
     paper, released = (check_shapes(rewards.pack(RECORDS, semantics=name)[0]) for name in ("paper", "released"))
     assert (spelling(paper, 0, 0, 0), spelling(released, 0, 0, 0)) == (b"a+b", b"a + b")
     np.testing.assert_array_equal(paper.length_BRA, [[[3, -1], [1, -1]], [[-1, -1]] * 2, [[-1, -1]] * 2])
@@ -25,11 +25,11 @@ def test_spellings_are_normalised_as_the_semantics_asks():
     np.testing.assert_array_equal(paper.num_groups_B, [2, 0, 1])
 
 
-def test_answers_are_read_as_all_they_may_be():
+def test_answers_are_packed_in_every_form():
     answers = check_shapes(rewards.pack(RECORDS, semantics="paper")[1])
     np.testing.assert_array_equal(answers.is_number_B, [True, False, False])
     np.testing.assert_array_equal(answers.is_negative_B, [True, False, False])
-    np.testing.assert_array_equal([answers.top_BN[0, 0], answers.bottom_BN[0, 0]], [3, 4])
+    np.testing.assert_array_equal([answers.numerator_BN[0, 0], answers.denominator_BN[0, 0]], [3, 4])
     np.testing.assert_array_equal(answers.option_B, [0, 3, 0])
     np.testing.assert_array_equal(answers.is_letters_B, [False, False, True])
     assert answers.form_BW[2, : answers.form_length_B[2]].tobytes() == b"seven"

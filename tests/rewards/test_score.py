@@ -1,7 +1,9 @@
-"""The rewards of batches: the table of alpha, placement, bad records, and properties on arbitrary bytes."""
+"""The rewards of batches: StepRAR by alpha, sections, invalid records, and properties on arbitrary bytes."""
 
 import time
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from r1vl_jax import response_format, rewards
 from r1vl_jax.arrays import check_shapes
+from r1vl_jax.rewards.on_device import to_rows
 
 RECORD = {"answer": "7", "key_steps": [["3+4=7", "3 plus 4"], ["two digits"], ["prime"], "zebra"]}
 
@@ -25,7 +28,7 @@ def score_one(completion, record=RECORD, **settings):
 @pytest.mark.parametrize("alpha", [0.1, 0.4])
 @pytest.mark.parametrize(
     ("answer", "paper", "released"),
-    # (correct, fraction of key steps that pays)
+    # (correct, fraction of key steps that counts)
     [("7", (1, 3 / 4), (1, 1 / 4)), ("8", (0, 3 / 4), (0, 1 / 4)), ("", (0, 0), (0, 1 / 4))],
 )
 def test_step_accuracy(alpha, answer, paper, released):
@@ -45,7 +48,7 @@ def test_the_parts_of_a_good_path():
     assert not reward["undecided"]
 
 
-def test_rewards_are_placed_where_they_were_earned():
+def test_rewards_are_assigned_to_sections():
     text = path().replace("Add", "Ädd")  # offsets are in bytes
     reward = score_one(text)
     starts = [text.encode().index(heading) for heading in (b"### Step 1:", b"### Step 2:", b"### The final")]
@@ -60,7 +63,7 @@ def test_sections_of_ragged_batches_are_padded():
     np.testing.assert_allclose(reward.section_reward_BJ[1:, :2], [[0, 0], [0, 0.025], [0, 0]])
 
 
-def test_kernels_give_the_same_rewards_and_leave_the_rest_to_the_reference():
+def test_kernels_give_the_same_rewards_and_strings_decide_the_rest():
     too_many = path() + "\n### Step 1:" * 70
     texts = [path(), too_many, path("7 cm"), path("8").encode(), "### Step 1:\n3 plus 4", ""]
     for judge in (None, rewards.Judge(timeout_s=60.0)):
@@ -70,7 +73,19 @@ def test_kernels_give_the_same_rewards_and_leave_the_rest_to_the_reference():
             np.testing.assert_allclose(getattr(actual, name), value, atol=1e-6, err_msg=name)
 
 
-def test_released_asks_about_the_whole_completion_and_paper_about_the_answer():
+def test_undecided_rows_of_device_arrays_are_replaced_in_a_copy():
+    records = [{"answer": "7", "key_steps": []}] * 2
+    texts = [b"### The final answer is:\n7 cm", path().encode()]
+    step_reward = jax.jit(partial(rewards.kernels.step_reward, semantics="paper", alpha=0.1))
+    by_kernels = step_reward(*to_rows(texts), *rewards.pack(records, semantics="paper"))
+    np.testing.assert_array_equal(by_kernels.undecided, [True, False])
+    with rewards.Judge(timeout_s=60.0) as judge:
+        resolved = rewards.resolve_undecided(by_kernels, texts, records, partial(rewards.score, judge=judge))
+    np.testing.assert_allclose(resolved.total, [1.0, 2.0])
+    np.testing.assert_array_equal(by_kernels.undecided, [True, False])
+
+
+def test_math_verify_gets_the_whole_completion_in_released_and_the_answer_in_paper():
     text = path("8\n\\boxed{7}")
     with rewards.Judge(timeout_s=60.0) as judge:
         assert score_one(text, semantics="released")["undecided"]
@@ -93,7 +108,7 @@ def test_released_asks_about_the_whole_completion_and_paper_about_the_answer():
         {"answer": b"7"},
     ],
 )
-def test_where_the_reference_answer_may_stand(record):
+def test_fields_of_the_gold_answer(record):
     assert score_one(path(), record | {"key_steps": []})["answer_correct"]
 
 
@@ -107,7 +122,7 @@ def test_key_steps_as_the_published_records_have_them():
     ("records", "settings", "message"),
     [
         ([RECORD], {"semantics": "papers"}, r"semantics='papers': expected one of \('paper', 'released'\)"),
-        ([RECORD], {"backend": "gpu"}, r"backend='gpu': expected one of \('reference', 'kernels'\)"),
+        ([RECORD], {"backend": "gpu"}, r"backend='gpu': expected one of \('strings', 'kernels'\)"),
         ([RECORD] * 2, {}, "1 completions but 2 records; give each"),
         ([{"key_steps": []}], {}, "record 0 has no answer: .*`answer` or `solution`, got None; leave the record out"),
         ([{"answer": 7, "key_steps": []}], {}, "record 0 has no answer: expected text .* got 7"),
@@ -116,7 +131,7 @@ def test_key_steps_as_the_published_records_have_them():
         ([{"answer": "7", "key_steps": "7"}], {}, "record 0 has no key_steps: expected a list of groups, got '7'"),
     ],
 )
-def test_bad_input_is_refused(records, settings, message):
+def test_invalid_input_is_refused(records, settings, message):
     with pytest.raises(ValueError, match=message):
         rewards.score(["7"], records, **settings)
 
@@ -141,7 +156,7 @@ MESSY = st.lists(
 @example(response_format.ANSWER.encode() * 3, "paper")
 @example(b"### Step 1:\n### Step 1:\n" * 5, "released")
 @example(path().encode()[:-20], "paper")
-def test_anything_can_be_scored(completion, semantics):
+def test_any_bytes_can_be_scored(completion, semantics):
     record = RECORD | {"key_steps": [*RECORD["key_steps"], "", []]}
     reward = score_one(completion, record, semantics=semantics)
     assert 0 <= reward["total"] <= np.float32(2.1)

@@ -1,4 +1,4 @@
-"""Validity and key steps of single completions: the table of behaviours, and an oracle over all orders of sections."""
+"""Validity and key steps of single completions: a table of cases, and an oracle over all orders of sections."""
 
 import itertools
 
@@ -16,8 +16,8 @@ EMPTY_A = f"{response_format.ANSWER}\n"
 
 
 def validity(text: str, semantics: str) -> bool:
-    reading = strings.parse_completion(text.encode(), b"12", [], semantics=semantics)
-    return reading.is_complete and reading.is_ordered
+    parsed = strings.parse_completion(text.encode(), b"12", [], semantics=semantics)
+    return parsed.is_complete and parsed.is_ordered
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,16 @@ def test_validity(parts, released, paper):
 
 
 @pytest.mark.parametrize("semantics", strings.SEMANTICS)
-def test_math_verify_is_given_the_reference_first(semantics):
+def test_math_verify_gets_the_gold_answer_first(semantics):
     completion = f"{S1}{response_format.ANSWER}\n(1,2)\n".encode()
     answer = strings.parse_completion(completion, b"1<x<2", [], semantics=semantics).answer
     assert answer.is_correct is None
-    assert answer.question == (b"1<x<2", b"(1,2)" if semantics == "paper" else completion)
+    assert answer.pair == (b"1<x<2", b"(1,2)" if semantics == "paper" else completion)
 
 
 @pytest.mark.parametrize("num_parts", [4, 5])
 def test_validity_of_every_order(num_parts):
-    """The rule on lists of letters, against the rewards on the text they stand for."""
+    """The rule on permutations of letters, against the validity of the text that they encode."""
     text_of = {"D": D, "R": R, "1": S1, "2": S2, "A": A}
     for letters in itertools.permutations(text_of, num_parts):
         order = "".join(letters)

@@ -1,4 +1,4 @@
-"""Tokens to bytes, against the bytes joined on the host."""
+"""Decoding of tokens to bytes, against bytes joined on the host."""
 
 import jax
 import numpy as np
@@ -24,8 +24,8 @@ def test_every_token_of_a_large_vocabulary():
         [tokens[token] if is_real else b"" for token, is_real in zip(*row, strict=True)]
         for row in zip(token_BT, mask_BT, strict=True)
     ]
-    found = to_bytes(token_BT, mask_BT, vocabulary_of(tokens), max_bytes=4_608)
-    byte_BU, length_B, token_of_byte_BU, overflow_B = map(np.asarray, found)
+    decoded = to_bytes(token_BT, mask_BT, vocabulary_of(tokens), max_bytes=4_608)
+    byte_BU, length_B, token_of_byte_BU, overflow_B = map(np.asarray, decoded)
     assert not np.any(overflow_B)
     for row, pieces in enumerate(texts):
         text = b"".join(pieces)
@@ -35,7 +35,7 @@ def test_every_token_of_a_large_vocabulary():
         np.testing.assert_array_equal(token_of_byte_BU[row], np.append(expected, [-1] * (4_608 - len(text))))
 
 
-def test_a_character_split_over_tokens_comes_back_whole():
+def test_a_character_split_over_tokens_is_whole_again():
     euro = "€".encode()
     vocabulary = vocabulary_of([b"a", euro[:1], euro[1:2], euro[2:], b""])
     byte_BU, length_B, token_of_byte_BU, _ = to_bytes(
@@ -45,7 +45,7 @@ def test_a_character_split_over_tokens_comes_back_whole():
     np.testing.assert_array_equal(token_of_byte_BU[0], [0, 1, 2, 3, 5, -1, -1, -1])
 
 
-def test_what_does_not_fit_is_cut_off_and_said_so():
+def test_overflow_is_cut_and_reported():
     vocabulary = vocabulary_of([b"abc", b"defg"])
     tokens = np.array([[0, 1, 0], [0, 1, 0], [1, 1, 1]])
     mask = np.array([[True, True, False], [True, True, True], [False, False, False]])

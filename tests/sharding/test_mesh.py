@@ -9,13 +9,13 @@ import pytest
 from jax.sharding import AxisType
 
 from r1vl_jax.aot.topologies import parse, without_hardware
-from r1vl_jax.config import Config, Eval, Limits, Mesh, Train, mesh_shape
+from r1vl_jax.config import Config, Eval, MeshLimits, Mesh, Train, mesh_shape
 from r1vl_jax.models.presets import preset
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.training.components import mesh_limits
 
 
-def limits(model: str = "7b", prompts: int = 16) -> Limits:
+def limits(model: str = "7b", prompts: int = 16) -> MeshLimits:
     train = Train(stages=("step_grpo",), prompts_per_update=prompts)
     return mesh_limits(Config(train=train, eval=Eval(batch_size=128)), preset(model))
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 
-from r1vl_jax.config import Limits, Mesh, Optim, mesh_shape
+from r1vl_jax.config import MeshLimits, Mesh, Optim, mesh_shape
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.learner.optimizer import optimizer
 from r1vl_jax.models.presets import preset
@@ -44,7 +44,7 @@ def abstract_state(name: str):
 def test_nothing_that_the_table_divides_is_whole(name, chips, num_slices, prompts, shape):
     sizes = preset(name)
     heads = {"text": sizes.num_key_value_heads, "vision": sizes.vision.num_heads}
-    limits = Limits({"prompts": prompts}, heads)
+    limits = MeshLimits({"prompts": prompts}, heads)
     assert mesh_shape(Mesh(), math.prod(shape), num_slices, limits) == shape
 
     mesh = AbstractMesh(shape, AXES)

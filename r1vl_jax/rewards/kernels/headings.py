@@ -1,4 +1,4 @@
-"""The headings of one row: where they stand, what they open, and whether they make a valid path."""
+"""The headings of one row: positions, sections, and the two conditions of StepRVR."""
 
 import functools
 
@@ -13,7 +13,7 @@ from r1vl_jax.rewards.kernels import bits
 from r1vl_jax.rewards.kernels.characters import is_digit, window
 from r1vl_jax.rewards.kernels.row import Row
 
-MAX_HEADINGS = 64  # places where "### " stands, a multiple of 32; a row with more is undecided
+MAX_HEADINGS = 64  # occurrences of "### ", a multiple of 32; a row with more is undecided
 NO_KIND = len(response_format.HEADINGS)
 DESCRIPTION, RATIONALE, THINK, STEP, ANSWER = (
     response_format.HEADINGS.index(heading)
@@ -26,22 +26,22 @@ DESCRIPTION, RATIONALE, THINK, STEP, ANSWER = (
     )
 )
 _LITERALS = [heading.encode() for heading in response_format.HEADINGS]
-_MAX_DIGITS = 9  # of a step's number; more run wild
+_MAX_DIGITS = 9  # of a step's number; longer ones are never in order
 _WIDTH = max(*map(len, _LITERALS), len(response_format.STEP) + _MAX_DIGITS)
 
 
 @bundle
 class Headings:
-    """The places of a row where "### " stands, in order, J at most.
+    """The occurrences of "### " in a row, in order, at most J.
 
     Attributes:
-        kind_J: place in `response_format.HEADINGS` of the heading that stands there; NO_KIND if none does.
-        start_J: its first byte; U behind the last place.
-        end_J: the byte behind it; behind a step's colon.
-        number_J: of a step; -1, which is never in order, where the digits run wild.
-        num_digits_J: of a step's number.
-        is_line_J: whether it stands at the start of a line.
-        is_all: whether there are no more than J.
+        kind_J: index of the heading in `response_format.HEADINGS`; NO_KIND if it is not one of these.
+        start_J: its first byte; U in padding.
+        end_J: the byte after it; for a step, after the colon.
+        number_J: the number of a step; -1, which is never in order, for more than 9 digits.
+        num_digits_J: digits of a step's number.
+        is_line_start_J: whether it is at the start of a line.
+        fits: whether the row has at most J occurrences.
     """
 
     kind_J: Int[Array, " J"]
@@ -49,17 +49,17 @@ class Headings:
     end_J: Int[Array, " J"]
     number_J: Int[Array, " J"]
     num_digits_J: Int[Array, " J"]
-    is_line_J: Bool[Array, " J"]
-    is_all: Bool[Array, ""]
+    is_line_start_J: Bool[Array, " J"]
+    fits: Bool[Array, ""]
 
     def is_section_J(self, kind: int | None = None) -> Bool[Array, " J"]:
-        """Which of them open a section (of one kind): a heading counts at the start of a line."""
-        return self.is_line_J & (self.kind_J != NO_KIND if kind is None else self.kind_J == kind)
+        """Which of them open a section (of one kind): a heading does so at the start of a line only."""
+        return self.is_line_start_J & (self.kind_J != NO_KIND if kind is None else self.kind_J == kind)
 
 
 def find_headings(row: Row) -> Headings:
-    """All headings, wherever on a line they stand."""
-    start_J, count = bits.first_places(bits.begins(row.byte_U, b"### "), MAX_HEADINGS)
+    """All headings, at any position of a line."""
+    start_J, count = bits.first_indices(bits.literal_starts(row.byte_U, b"### "), MAX_HEADINGS)
     byte_JX = jax.vmap(lambda start: window(row.byte_U, start, _WIDTH))(start_J)
     first_digit_J = start_J + len(response_format.STEP)
     digits_end_J = bits.next_true(bits.pack(~is_digit(row.byte_U)), first_digit_J)
@@ -75,62 +75,62 @@ def find_headings(row: Row) -> Headings:
         kind_J=kind_J,
         start_J=start_J,
         end_J=jnp.where(kind_J == STEP, digits_end_J + 1, start_J + length_of_kind[kind_J]),
-        number_J=_read_number(byte_JX[:, len(response_format.STEP) :], num_digits_J),
+        number_J=_parse_number(byte_JX[:, len(response_format.STEP) :], num_digits_J),
         num_digits_J=num_digits_J,
-        is_line_J=(start_J == 0) | (row.byte_U.at[start_J - 1].get(mode="clip") == ord("\n")),
-        is_all=count <= MAX_HEADINGS,
+        is_line_start_J=(start_J == 0) | (row.byte_U.at[start_J - 1].get(mode="clip") == ord("\n")),
+        fits=count <= MAX_HEADINGS,
     )
 
 
 def section_ends(row: Row, found: Headings) -> Int[Array, " J+1"]:
-    """Where the sections that earn credit end: before every step, before the first answer, at the end; then -1."""
-    is_cut_J = found.is_section_J(STEP) | _is_first(found.is_section_J(ANSWER))
-    place_J, count = bits.first_places(bits.pack(is_cut_J), MAX_HEADINGS + 1)
-    return found.start_J.at[place_J].get(mode="fill", fill_value=-1).at[count].set(row.length)
+    """Where the sections of step-level credit end: before each step, before the first answer, at the end; then -1."""
+    is_split_J = found.is_section_J(STEP) | _is_first(found.is_section_J(ANSWER))
+    index_J, count = bits.first_indices(bits.pack(is_split_J), MAX_HEADINGS + 1)
+    return found.start_J.at[index_J].get(mode="fill", fill_value=-1).at[count].set(row.length)
 
 
 def answer_start(row: Row, found: Headings) -> Int[Array, ""]:
-    """Where the first answer section begins; the length if there is none."""
+    """Where the first answer section starts; the length if there is none."""
     return jnp.min(jnp.where(found.is_section_J(ANSWER), found.start_J, row.length))
 
 
 def has_body_J(row: Row, found: Headings) -> Bool[Array, " J"]:
-    """Whether anything stands between the end of each heading and the next section."""
+    """Whether there is text other than white space between each heading and the next section."""
     section_start_J = jnp.where(found.is_section_J(), found.start_J, row.length)
     next_start_J = jnp.append(jax.lax.cummin(section_start_J, reverse=True)[1:], row.length)
-    return row.next_solid(found.end_J) < next_start_J
+    return row.next_non_space(found.end_J) < next_start_J
 
 
 def paper_validity(row: Row, found: Headings) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether all four parts are there, none of them empty; and whether they stand in logical order."""
+    """Whether all four parts are present with a body; and whether they are in logical order."""
     is_kind = {kind: found.is_section_J(kind) for kind in (DESCRIPTION, RATIONALE, STEP, ANSWER)}
     is_complete = [jnp.any(is_kind_J & has_body_J(row, found)) for is_kind_J in is_kind.values()]
 
     first_step = jnp.argmax(is_kind[STEP])
     last_step = MAX_HEADINGS - 1 - jnp.argmax(is_kind[STEP][::-1])
-    place_J = jnp.arange(MAX_HEADINGS)
+    index_J = jnp.arange(MAX_HEADINGS)
     is_ordered = [
-        _are_numbered(is_kind[STEP], found.number_J),
-        ~jnp.any((is_kind[DESCRIPTION] | is_kind[RATIONALE]) & (place_J > first_step)),
-        ~jnp.any(is_kind[ANSWER] & (place_J < last_step)),
+        _is_numbered(is_kind[STEP], found.number_J),
+        ~jnp.any((is_kind[DESCRIPTION] | is_kind[RATIONALE]) & (index_J > first_step)),
+        ~jnp.any(is_kind[ANSWER] & (index_J < last_step)),
         *(jnp.sum(is_kind[kind]) <= 1 for kind in (DESCRIPTION, RATIONALE, ANSWER)),
     ]
     return functools.reduce(jnp.logical_and, is_complete), functools.reduce(jnp.logical_and, is_ordered)
 
 
 def released_validity(found: Headings) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether the four headings occur; and whether steps are 1..n and the first answer stands behind them."""
+    """Whether the four headings occur; and whether steps are 1..n and the first answer follows the last step."""
     is_step_J, is_answer_J = found.kind_J == STEP, found.kind_J == ANSWER
     is_step_one_J = is_step_J & (found.number_J == 1) & (found.num_digits_J == 1)
-    is_there = [found.kind_J == DESCRIPTION, found.kind_J == RATIONALE, is_step_one_J, is_answer_J]
-    is_complete = functools.reduce(jnp.logical_and, map(jnp.any, is_there))
+    has_kind = [found.kind_J == DESCRIPTION, found.kind_J == RATIONALE, is_step_one_J, is_answer_J]
+    is_complete = functools.reduce(jnp.logical_and, map(jnp.any, has_kind))
     last_step_start = jnp.max(jnp.where(is_step_J, found.start_J, -1))
-    is_behind = jnp.any(is_answer_J) & (found.start_J[jnp.argmax(is_answer_J)] > last_step_start)
-    return is_complete, _are_numbered(is_step_J, found.number_J) & is_behind
+    is_last = jnp.any(is_answer_J) & (found.start_J[jnp.argmax(is_answer_J)] > last_step_start)
+    return is_complete, _is_numbered(is_step_J, found.number_J) & is_last
 
 
-def _are_numbered(is_step_J: Bool[Array, " J"], number_J: Int[Array, " J"]) -> Bool[Array, ""]:
-    """Whether there are steps, and their numbers are 1, 2, ..."""
+def _is_numbered(is_step_J: Bool[Array, " J"], number_J: Int[Array, " J"]) -> Bool[Array, ""]:
+    """Whether there are steps, numbered 1, 2, ..."""
     return jnp.any(is_step_J) & jnp.all(~is_step_J | (number_J == jnp.cumsum(is_step_J.astype(jnp.int32))))
 
 
@@ -138,9 +138,9 @@ def _is_first(is_any_J: Bool[Array, " J"]) -> Bool[Array, " J"]:
     return is_any_J & (jnp.cumsum(is_any_J.astype(jnp.int32)) == 1)
 
 
-def _read_number(byte_JX: UInt8[Array, "J X"], num_digits_J: Int[Array, " J"]) -> Int[Array, " J"]:
+def _parse_number(byte_JX: UInt8[Array, "J X"], num_digits_J: Int[Array, " J"]) -> Int[Array, " J"]:
     number_J = jnp.zeros(num_digits_J.shape, jnp.int32)
-    for place in range(_MAX_DIGITS):
-        digit_J = byte_JX[:, place].astype(jnp.int32) - ord("0")
-        number_J = jnp.where(place < num_digits_J, 10 * number_J + digit_J, number_J)
+    for index in range(_MAX_DIGITS):
+        digit_J = byte_JX[:, index].astype(jnp.int32) - ord("0")
+        number_J = jnp.where(index < num_digits_J, 10 * number_J + digit_J, number_J)
     return jnp.where(num_digits_J <= _MAX_DIGITS, number_J, -1)

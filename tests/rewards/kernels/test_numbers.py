@@ -1,4 +1,4 @@
-"""Numbers read by the automaton, against the regular expression and the fractions of `rewards.answers`."""
+"""Numbers parsed by the automaton, against the regular expression and the fractions of `rewards.answers`."""
 
 from fractions import Fraction
 
@@ -45,33 +45,33 @@ ALWAYS = (
 @pytest.fixture(scope="module")
 def forms():
     rng = np.random.default_rng(0)
-    drawn = ["".join(PIECES[k] for k in rng.integers(len(PIECES), size=rng.integers(7))) for _ in range(3000)]
-    return [form.encode() for form in (*ALWAYS, *drawn) if len(form) <= numbers.MAX_LENGTH]
+    random = ["".join(PIECES[k] for k in rng.integers(len(PIECES), size=rng.integers(7))) for _ in range(3000)]
+    return [form.encode() for form in (*ALWAYS, *random) if len(form) <= numbers.MAX_LENGTH]
 
 
 @pytest.fixture(scope="module")
-def read(forms):
+def parsed(forms):
     form_BX = np.array([np.frombuffer(form.ljust(numbers.MAX_LENGTH, b"\0"), np.uint8) for form in forms])
-    return jax.jit(jax.vmap(numbers.read_number))(form_BX, np.array([len(form) for form in forms], np.int32))
+    return jax.jit(jax.vmap(numbers.parse_number))(form_BX, np.array([len(form) for form in forms], np.int32))
 
 
 def value(digits: np.ndarray) -> int:
-    return sum(int(digit) * numbers.BASE**place for place, digit in enumerate(digits))
+    return sum(int(digit) * numbers.BASE**index for index, digit in enumerate(digits))
 
 
-def test_reading(forms, read):
-    assert np.sum(read.is_number) > 200
+def test_parse_number(forms, parsed):
+    assert np.sum(parsed.is_number) > 200
     for row, form in enumerate(forms):
         expected = answers.to_number(form)
-        assert bool(read.is_number[row]) == (expected is not None), form
+        assert bool(parsed.is_number[row]) == (expected is not None), form
         if expected is not None:
-            sign = -1 if read.is_negative[row] else 1
-            assert sign * Fraction(value(read.top_N[row]), value(read.bottom_N[row])) == expected, form
+            sign = -1 if parsed.is_negative[row] else 1
+            assert sign * Fraction(value(parsed.numerator_N[row]), value(parsed.denominator_N[row])) == expected, form
 
 
-def test_equality_of_all_pairs(forms, read):
-    rows = np.flatnonzero(read.is_number)[:120]
-    some = jax.tree.map(lambda x: x[rows], read)
+def test_equality_of_all_pairs(forms, parsed):
+    rows = np.flatnonzero(parsed.is_number)[:120]
+    some = jax.tree.map(lambda x: x[rows], parsed)
     every = jax.vmap(jax.vmap(numbers.is_equal, (None, 0)), (0, None))
     values = [answers.to_number(forms[row]) for row in rows]
     expected = [[one == other for other in values] for one in values]
@@ -79,7 +79,7 @@ def test_equality_of_all_pairs(forms, read):
     assert 120 < np.sum(expected) < 120 * 120
 
 
-def test_digits_of_whole_numbers():
+def test_to_digits():
     assert value(numbers.to_digits(12_345_678_901)) == 12_345_678_901
     assert value(numbers.to_digits(numbers.BASE**numbers.NUM_DIGITS - 1)) == numbers.BASE**numbers.NUM_DIGITS - 1
     assert numbers.to_digits(numbers.BASE**numbers.NUM_DIGITS) is None

@@ -1,4 +1,4 @@
-"""The normal form on the device, byte for byte that of `rewards.normal_form`, origins included."""
+"""The normal form on the device equals that of `rewards.normal_form`, offset mapping included."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from helpers import reward_texts as texts
 
 from r1vl_jax.rewards import normal_form as strings
-from r1vl_jax.rewards.kernels import searchable
+from r1vl_jax.rewards.kernels import search_text
 from r1vl_jax.rewards.on_device import to_rows
 
 NUM_TEXTS, WIDTH = 512, 128
@@ -22,13 +22,13 @@ def pieces():
 
 def test_the_normal_form(pieces):
     byte_BU, length_B = to_rows(pieces)
-    form_BU, origin_BU, form_length_B = jax.jit(jax.vmap(searchable.normal_form))(byte_BU, length_B)
+    form_BU, source_BU, form_length_B = jax.jit(jax.vmap(search_text.normal_form))(byte_BU, length_B)
     for row, text in enumerate(pieces):
         expected = strings.normalise(text)
         length = int(form_length_B[row])
         form = np.asarray(form_BU[row])[:length].tobytes()
         assert form == expected.data, text
         assert not np.any(form_BU[row, length:])
-        for place in range(length):
-            if form[place] != ord(" "):
-                assert origin_BU[row, place] == expected.origin(place, place + 1)[0]
+        for index in range(length):
+            if form[index] != ord(" "):
+                assert source_BU[row, index] == expected.source_span(index, index + 1)[0]

@@ -1,4 +1,4 @@
-"""The kernels against the reference: every field of every row that they do not call undecided."""
+"""The kernels against the definition on strings: every field of every row that is not undecided."""
 
 import dataclasses
 import functools
@@ -33,18 +33,18 @@ def to_rows(completions: list[bytes], width: int = WIDTH) -> tuple[np.ndarray, n
 
 
 def score(completions: list[bytes], records: list[dict], semantics: str) -> rewards.StepReward:
-    """What the kernels say of a few rows, always in arrays of the same shape."""
-    spare = NUM_ROWS - len(completions)
-    key_steps, answers = rewards.pack([*records, *[RECORD] * spare], semantics=semantics, **SIZES)
-    rows = to_rows([*completions, *[b""] * spare])
+    """Scores a few rows, always in arrays of the same shape."""
+    padding = NUM_ROWS - len(completions)
+    key_steps, answers = rewards.pack([*records, *[RECORD] * padding], semantics=semantics, **SIZES)
+    rows = to_rows([*completions, *[b""] * padding])
     reward = step_reward(*rows, key_steps, answers, semantics=semantics, alpha=0.1)
     return jax.tree.map(lambda column: np.asarray(column)[: len(completions)], check_shapes(reward))
 
 
 def assert_agree(kernels: rewards.StepReward, completions: list[bytes], records: list[dict], semantics: str) -> None:
-    reference = rewards.score(completions, records, semantics=semantics)
+    by_strings = rewards.score(completions, records, semantics=semantics)
     for field in dataclasses.fields(rewards.StepReward):
-        actual, expected = getattr(kernels, field.name), getattr(reference, field.name)
+        actual, expected = getattr(kernels, field.name), getattr(by_strings, field.name)
         if expected.ndim == 2:
             missing = ((0, 0), (0, max(0, actual.shape[1] - expected.shape[1])))
             expected = np.pad(expected, missing, constant_values=-1 if field.name == "section_end_BJ" else 0)
@@ -54,7 +54,7 @@ def assert_agree(kernels: rewards.StepReward, completions: list[bytes], records:
             np.testing.assert_allclose(actual[row], expected[row], atol=1e-6, err_msg=message)
 
 
-def draw(rng: np.random.Generator, number: int) -> tuple[list[bytes], list[dict]]:
+def random_batch(rng: np.random.Generator, number: int) -> tuple[list[bytes], list[dict]]:
     puzzles = [texts.puzzle(rng) for _ in range(number)]
     return [texts.completion(rng, p, WIDTH) for p in puzzles], [texts.record(rng, p) for p in puzzles]
 
@@ -62,15 +62,15 @@ def draw(rng: np.random.Generator, number: int) -> tuple[list[bytes], list[dict]
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=8, deadline=None)
 @pytest.mark.parametrize("semantics", SEMANTICS)
-def test_kernels_agree_with_the_reference(semantics, seed):
-    completions, records = draw(np.random.default_rng(seed), NUM_ROWS)
+def test_kernels_agree_with_strings(semantics, seed):
+    completions, records = random_batch(np.random.default_rng(seed), NUM_ROWS)
     assert_agree(score(completions, records, semantics), completions, records, semantics)
 
 
 @given(st.lists(st.sampled_from([piece.encode() for piece in texts.PIECES]) | st.binary(max_size=3)).map(b"".join))
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("semantics", SEMANTICS)
-def test_kernels_agree_on_what_hypothesis_finds(semantics, completion):
+def test_kernels_agree_on_arbitrary_pieces(semantics, completion):
     record = {"answer": "7", "key_steps": [["3+4=7", "prime"], ["7", " "], [""], "the sum"]}
     completions = [completion[:WIDTH], completion[: WIDTH // 2][::-1]]
     assert_agree(score(completions, [record] * 2, semantics), completions, [record] * 2, semantics)
@@ -81,7 +81,7 @@ def test_kernels_agree_on_what_hypothesis_finds(semantics, completion):
 def test_kernels_agree_on_a_hundred_thousand_cases(semantics):
     rng, num_undecided, num_cases = np.random.default_rng(1), 0, 100_352
     for _ in range(num_cases // 512):
-        completions, records = draw(rng, 512)
+        completions, records = random_batch(rng, 512)
         key_steps, answers = rewards.pack(records, semantics=semantics, **SIZES)
         reward = step_reward(*to_rows(completions), key_steps, answers, semantics=semantics, alpha=0.1)
         reward = jax.tree.map(np.asarray, reward)
@@ -90,7 +90,7 @@ def test_kernels_agree_on_a_hundred_thousand_cases(semantics):
     print(f"{semantics}: {num_cases} cases agree; undecided {num_undecided / num_cases:.1%}")
 
 
-def test_few_completions_of_the_embedded_task_are_undecided():
+def test_few_completions_of_the_digits_task_are_undecided():
     rng = np.random.default_rng(0)
     num_undecided = 0
     for _ in range(8):
@@ -100,8 +100,8 @@ def test_few_completions_of_the_embedded_task_are_undecided():
     assert num_undecided <= 0.05 * 8 * NUM_ROWS
 
 
-def test_of_several_answers_the_first_must_not_be_empty():
-    """Found among 100,000 cases: the parts are all there, but the answer that counts is empty."""
+def test_of_several_answer_sections_the_first_must_not_be_empty():
+    """A case of the 100,000: all parts are present, but the answer that counts is empty."""
     completions = [PATH.replace(response_format.ANSWER, f"{response_format.ANSWER}\n{response_format.ANSWER}").encode()]
     reward = score(completions, [RECORD], "paper")
     assert_agree(reward, completions, [RECORD], "paper")
@@ -112,11 +112,11 @@ def test_of_several_answers_the_first_must_not_be_empty():
 def test_rows_beyond_the_bounds_are_undecided(semantics):
     completions = [PATH.encode(), b"x" * (WIDTH + 1) + PATH.encode(), PATH.encode() + b"\n### " * (MAX_HEADINGS - 4)]
     np.testing.assert_array_equal(score(completions, [RECORD] * 3, semantics).undecided, [False, True, True])
-    within = PATH.encode() + b"\n### " * (MAX_HEADINGS - 6)  # a path has six headings of its own
+    within = PATH.encode() + b"\n### " * (MAX_HEADINGS - 6)  # PATH has six headings itself
     assert not score([within], [RECORD], semantics).undecided[0]
 
 
-def test_of_a_long_answer_only_the_option_counts():
+def test_of_a_long_answer_only_the_option_is_compared():
     long = b" and so on" * 20
     answers = [b"B: 45" + long, b"45" + long, b"B" + b" " * 50, b"(c)"]
     paths = [PATH.encode()[:-1] + answer for answer in answers]
@@ -126,7 +126,7 @@ def test_of_a_long_answer_only_the_option_counts():
 
 
 @pytest.mark.parametrize("semantics", SEMANTICS)
-def test_texts_of_one_hash_are_not_taken_for_one_another(semantics):
+def test_hash_collisions_are_undecided(semantics):
     """A Thue-Morse word and its complement have the same polynomial hash modulo 2^32, whatever the base."""
     word = functools.reduce(lambda word, _: word + word.translate(str.maketrans("xy", "yx")), range(8), "x")
     other = word.translate(str.maketrans("xy", "yx"))
@@ -138,7 +138,7 @@ def test_texts_of_one_hash_are_not_taken_for_one_another(semantics):
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.4])
-def test_what_key_steps_are_worth(alpha):
+def test_alpha_weighs_key_steps(alpha):
     key_steps, answers = rewards.pack([RECORD] * NUM_ROWS, semantics="paper", **SIZES)
     rows = to_rows([PATH.encode()] * NUM_ROWS)
     reward = step_reward(*rows, key_steps, answers, semantics="paper", alpha=alpha)
@@ -147,12 +147,12 @@ def test_what_key_steps_are_worth(alpha):
 
 
 def test_eight_devices_give_the_rewards_of_one():
-    completions, records = draw(np.random.default_rng(0), NUM_ROWS)
+    completions, records = random_batch(np.random.default_rng(0), NUM_ROWS)
     key_steps, answers = rewards.pack(records, semantics="paper", **SIZES)
     inputs = (*to_rows(completions), key_steps, answers)
     by_rows = PartitionSpec("data")
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     score_shard = functools.partial(rewards.kernels.step_reward, semantics="paper", alpha=0.1)
     sharded = jax.jit(jax.shard_map(score_shard, mesh=mesh, in_specs=by_rows, out_specs=by_rows, check_vma=False))
-    alone = step_reward(*inputs, semantics="paper", alpha=0.1)
-    jax.tree.map(np.testing.assert_array_equal, sharded(*inputs), alone)
+    one_device = step_reward(*inputs, semantics="paper", alpha=0.1)
+    jax.tree.map(np.testing.assert_array_equal, sharded(*inputs), one_device)
