@@ -4,8 +4,9 @@
 #   CLUSTER=my-cluster NAME=r1vl-7b TPU_TYPE=v6e-64 SLICES=2 IMAGE=REGISTRY/r1vl_jax:latest \
 #     launch/gke_slices.sh configs/7b.py --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]
 #
-# The image holds this package with the extra [tpu], and configs/ where it starts. When a VM fails or is preempted, xpk
-# starts all again, at most MAX_RESTARTS times (20), and the run resumes; what ends with status 1 is not started again.
+# The image holds this package with the extra [tpu], and configs/ in its working directory. When a VM fails or is
+# preempted, xpk restarts all slices, at most MAX_RESTARTS times (20), and the run resumes. It does not restart a run
+# that failed with status 1.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* || -z ${CLUSTER:-} || -z ${NAME:-} || -z ${TPU_TYPE:-} || -z ${IMAGE:-} ]]; then

@@ -3,8 +3,8 @@
 #
 #   TPU=my-v5e-16 ZONE=us-west4-a launch/tpu_pod.sh configs/7b.py --config.workdir=/shared/RUN [--config.KEY=VALUE ...]
 #
-# Every VM has this repository in ~/r1vl_jax. Started again, at most MAX_RESTARTS times (20), when a process or a VM may
-# have been lost: then the run resumes. What refuses its configuration, or fails while the TPU is ready, ends this too.
+# Every VM has this repository in ~/r1vl_jax. Restarts the run, at most MAX_RESTARTS times (20), when a process or a VM
+# may have been lost; it resumes from its newest checkpoint. A run that fails while the TPU is ready is not restarted.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* || -z ${TPU:-} || -z ${ZONE:-} ]]; then
@@ -21,7 +21,7 @@ for ((restart = 0; restart <= MAX_RESTARTS; restart++)); do
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command" || status=$?
   case $status in
     0) exit 0 ;;
-    42 | 134 | 137 | 143 | 255) ;; # another process was lost; the first one was; killed; stopped; no connection
+    134 | 137 | 143 | 255) ;; # another process was lost; SIGKILL; SIGTERM; no connection
     *)
       state=$(gcloud compute tpus tpu-vm describe "$TPU" --zone="$ZONE" --format="value(state)") || state=unknown
       [[ $state != READY ]] || exit "$status"

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Trains on one TPU VM, on which this is called, with all of its chips.
+# Trains on this TPU VM, with all of its chips.
 #
 #   launch/tpu_vm.sh configs/7b.py --config.workdir=/shared/RUN [--config.SECTION.KEY=VALUE ...]
 #
-# Installs into .venv of this repository what is not there; PYTHON names an interpreter of 3.11 or newer. Start it in
-# tmux, or from the VM's startup script: a VM that was preempted and came back then goes on by itself, for what was run
-# again resumes.
+# Installs the package into .venv of this repository if it is missing; PYTHON names an interpreter of 3.11 or newer.
+# Start it in tmux, or from the VM's startup script: then the run resumes by itself when a preempted VM comes back.
 set -euo pipefail
 
 if [[ $# -lt 1 || $1 == -* ]]; then

@@ -1,4 +1,4 @@
-"""What compiling leaves behind: programs, kept on disk for the next start, and memory, which is given back."""
+"""What compilation leaves behind: programs, cached on disk for the next start, and freed memory, returned to the OS."""
 
 import contextlib
 import ctypes
@@ -8,15 +8,15 @@ from typing import Any
 import jax
 from etils import epath
 
-_MIN_COMPILE_TIME_S = 0.1  # of compilation; JAX's own bound is a second, which most programs of a small run stay below
-_TRIM_ABOVE_S = 0.5  # of compilation
+_MIN_COMPILE_TIME_S = 0.1  # JAX's default of 1 s would leave out most programs of a small run
+_TRIM_MIN_COMPILE_TIME_S = 0.5
 
 
 def enable_compilation_cache(directory: str) -> None:
-    """Keeps what is compiled from now on, unless JAX was told of a cache before.
+    """Caches the programs compiled from now on, unless JAX is configured with a cache already.
 
     Args:
-        directory: made where it is missing; where that fails JAX warns and goes on. "" keeps nothing.
+        directory: created if missing; where that fails JAX warns and goes on without. "" disables the cache.
     """
     if directory and not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(epath.Path(directory).expanduser()))
@@ -25,16 +25,16 @@ def enable_compilation_cache(directory: str) -> None:
 
 @functools.cache
 def trim_malloc_after_compile() -> None:
-    """From now on, what a compiler has freed goes back to the system when it is done.
+    """From now on, returns the memory that the compiler freed to the operating system after each compilation.
 
-    Left alone, the C library keeps it for the threads that compiled: 400 MiB behind a training step on a CPU. Where it
-    has no means to give it back (it is not glibc) nothing changes.
+    By default glibc keeps it in the arenas of the threads that compiled: 400 MiB after a training step on CPU. With
+    another C library this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         trim = ctypes.CDLL(None).malloc_trim
 
         def when_compiled(event: str, duration_secs: float, **_: Any) -> None:
-            if event.endswith("/backend_compile_duration") and duration_secs > _TRIM_ABOVE_S:
+            if event.endswith("/backend_compile_duration") and duration_secs > _TRIM_MIN_COMPILE_TIME_S:
                 trim(0)
 
         jax.monitoring.register_event_duration_secs_listener(when_compiled)

@@ -1,32 +1,48 @@
-"""The TPU compiler (libtpu): whether it suits JAX, and what it is told beside the program.
-
-The same when training and when compiling without a TPU.
-"""
+"""libtpu, the TPU's compiler and runtime: its options, its version, and whether this machine has a TPU for it."""
 
 import os
 from importlib import metadata
 from pathlib import Path
 
+import jax
 from packaging.requirements import Requirement
 
 _VARIABLE = "LIBTPU_INIT_ARGS"  # read once, when JAX first looks for TPUs
 
-# Before a product, gather the matrix that is divided. Else the compiler passes its pieces round and adds to the whole
-# product in main memory once a piece, which for the 7B model on 16 chips takes longer than computing.
+# All-gather a sharded matrix before a matmul. Otherwise the compiler chooses the windowed einsum (collective matmul),
+# which passes shards around and accumulates into the product in HBM once per shard; for the 7B model on 16 chips that
+# takes longer than the matmul.
 _OPTIONS = ("--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",)
+
+# Names of a TPU VM's devices and environment.
+_TPU_DEVICES = ("accel*", "vfio/*")  # in /dev
+_TPU_VARIABLES = ("TPU_NAME", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES")
 
 
 def set_options() -> None:
-    """To be called before JAX looks for devices; an option that the user has set stays."""
+    """Sets libtpu's options, for training and for `aot` alike; before JAX looks for devices. The user's stay."""
     given = os.environ.get(_VARIABLE, "")
     missing = (option for option in _OPTIONS if option.split("=")[0] not in given)
     os.environ[_VARIABLE] = " ".join([*missing, *given.split()])
 
 
-def version_mismatch() -> str | None:
-    """In words, that the installed libtpu is not of the release of JAX; None where it is, or where there is none.
+def skip_without_tpu() -> None:
+    """Keeps JAX from trying libtpu where there is no TPU: it prints errors before JAX falls back to the CPU.
 
-    JAX misreads the structs and programs of another one: traces end the process (JAX 0.10.2 with libtpu 0.0.52, not
+    To be called before JAX looks for devices. Changes nothing where JAX_PLATFORMS is set or JAX saw a TPU (it then sets
+    `jax_platforms` itself), where devices or the environment are those of a TPU VM, or with a plugin for other devices.
+    """
+    has_tpu = any(os.environ.get(name) for name in _TPU_VARIABLES) or any(
+        next(Path("/dev").glob(pattern), None) for pattern in _TPU_DEVICES
+    )
+    if jax.config.values["jax_platforms"] is None and not has_tpu and not metadata.entry_points(group="jax_plugins"):
+        jax.config.update("jax_platforms", "cpu")
+
+
+def version_mismatch() -> str | None:
+    """A sentence if the installed libtpu does not match JAX's release; None if it does, or if there is no libtpu.
+
+    JAX misreads the structs and programs of another release: traces end the process (JAX 0.10.2 with libtpu 0.0.52, not
     with its own 0.0.42.1), and large programs for v6e and v5p cannot be printed.
     """
     try:
@@ -38,12 +54,12 @@ def version_mismatch() -> str | None:
     if expected is None or installed in expected:
         return None
     return (
-        f"libtpu {installed} is installed, jax {metadata.version('jax')} expects {expected}: they misunderstand each"
-        " other; pip install 'jax[tpu]' brings the one that fits"
+        f"libtpu {installed} is installed, jax {metadata.version('jax')} expects {expected}: traces and large programs"
+        " may fail; pip install 'jax[tpu]' brings the version that matches"
     )
 
 
 def is_loaded() -> bool:
-    """Whether libtpu is in this process, for a TPU or to compile for one."""
-    maps = Path("/proc/self/maps")  # where there is none there is no libtpu either
+    """Whether libtpu is loaded in this process, for a TPU or to compile for one."""
+    maps = Path("/proc/self/maps")  # without this file there is no libtpu either
     return maps.exists() and "/libtpu.so" in maps.read_text()

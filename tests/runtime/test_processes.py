@@ -1,6 +1,5 @@
-"""What several processes agree on, with the others made up: no process is started here."""
+"""What several processes agree on, with the other processes replaced by stubs."""
 
-import itertools
 import os
 import re
 import subprocess
@@ -8,18 +7,14 @@ import sys
 from types import SimpleNamespace
 
 import jax
-import numpy as np
 import pytest
 
-from r1vl_jax.arrays import BATCH_AXES
-from r1vl_jax.runtime import heartbeat, processes
-from r1vl_jax.sampling.tensor_parallel import device_memory
-from r1vl_jax.sharding import global_arrays
-from r1vl_jax.sharding.mesh import AXES
+from r1vl_jax.runtime import processes
+from r1vl_jax.sampling.tensor_parallel import device_memory_limit
 
 
-def test_alone_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: pytest.fail("touched the devices"))
+def test_a_single_process_communicates_nothing(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: pytest.fail("looked for devices"))
     assert (processes.count(), processes.index(), processes.is_main_process()) == (1, 0, True)
     value = object()
     assert processes.all_gather_objects(value) == [value]
@@ -34,29 +29,30 @@ def test_alone_nothing_is_done(monkeypatch):
     [
         ("JAX_NUM_PROCESSES", "two", "a whole number"),
         ("JAX_PROCESS_ID", "-1", "a whole number"),
-        ("JAX_COORDINATOR_ADDRESS", "nonsense", "host:port of the first process"),
+        ("JAX_COORDINATOR_ADDRESS", "nonsense", "host:port of process 0"),
     ],
 )
-def test_a_variable_that_says_nothing_is_named(monkeypatch, name, value, expected):
+def test_a_malformed_variable_is_named(monkeypatch, name, value, expected):
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"^{name}={value}: expected {expected}$"), processes.initialize_distributed():
         pytest.fail("initialized")
 
 
-def gathering(monkeypatch, *others):
-    """Makes up what the other processes give, behind what this one, the first, gives."""
+def stub_all_gather(monkeypatch, *others):
+    """Appends the values of other processes to that of this one, the first."""
     monkeypatch.setattr(processes, "all_gather_objects", lambda own: [own, *others])
 
 
-def test_processes_that_see_the_same_go_on(monkeypatch):
-    seen = {"seed": 3, "data_fingerprint": "ab", "weights_fingerprint": ""}
-    gathering(monkeypatch, dict(seen), dict(seen))
-    processes.check_agreement(seen)
+def test_equal_values_agree(monkeypatch):
+    values = {"seed": 3, "data_fingerprint": "ab", "weights_fingerprint": ""}
+    stub_all_gather(monkeypatch, dict(values), dict(values))
+    processes.check_agreement(values)
 
 
-def test_processes_that_see_another_thing_are_named_with_it(monkeypatch):
-    of_second = {"data.source": "/b", "seed": 3, "data_fingerprint": "ef"}
-    gathering(monkeypatch, of_second, {"data.source": "/a", "seed": 3, "data_fingerprint": "ab", "newer": 1})
+def test_values_that_differ_are_listed_with_their_processes(monkeypatch):
+    second = {"data.source": "/b", "seed": 3, "data_fingerprint": "ef"}
+    third = {"data.source": "/a", "seed": 3, "data_fingerprint": "ab", "newer": 1}
+    stub_all_gather(monkeypatch, second, third)
     with pytest.raises(ValueError, match="the 3 processes differ; start all with one command") as refusal:
         processes.check_agreement({"data.source": "/a", "seed": 3, "data_fingerprint": "ab"})
     assert str(refusal.value).splitlines()[1:] == [
@@ -69,14 +65,14 @@ def test_processes_that_see_another_thing_are_named_with_it(monkeypatch):
 def test_the_device_with_least_memory_decides(monkeypatch):
     devices = [SimpleNamespace(memory_stats=lambda: {"bytes_limit": 32}), SimpleNamespace(memory_stats=lambda: None)]
     mesh = SimpleNamespace(local_devices=devices)
-    gathering(monkeypatch, [31, 30], [None])
-    assert device_memory(mesh) == 30  # pyright: ignore[reportArgumentType]
-    gathering(monkeypatch)
-    assert device_memory(mesh) == 32  # pyright: ignore[reportArgumentType]
+    stub_all_gather(monkeypatch, [31, 30], [None])
+    assert device_memory_limit(mesh) == 30  # pyright: ignore[reportArgumentType]
+    stub_all_gather(monkeypatch)
+    assert device_memory_limit(mesh) == 32  # pyright: ignore[reportArgumentType]
 
 
-def joining(**announced: str) -> subprocess.CompletedProcess:
-    """A program that joins what the environment announces, nothing but this."""
+def initialize_with(**announced: str) -> subprocess.CompletedProcess:
+    """A program that does nothing but join the processes that these variables announce."""
     script = (
         "import jax\nfrom r1vl_jax.runtime.processes import initialize_distributed\n"
         "with initialize_distributed(): print(jax.distributed.is_initialized())"
@@ -86,48 +82,10 @@ def joining(**announced: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", script], env=environment | announced, capture_output=True, text=True)
 
 
-def test_without_a_cluster_no_service_is_started():
-    assert joining().stdout == "False\n"
+def test_without_a_cluster_no_coordination_service_is_started():
+    assert initialize_with().stdout == "False\n"
 
 
-def test_half_an_announcement_is_refused():
+def test_an_incomplete_announcement_is_refused():
     refusal = "JAX_NUM_PROCESSES=2: .* Set all of JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID, or none"
-    assert re.search(refusal, joining(JAX_NUM_PROCESSES="2").stderr)
-
-
-def test_a_process_without_new_signs_is_lost(monkeypatch):
-    now = itertools.count(100.0, 15.0)
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: next(now))
-    signs = heartbeat._Signs(2)  # at 100 and 115
-    assert signs.lost([("signs/0", "a"), ("signs/1", "a")]) == []  # at 130
-    assert signs.lost([("signs/0", "b"), ("signs/1", "a")]) == []
-    assert signs.lost([("signs/0", "c"), ("signs/1", "a")]) == ["1"]  # 30 seconds after its last new one
-
-
-def test_a_loss_of_others_is_suspected_only_where_there_can_be_one():
-    """Memory that runs out is this process's own."""
-    lost, full = (jax.errors.JaxRuntimeError(text) for text in ("UNAVAILABLE: peer is gone", "RESOURCE_EXHAUSTED: ..."))
-    assert heartbeat._may_be_of_a_loss(lost, 2)
-    assert not heartbeat._may_be_of_a_loss(lost, 1)
-    assert not heartbeat._may_be_of_a_loss(full, 2)
-    assert not heartbeat._may_be_of_a_loss(ValueError("UNAVAILABLE"), 2)
-
-
-def test_parts_of_a_batch_belong_to_processes(monkeypatch):
-    """Two processes of four devices each, which need not be neighbours."""
-    devices = [SimpleNamespace(process_index=process) for process in (0, 0, 1, 1, 0, 0, 1, 1)]
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "index", lambda: 1)
-
-    def own(*shape: int) -> list[int]:
-        mesh = SimpleNamespace(
-            devices=np.array(devices, object).reshape(shape),
-            axis_names=AXES,
-            shape=dict(zip(AXES, shape, strict=True)),
-        )
-        return global_arrays.local_shards(mesh, BATCH_AXES)  # pyright: ignore[reportArgumentType]
-
-    assert own(8, 1, 1) == own(2, 4, 1) == [2, 3, 6, 7]
-    assert own(2, 2, 2) == [1, 3]
-    with pytest.raises(ValueError, match=r"mesh.tensor=4: .* spans some of the 2 processes; set one of \[1, 2\]"):
-        own(2, 1, 4)
+    assert re.search(refusal, initialize_with(JAX_NUM_PROCESSES="2").stderr)
