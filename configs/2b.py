@@ -1,18 +1,18 @@
-"""R1-VL-2B, second stage: StepGRPO from the warm-up checkpoint, which stays as the reference (settings of the paper).
+"""R1-VL-2B, second stage: StepGRPO from the `warmup` checkpoint, which is also the reference (settings of the paper).
 
     python -m r1vl_jax.train --config=configs/2b.py
 
-Weights: `config.model.path`, which configs/2b_warmup.py and the export named there make.
+Weights: `config.model.path`, which configs/2b_warmup.py and the export command there write.
 Data: the splits `train` (10,000 records of Mulberry-260k with key steps) and `test` in `config.data.source`.
 Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured.
 Expected, of both stages together: in the paper MathVista 43.0 -> 52.1, mean of eight benchmarks 41.2 -> 45.8;
 here not yet measured.
 
-Alternatives: the paper takes 4 prompts an update (`--config.train.prompts_per_update=4`); 16 are those of the released
-7B script, so that an update has 64 rows to feed a pod with. 16 see four times the paper's prompts;
-`--config.train.max_steps=3281` sees as many. The released trainer in fact samples at temperature 1.0 and top-k 50
-(`--config.sampling.temperature=1.0 --config.sampling.top_k=50`), and for 2B counts prompt and completion together in
-1,024 tokens.
+Alternatives: the paper has 4 prompts per update (`--config.train.prompts_per_update=4`); 16 are those of the released
+7B script, so that an update has 64 rows to shard over a pod. With 16, the run samples four times as many prompts as in
+the paper; with `--config.train.max_steps=3281` as many. The released trainer in fact samples at temperature 1.0 and
+top-k 50 (`--config.sampling.temperature=1.0 --config.sampling.top_k=50`), and for 2B limits prompt and completion
+together to 1,024 tokens.
 """
 
 from r1vl_jax.config import default

@@ -1,14 +1,14 @@
-"""R1-VL-2B, first stage: Qwen2-VL-2B-Instruct imitates the reasoning paths of Mulberry-260k (settings of the paper).
+"""R1-VL-2B, first stage: supervised fine-tuning of Qwen2-VL-2B-Instruct on Mulberry-260k (settings of the paper).
 
     python -m r1vl_jax.train --config=configs/2b_warmup.py
     python -m r1vl_jax.checkpoint.hf_export --run=runs/2b_warmup --out=runs/2b_warmup/export --dtype=float32
 
-The second command makes what configs/2b.py starts from.
+The second command writes the checkpoint that configs/2b.py starts from.
 
-Weights: `config.model.path`, a directory of that name under the working directory, or the hub.
+Weights: `config.model.path`, a directory relative to the working directory or a name on the hub.
 Data: the splits `warmup` (reflective records left out) and `test` in `config.data.source`.
 Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured. Expected: not yet measured; the paper reports no 2B
-figure for this stage alone (MathVista is 43.0 before it and 52.1 after both).
+result for this stage alone (MathVista is 43.0 before it and 52.1 after both).
 
 Alternatives: the released configuration has learning rate 2e-5 and weight decay 0.05:
 `--config.warmup.optim.learning_rate=2e-5 --config.warmup.optim.weight_decay=0.05`.

@@ -1,16 +1,16 @@
-"""R1-VL-7B, second stage: StepGRPO from the warm-up checkpoint, which stays as the reference (settings of the paper).
+"""R1-VL-7B, second stage: StepGRPO from the `warmup` checkpoint, which is also the reference (settings of the paper).
 
     python -m r1vl_jax.train --config=configs/7b.py
 
-Weights: `config.model.path`, which configs/7b_warmup.py and the export named there make.
+Weights: `config.model.path`, which configs/7b_warmup.py and the export command there write.
 Data: the splits `train` (10,000 records of Mulberry-260k with key steps) and `test` in `config.data.source`.
 Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured.
 Expected, of both stages together: in the paper MathVista 58.2 -> 63.5, mean of eight benchmarks 53.3 -> 57.1;
 here not yet measured.
 
-Alternatives: the paper takes 4 prompts an update (configs/7b_paper.py); 16 are those of the released script, so that an
-update has 64 rows to feed a pod with. 16 see four times the paper's prompts; `--config.train.max_steps=3281` sees as
-many. The released trainer in fact samples at temperature 1.0 and top-k 50
+Alternatives: the paper has 4 prompts per update (configs/7b_paper.py); 16 are those of the released script, so that an
+update has 64 rows to shard over a pod. With 16, the run samples four times as many prompts as in the paper; with
+`--config.train.max_steps=3281` as many. The released trainer in fact samples at temperature 1.0 and top-k 50
 (`--config.sampling.temperature=1.0 --config.sampling.top_k=50`).
 """
 

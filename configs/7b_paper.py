@@ -1,14 +1,15 @@
-"""R1-VL-7B, second stage, at the batch size of the paper: 4 prompts an update, 16 completions.
+"""R1-VL-7B, second stage, with the batch size of the paper: 4 prompts and 16 completions per update.
 
     python -m r1vl_jax.train --config=configs/7b_paper.py
 
-Weights: `config.model.path`, which configs/7b_warmup.py and the export named there make.
+Weights: `config.model.path`, which configs/7b_warmup.py and the export command there write.
 Data: the splits `train` (10,000 records of Mulberry-260k with key steps) and `test` in `config.data.source`.
 Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured.
 Expected, of both stages together: in the paper MathVista 58.2 -> 63.5, mean of eight benchmarks 53.3 -> 57.1;
 here not yet measured.
 
-An update has 16 rows, which feed at most 16 chips; configs/7b.py has the 16 prompts of the released script.
+An update has 16 rows, which can be sharded over at most 16 chips; configs/7b.py has the 16 prompts of the released
+script.
 """
 
 from r1vl_jax.config import default

@@ -1,11 +1,11 @@
-"""R1-VL-7B, first stage: Qwen2-VL-7B-Instruct imitates the reasoning paths of Mulberry-260k (settings of the paper).
+"""R1-VL-7B, first stage: supervised fine-tuning of Qwen2-VL-7B-Instruct on Mulberry-260k (settings of the paper).
 
     python -m r1vl_jax.train --config=configs/7b_warmup.py
     python -m r1vl_jax.checkpoint.hf_export --run=runs/7b_warmup --out=runs/7b_warmup/export --dtype=float32
 
-The second command makes what configs/7b.py and configs/7b_paper.py start from.
+The second command writes the checkpoint that configs/7b.py and configs/7b_paper.py start from.
 
-Weights: `config.model.path`, a directory of that name under the working directory, or the hub.
+Weights: `config.model.path`, a directory relative to the working directory or a name on the hub.
 Data: the splits `warmup` (reflective records left out) and `test` in `config.data.source`.
 Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured. Expected: MathVista 58.2 -> 61.2 in the paper; here not
 yet measured.

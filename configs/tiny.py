@@ -1,9 +1,10 @@
-"""A small Qwen2-VL learns to read handwriting and to reason about it, from random weights, on two CPU cores.
+"""A small Qwen2-VL learns arithmetic with handwritten digits, from random weights, on two CPU cores.
 
     python -m r1vl_jax.train --config=configs/tiny.py --config.workdir=runs/tiny
 
-Task: the embedded one (`data.source = "digits"`). 16,000 records show how to reason, for the warm-up; 5,000 show
-only question, answer and key steps, for StepGRPO. The README has the time, the memory and the result.
+Task: the embedded one (`data.source = "digits"`). Stages: `vision_pretrain` on 4,000 single digits, `warmup`
+(supervised fine-tuning) on 16,000 records with a reasoning response, `step_grpo` on 5,000 records with question, answer
+and key steps only. docs/results/ has time, memory and accuracy.
 """
 
 from r1vl_jax.config import default

@@ -1,12 +1,12 @@
-"""The arrays that travel between stages: what each holds, its shape, and a check at every door.
+"""Bundles of arrays that are passed between the parts of a step, with their axes, and a check of their shapes.
 
 Axis letters, used as suffixes of names and in annotations:
 
     P prompts     G samples per prompt    B rows = P*G (row p*G + g)    T token or query positions
-    S positions attended to   V vocabulary   D residual width   F MLP width   N query heads
+    S key/value positions     V vocabulary   D residual width   F MLP width   N query heads
     K key/value heads   Q = N/K   H head width   L layers   E vision width   I images
     Z batch shards   M packed image patches of a shard   C values of a patch (3*2*14*14 = 1176)
-    J steps of a completion   R key-step groups   A alternatives   U bytes of a completion
+    J sections of a completion   R key-step groups   A alternative spellings   U bytes of a completion
 
 Bundles are frozen and registered as pytrees, so they pass through `jax.jit` unchanged.
 """
@@ -19,31 +19,31 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import Bool, Float, Int
 
-Array = Any  # NumPy where the host makes a bundle, JAX in compiled code
-Params = dict[str, Any]  # nested, keyed as the modules are: params["text"]["norm"]["scale"]
+Array = Any  # NumPy on the host, JAX in compiled code
+Params = dict[str, Any]  # a nested dictionary of arrays: params["text"]["norm"]["scale"]
 Bundle = TypeVar("Bundle")
 
-BATCH_AXES = ("data", "fsdp")  # of a mesh: rows are divided over these
+BATCH_AXES = ("data", "fsdp")  # mesh axes over which the rows of a batch are sharded
 
 
 @typing.dataclass_transform(frozen_default=True)
 def bundle(cls: type[Bundle]) -> type[Bundle]:
-    """Makes a class a frozen dataclass whose fields are the leaves of a pytree."""
+    """Makes a class a frozen dataclass that is registered as a pytree."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
 @bundle
 class PackedVision:
-    """The patches of all images of a batch, end to end, in one row per batch shard.
+    """The patches of all images of a batch, packed into one row per batch shard.
 
-    Patches stand in Qwen's order: every four neighbours are one 2x2 square, which the merger turns into one feature.
+    Patches are in Qwen's order: four consecutive patches are a 2x2 square, which the merger turns into one feature.
 
         shard z:  | image 0: 4 patches a feature ... | image 1 ... | padding |
                   segment 1                            segment 2     segment 0
 
     Attributes:
         patch_ZMC: normalised pixel values, (channel, frame, row, column) flattened; 0 in padding.
-        segment_ZM: number of the frame a patch belongs to, from 1; patches see their own frame only; 0 is padding.
+        segment_ZM: index of the frame that a patch belongs to, from 1; attention is within a frame; 0 is padding.
         position_ZM2: row and column of the patch in its frame, in patches.
     """
 
@@ -54,15 +54,15 @@ class PackedVision:
 
 @bundle
 class PromptBatch:
-    """P prompts, padded on the left so that all end at the last column.
+    """P prompts, padded on the left.
 
     Attributes:
         token_PS: token ids; any id in padding.
-        mask_PS: True where a token is real.
-        position_3PS: rope position in time, height and width; 0 in padding.
-        feature_index_PS: which merged patch replaces the embedding, counted over the flattened [Z, M/4]; -1 for text.
-        next_position_P: rope position of the first token after the prompt (the same on all three axes).
-        prompt_id_P: number of the prompt within its step; with seed and step it determines the random keys.
+        mask_PS: True outside padding.
+        position_3PS: M-RoPE position in time, height and width; 0 in padding.
+        feature_index_PS: index of the merged patch that replaces the embedding, in the flattened [Z, M/4]; -1 for text.
+        next_position_P: RoPE position of the first token after the prompt (the same on all three axes).
+        prompt_id_P: index of the prompt within its step; with seed and step it determines the random keys.
         vision: the images of all prompts.
     """
 
@@ -77,7 +77,7 @@ class PromptBatch:
 
 @bundle
 class Completions:
-    """One completion per row, from the left. Row p*G + g is sample g of prompt p.
+    """One completion per row, padded on the right. Row p*G + g is sample g of prompt p.
 
     Attributes:
         token_BT: token ids; any id outside the mask.
@@ -90,14 +90,15 @@ class Completions:
 
 @bundle
 class Rollout:
-    """What the sampler returns.
+    """The output of the sampler.
 
     Attributes:
         completions: the sampled tokens and their mask.
-        logp_BT: log-probability of each token under the full, unfiltered distribution, in nats; 0 outside the mask.
+        logp_BT: log-probability of each token under the full distribution, without top-k or top-p, in nats; 0 outside
+            the mask.
         entropy_BT: entropy of that distribution, in nats; 0 outside the mask.
-        has_ended_B: True where an end-of-sequence token was drawn before the length limit.
-        num_steps: decode steps taken until all rows had ended; of several shards, the most that one took.
+        has_ended_B: True where an end-of-sequence token was sampled before the length limit.
+        num_steps: decoding steps until all rows had ended; over shards, the maximum.
     """
 
     completions: Completions
@@ -109,7 +110,7 @@ class Rollout:
 
 @bundle
 class SFTBatch:
-    """Supervised examples: one wanted completion per prompt (B = P)."""
+    """A batch for supervised fine-tuning: one target completion per prompt (B = P)."""
 
     prompts: PromptBatch
     completions: Completions
@@ -117,13 +118,13 @@ class SFTBatch:
 
 @bundle
 class SampledRows:
-    """Sampled completions and how likely they were, row by row. Log-probabilities in nats, entropies too.
+    """Sampled completions with their log-probabilities and entropies, in nats.
 
     Attributes:
-        has_ended_B: True where an end-of-sequence token was drawn before the length limit.
-        sampling_logp_BT: log-probability that the sampler reported; for the record, not for the loss.
-        policy_logp_BT, entropy_BT: of the scoring pass of the policy that sampled; None where nothing needs it.
-        ref_logp_BT: log-probability under the frozen reference; None where there is none.
+        has_ended_B: True where an end-of-sequence token was sampled before the length limit.
+        sampling_logp_BT: log-probability reported by the sampler; for metrics, not for the loss.
+        policy_logp_BT, entropy_BT: recomputed by a forward pass of the policy that sampled; None if not needed.
+        ref_logp_BT: log-probability under the frozen reference; None without a reference.
     """
 
     completions: Completions
@@ -136,11 +137,11 @@ class SampledRows:
 
 @bundle
 class RewardSections:
-    """Where the sections of completions end, and what was earned in them; needed for `credit="step"` alone.
+    """The sections of completions and their rewards, for step-level credit (`loss.credit="step"`).
 
     Attributes:
-        section_end_BJ: byte offset where a section ends; -1 where there is none.
-        section_reward_BJ: what each section earned, all rewards and weights included; 0 where there is none.
+        section_end_BJ: byte offset where each section ends; -1 in padding.
+        section_reward_BJ: weighted reward of each section, in reward units; 0 in padding.
         size_BT: bytes of text of each token, 0 for special tokens.
     """
 
@@ -151,15 +152,15 @@ class RewardSections:
 
 @bundle
 class TrainRows:
-    """What a StepGRPO update knows of each sampled completion, row by row.
+    """The inputs of the StepGRPO loss for each sampled completion.
 
     Attributes:
-        completions: their mask may leave out whole rows that were sampled.
+        completions: their mask may leave out whole rows, such as truncated completions.
         advantage_BT: advantage of each token, in standard deviations of its group.
         ref_logp_BT: log-probability under the frozen reference, in nats; None without a reference.
-        sampling_logp_BT: log-probability that the sampler reported, in nats; for the record, not for the loss.
-        old_logp_BT: log-probability under the policy that sampled, in nats; None if that is the one that is updated.
-        weight_BT: of the policy gradient of each token; None is 1.
+        sampling_logp_BT: log-probability reported by the sampler, in nats; for metrics, not for the loss.
+        old_logp_BT: log-probability under the policy that sampled, in nats; None if on-policy.
+        weight_BT: weight of the policy gradient of each token (EGSW); None is 1.
     """
 
     completions: Completions
@@ -172,10 +173,10 @@ class TrainRows:
 
 @bundle
 class TrainBatch:
-    """One StepGRPO update: P prompts, each shared by its G rows.
+    """The batch of a StepGRPO update: P prompts, each shared by its G rows.
 
     Attributes:
-        denominator: what the summed loss is divided by, see `losses.denominator`; None: what these rows imply.
+        denominator: what the summed loss is divided by, see `losses.denominator`; None: computed from these rows.
     """
 
     prompts: PromptBatch
@@ -184,7 +185,7 @@ class TrainBatch:
 
 
 def map_axes(function: Callable[[Array, list[str]], Array], bundle: Bundle) -> Bundle:
-    """A bundle of the same kind, each array replaced by what the function makes of it and its axis letters."""
+    """Maps a function of (array, axis letters) over the arrays of a bundle; None stays None."""
 
     def mapped(field: dataclasses.Field) -> Any:
         value = getattr(bundle, field.name)
@@ -196,33 +197,33 @@ def map_axes(function: Callable[[Array, list[str]], Array], bundle: Bundle) -> B
 
 
 def check_shapes(bundle: Bundle) -> Bundle:
-    """Returns the bundle if every array in it fits its annotation, with each axis letter meaning one size throughout.
+    """Returns the bundle if every array matches its annotation, with one size for each axis letter.
 
     Raises:
-        ValueError: names every field that does not fit, with expected and actual shape or dtype.
+        ValueError: lists every field that does not match, with expected and actual shape or dtype.
     """
     size_of_axis: dict[str, int] = {}
-    faults = list(_faults(bundle, type(bundle).__name__, size_of_axis))
-    if faults:
-        raise ValueError("arrays do not fit their annotations:\n  " + "\n  ".join(faults))
+    mismatches = list(_mismatches(bundle, type(bundle).__name__, size_of_axis))
+    if mismatches:
+        raise ValueError("arrays do not match their annotations:\n  " + "\n  ".join(mismatches))
     return bundle
 
 
-def _faults(bundle: Any, path: str, size_of_axis: dict[str, int]):
+def _mismatches(bundle: Any, path: str, size_of_axis: dict[str, int]):
     for field in dataclasses.fields(bundle):
         value, name = getattr(bundle, field.name), f"{path}.{field.name}"
         if dataclasses.is_dataclass(value):
-            yield from _faults(value, name, size_of_axis)
+            yield from _mismatches(value, name, size_of_axis)
         elif value is not None:
-            yield from _faults_of_array(value, _array_annotation(field.type), name, size_of_axis)
+            yield from _array_mismatches(value, _array_annotation(field.type), name, size_of_axis)
 
 
 def _array_annotation(annotation: Any) -> Any:
-    """The jaxtyping part of `Float[Array, "B"] | None`."""
+    """The jaxtyping annotation in `Float[Array, "B"] | None`."""
     return next(part for part in getattr(annotation, "__args__", (annotation,)) if hasattr(part, "dim_str"))
 
 
-def _faults_of_array(value: Any, annotation: Any, name: str, size_of_axis: dict[str, int]):
+def _array_mismatches(value: Any, annotation: Any, name: str, size_of_axis: dict[str, int]):
     axes = annotation.dim_str.split()
     if len(axes) != len(value.shape):
         yield f"{name}: expected axes [{' '.join(axes)}], got shape {tuple(value.shape)}"

@@ -1,4 +1,4 @@
-"""The check at every door: what does not fit is named, with expected and actual shape or type."""
+"""The check of shapes: mismatches are named, with expected and actual shape or dtype."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ def make_batch() -> TrainBatch:
     return TrainBatch(make_prompts(3), TrainRows(completions, logp_BT, None, logp_BT))
 
 
-def test_what_fits_comes_back():
+def test_a_matching_bundle_is_returned():
     batch = make_batch()
     assert check_shapes(batch) is batch
 
@@ -43,19 +43,19 @@ def test_what_fits_comes_back():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(rows, text):
+def test_mismatches_are_named(rows, text):
     batch = make_batch()
-    with pytest.raises(ValueError, match="arrays do not fit their annotations:\n  " + re.escape(text)):
+    with pytest.raises(ValueError, match="arrays do not match their annotations:\n  " + re.escape(text)):
         check_shapes(dataclasses.replace(batch, rows=dataclasses.replace(batch.rows, **rows)))
 
 
-def test_a_number_in_an_annotation_is_the_size():
+def test_a_number_in_an_annotation_is_a_size():
     prompts = make_prompts(3)
-    broken = dataclasses.replace(prompts, position_3PS=prompts.position_3PS[:2])
+    mismatched = dataclasses.replace(prompts, position_3PS=prompts.position_3PS[:2])
     with pytest.raises(ValueError, match=re.escape("PromptBatch.position_3PS: axis 3 is 2 here and 3 elsewhere")):
-        check_shapes(broken)
+        check_shapes(mismatched)
 
 
-def test_abstract_arrays_are_checked_too():
+def test_abstract_arrays_are_checked():
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), make_batch())
     check_shapes(abstract)

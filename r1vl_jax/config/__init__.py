@@ -1,12 +1,12 @@
-"""Every setting of the project, with its default, in one place; and the refusal of settings that contradict each other.
+"""Every setting of the project, with its default, in one place; and their validation.
 
-A recipe in `configs/` calls `default()`, changes what it needs and returns the result. `resolve()` turns that editable
-tree into frozen dataclasses and refuses, before any device is touched, what cannot work.
+A recipe in `configs/` calls `default()`, changes what it needs and returns the result. `resolve()` turns that
+`ConfigDict` into frozen dataclasses and, before any device is touched, lists every invalid value and contradiction.
 """
 
 from r1vl_jax.config.config_dict import default, resolve, unknown_settings
 from r1vl_jax.config.loss import Loss
-from r1vl_jax.config.mesh import MeshLimits, Mesh, Shape, mesh_shape
+from r1vl_jax.config.mesh import Mesh, MeshLimits, Shape, mesh_shape
 from r1vl_jax.config.settings import (
     Config,
     Data,
@@ -19,6 +19,7 @@ from r1vl_jax.config.settings import (
     SamplingMesh,
     Supervised,
     Train,
+    instruction,
 )
 from r1vl_jax.config.validation import LORA_TARGETS, lora_targets, validate
 
@@ -39,10 +40,11 @@ __all__ = [
     "Shape",
     "Supervised",
     "Train",
-    "validate",
     "default",
+    "instruction",
     "lora_targets",
     "mesh_shape",
     "resolve",
     "unknown_settings",
+    "validate",
 ]

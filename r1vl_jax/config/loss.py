@@ -1,4 +1,4 @@
-"""The settings of the StepGRPO stage's objective, under the names the field uses, and what contradicts what."""
+"""Settings of the objective, under TRL's names where TRL has them, and their validation. See docs/losses.md."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Loss:
-    """The objective, and how often a sampled completion is learned from. The defaults are StepGRPO.
+    """The objective of the stage `step_grpo`, and how often a generation is used. The defaults are StepGRPO.
 
     Named recipes:
 
@@ -21,27 +21,28 @@ class Loss:
 
     Attributes:
         loss_type: "grpo", "bnpo", "dr_grpo", "dapo" or "cispo"; see `losses.step_grpo` and `losses.denominator`.
-        beta: weight of the KL to the frozen reference.
-        report_kl: with beta 0, whether the reference is run all the same, so that the KL is reported.
+        beta: weight of the KL to the frozen reference, in loss per nat; 0 does not run the reference.
+        report_kl: with beta 0, run the reference all the same, so that the KL is reported.
         use_bias_correction_kl: multiplies the KL term by the probability ratio.
         epsilon: how far the ratio may fall below 1 before it is clipped.
-        epsilon_high: how far it may rise above 1, None takes `epsilon`; for "cispo" the bound of the ratio itself.
-        delta: bound of the ratio where the advantage is negative; None is none.
+        epsilon_high: how far it may rise above 1; None: `epsilon`. For "cispo", the upper bound of the ratio itself.
+        delta: upper bound of the ratio where the advantage is negative; None: no bound.
         importance_sampling_level: "token", or "sequence": one ratio for a completion.
-        scale_rewards: advantages are divided by the spread of the "group", of the "batch" (of a generation), or not at
-            all ("none").
-        credit: "trajectory", one advantage for a completion, or "step", one for each of its sections.
-        egsw_level: entropy-guided sequence weighting by "trajectory" or "step"; "" is off.
-        egsw_entropy_weight: standard deviations per nat.
-        egsw_temperature: standard deviations; greater than 0.
-        mask_truncated_completions: leaves completions that reached the limit out of the loss.
-        soft_punish_cache: tokens before the limit over which a penalty grows to -1; 0 is off.
-        dynamic_sample: draws other prompts for groups whose rewards are all equal.
-        max_resample_times: draws after the first, at most; what is lacking then is filled with groups of equal rewards.
-        num_iterations: how often the completions of a generation are learned from.
-        steps_per_generation: updates' worth of prompts that one generation draws.
+        scale_rewards: advantages are divided by the standard deviation of the rewards of the "group", of the "batch" (a
+            generation), or not at all ("none").
+        credit: which tokens a reward is credited to. "trajectory": one advantage for all tokens of a completion; "step"
+            (step-level credit): one for each section, from the rewards of that section and later ones.
+        egsw_level: entropy-guided sequence weighting by "trajectory" or by decoding "step"; "" is off.
+        egsw_entropy_weight: weight of the entropy, in standard deviations per nat.
+        egsw_temperature: of the softmax over the samples of a group, in standard deviations; greater than 0.
+        mask_truncated_completions: masks completions that reached the length limit out of the loss.
+        soft_punish_cache: tokens before the length limit over which a penalty grows to -1; 0 is off.
+        dynamic_sample: resamples other prompts for groups whose rewards have zero standard deviation.
+        max_resample_times: at most this many resamplings; groups of zero standard deviation fill up what is missing.
+        num_iterations: how often the completions of a generation are used.
+        steps_per_generation: a generation samples the prompts of this many updates.
         temperature_in_loss: whether log-probabilities are of the tempered distribution, in sampler, reference and loss.
-        logp_chunk_size: a device holds as many logits at one time as this many tokens have.
+        logp_chunk_size: tokens whose logits a device holds at a time.
     """
 
     loss_type: str = "grpo"
@@ -72,12 +73,12 @@ class Loss:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the frozen reference is run at all."""
+        """Whether the frozen reference is run."""
         return self.beta > 0 or self.report_kl
 
     @property
     def needs_policy_logps(self) -> bool:
-        """Whether completions are scored by the policy that sampled them, before the first update from them."""
+        """Whether log-probs of the sampling policy are computed, before the first update of a generation."""
         return self.updates_per_generation > 1 or self.egsw_level != ""
 
 
@@ -104,13 +105,13 @@ RANGES = (
 
 
 def validate_loss(config: Any) -> Iterator[str]:
-    """One sentence for each setting of `loss` that does not go with another; `config` is a `config.Config`."""
+    """One message for each contradiction in `loss`; `config` is a `config.Config`."""
     loss = config.loss
     if loss.loss_type == "cispo" and loss.epsilon_high is None:
-        yield "loss.loss_type='cispo' needs loss.epsilon_high, the bound of the ratio, but it is None; set 5.0"
-    yield from _faults_of_delta(loss)
+        yield "loss.loss_type='cispo' needs loss.epsilon_high, the upper bound of the ratio, but it is None; set 5.0"
+    yield from _delta_errors(loss)
     if loss.use_bias_correction_kl and loss.beta == 0:
-        yield "loss.use_bias_correction_kl changes the KL term, but loss.beta is 0; set it, or leave the correction out"
+        yield "loss.use_bias_correction_kl changes the KL term, but loss.beta is 0; set loss.beta, or unset it"
     if loss.soft_punish_cache > config.sampling.max_completion_length:
         yield (
             f"loss.soft_punish_cache={loss.soft_punish_cache} exceeds sampling.max_completion_length="
@@ -118,17 +119,17 @@ def validate_loss(config: Any) -> Iterator[str]:
         )
     if loss.updates_per_generation > 1 and config.train.save_steps % loss.updates_per_generation:
         yield (
-            f"train.save_steps={config.train.save_steps} is no multiple of loss.num_iterations x"
-            f" loss.steps_per_generation={loss.updates_per_generation}: a run resumes where a generation begins; set"
+            f"train.save_steps={config.train.save_steps} is not a multiple of loss.num_iterations x"
+            f" loss.steps_per_generation={loss.updates_per_generation}: a run resumes at the start of a generation; set"
             f" {-(-config.train.save_steps // loss.updates_per_generation) * loss.updates_per_generation}"
         )
 
 
-def _faults_of_delta(loss: Loss) -> Iterator[str]:
+def _delta_errors(loss: Loss) -> Iterator[str]:
     upper = 1.0 + (loss.epsilon if loss.epsilon_high is None else loss.epsilon_high)
     if loss.delta is None:
         return
     if loss.loss_type == "cispo":
-        yield f"loss.delta={loss.delta} has no meaning for loss.loss_type='cispo'; leave it out"
+        yield f"loss.delta={loss.delta} has no effect with loss.loss_type='cispo'; unset it"
     elif loss.delta <= upper:
         yield f"loss.delta={loss.delta}: expected more than 1 + the upper epsilon, {upper}"

@@ -1,4 +1,4 @@
-"""How devices are laid out: the settings, and the sizes they come to on so many devices."""
+"""The device mesh: its settings, and the sizes of its axes on a given number of devices."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ Shape = tuple[int, int, int]  # devices along data, fsdp and tensor
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis. Every -1 is filled in: tensor as small as the batches allow, then data, fsdp the rest.
+    """Sizes of the mesh axes. Each -1 is filled in: the smallest tensor that batches allow, then the smallest data.
 
     Attributes:
-        data: copies of the model, each with its own rows.
-        fsdp: rows too, and parameters cut into pieces that are gathered for use.
-        tensor: heads and MLP columns.
-        slices: equal parts of the devices with a slow network between them, over which only `data` goes: slices of a
-            TPU pod, machines with GPUs. -1 takes those that the devices report; 1 takes all devices as one.
+        data: data parallelism: replicas of the model, each with its own rows.
+        fsdp: fully sharded data parallelism: rows, and shards of the parameters, which are all-gathered for use.
+        tensor: tensor parallelism over heads and MLP columns.
+        slices: groups of devices with a slow network (DCN) between them, which only `data` crosses: slices of a TPU
+            pod, machines with GPUs. -1: as the devices report; 1: one group.
     """
 
     data: int = -1
@@ -26,11 +26,11 @@ class Mesh:
 
 @dataclass(frozen=True)
 class MeshLimits:
-    """What is divided over a mesh. What is not named here is not looked at.
+    """Sizes that mesh axes must divide.
 
     Attributes:
-        batches: setting -> prompts or records of a batch, which are divided over data x fsdp.
-        heads: kind of heads -> how many a layer has, which are divided over tensor.
+        batches: setting -> prompts or records of a batch, which are sharded over data x fsdp.
+        heads: kind of heads -> number of heads of a layer, which are sharded over tensor.
     """
 
     batches: Mapping[str, int] = field(default_factory=dict)
@@ -38,10 +38,10 @@ class MeshLimits:
 
 
 def mesh_shape(mesh: Mesh, num_devices: int, num_slices: int = 1, limits: MeshLimits | None = None) -> Shape:
-    """The sizes of (data, fsdp, tensor) on so many devices, in so many slices.
+    """The sizes of (data, fsdp, tensor) for a number of devices and slices.
 
     Raises:
-        ValueError: no mesh agrees with settings, devices and limits; says why, and which would do.
+        ValueError: no mesh satisfies settings, devices and limits; says why, and which meshes do.
     """
     if num_slices < 1 or num_devices % num_slices:
         raise ValueError(
@@ -51,19 +51,19 @@ def mesh_shape(mesh: Mesh, num_devices: int, num_slices: int = 1, limits: MeshLi
     shapes = [
         shape for shape in _shapes(num_devices) if shape[0] % num_slices == 0 and _divides(shape[2], limits.heads)
     ]
-    fitting = [shape for shape in shapes if _divides(shape[0] * shape[1], limits.batches)]
-    if agreeing := _agreeing(fitting, mesh):
-        return agreeing[0]
-    if agreeing := _agreeing(shapes, mesh):
-        fault = _excess(agreeing, limits.batches)
+    valid = [shape for shape in shapes if _divides(shape[0] * shape[1], limits.batches)]
+    if matching := _matching(valid, mesh):
+        return matching[0]
+    if matching := _matching(shapes, mesh):
+        error = _batch_error(matching, limits.batches)
     else:
-        fault = _misfit(mesh, num_devices, num_slices, limits.heads)
+        error = _mesh_error(mesh, num_devices, num_slices, limits.heads)
     settings = f"mesh.data={mesh.data} x mesh.fsdp={mesh.fsdp} x mesh.tensor={mesh.tensor}"
-    raise ValueError(f"{settings} on {num_devices} devices: {fault}{_alternatives(fitting)}")
+    raise ValueError(f"{settings} on {num_devices} devices: {error}{_alternatives(valid)}")
 
 
 def _shapes(num_devices: int) -> list[Shape]:
-    """Every mesh of so many devices, the preferred ones first."""
+    """Every mesh of this number of devices, in order of preference."""
     return [
         (data, num_devices // tensor // data, tensor)
         for tensor in divisors(num_devices)
@@ -71,44 +71,46 @@ def _shapes(num_devices: int) -> list[Shape]:
     ]
 
 
-def _agreeing(shapes: Iterable[Shape], mesh: Mesh) -> list[Shape]:
-    asked = (mesh.data, mesh.fsdp, mesh.tensor)
-    return [shape for shape in shapes if all(want in (-1, size) for want, size in zip(asked, shape, strict=True))]
+def _matching(shapes: Iterable[Shape], mesh: Mesh) -> list[Shape]:
+    """The shapes that have every size that the settings fix."""
+    sizes = (mesh.data, mesh.fsdp, mesh.tensor)
+    return [shape for shape in shapes if all(setting in (-1, size) for setting, size in zip(sizes, shape, strict=True))]
 
 
-def _excess(shapes: list[Shape], batches: Mapping[str, int]) -> str:
-    """What is wrong with the batches, which none of these shapes divides."""
+def _batch_error(shapes: list[Shape], batches: Mapping[str, int]) -> str:
+    """The error if none of these shapes divides the batches."""
     fewest = min(data * fsdp for data, fsdp, _ in shapes)
-    faults = {name: size for name, size in batches.items() if size % fewest}
-    return f"{_named(faults)}: expected multiples of {fewest}, the devices that share the rows of a batch (data x fsdp)"
+    indivisible = {name: size for name, size in batches.items() if size % fewest}
+    expected = f"expected multiples of {fewest}, the devices that share the rows of a batch (data x fsdp)"
+    return f"{_format(indivisible)}: {expected}"
 
 
-def _misfit(mesh: Mesh, num_devices: int, num_slices: int, heads: Mapping[str, int]) -> str:
-    """What is wrong with the settings, whatever the batches."""
-    shapes = _agreeing(_shapes(num_devices), mesh)
+def _mesh_error(mesh: Mesh, num_devices: int, num_slices: int, heads: Mapping[str, int]) -> str:
+    """The error if the settings allow no shape, whatever the batches."""
+    shapes = _matching(_shapes(num_devices), mesh)
     if not shapes:
         return f"expected sizes that multiply to {num_devices}, or -1"
     if not any(_divides(tensor, heads) for *_, tensor in shapes):
-        return f"expected a mesh.tensor that divides the heads ({_named(heads)})"
+        return f"expected a mesh.tensor that divides the heads ({_format(heads)})"
     return f"expected a mesh.data that is a multiple of the {num_slices} slices (mesh.slices)"
 
 
 def _alternatives(shapes: list[Shape]) -> str:
-    """The meshes that would do, but for how data and fsdp share their devices."""
+    """The valid meshes, as a hint; of several that differ in data and fsdp only, the first."""
     if not shapes:
         return ""
-    least = [shape for shape in shapes if shape[0] == shapes[0][0]]
-    return f"; data x fsdp x tensor may be {' or '.join(' x '.join(map(str, shape)) for shape in least)}"
+    smallest_data = [shape for shape in shapes if shape[0] == shapes[0][0]]
+    return f"; data x fsdp x tensor may be {' or '.join(' x '.join(map(str, shape)) for shape in smallest_data)}"
 
 
 def _divides(number: int, sizes: Mapping[str, int]) -> bool:
     return all(size % number == 0 for size in sizes.values())
 
 
-def _named(sizes: Mapping[str, int]) -> str:
+def _format(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def divisors(number: int) -> list[int]:
-    """All of them, 1 and the number itself included."""
+    """All divisors, 1 and the number itself included."""
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

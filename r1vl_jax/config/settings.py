@@ -1,6 +1,13 @@
-"""Every setting of a run, with its default and its meaning."""
+"""Every setting of a run, with its default and its meaning. See docs/running.md for how they are given.
+
+Two pairs of names are easily confused. `warmup` is a stage (supervised fine-tuning); `warmup_ratio` belongs to the
+learning-rate schedule of any stage. Step rewards (`reward`) say what is rewarded; step-level credit (`loss.credit`)
+says which tokens get the credit.
+"""
 
 from dataclasses import dataclass, field
+
+from etils import epath
 
 from r1vl_jax.config.loss import Loss
 from r1vl_jax.config.mesh import Mesh
@@ -8,23 +15,25 @@ from r1vl_jax.config.mesh import Mesh
 
 @dataclass(frozen=True)
 class Model:
-    """Which model, and how it is computed.
+    """The model, its adapters and frozen parts, and how it is computed.
 
     Attributes:
-        path: local directory or hub name to read weights, tokenizer and image processor from; "" starts from random
-            weights of the size `preset`, with a tokenizer trained on the embedded task.
-        preset: name of a size in `models.presets`; used when `path` is empty, and by `r1vl_jax.aot` where `path` is not
-            there yet.
-        dtype: of the computation, and of frozen parameters; trained ones, softmax and losses are float32 always.
+        path: local directory or hub name of weights, tokenizer and image processor; "" starts from random weights of
+            the size `preset`, with a tokenizer trained on the embedded task.
+        preset: name of a size in `models.presets`; used if `path` is empty, and by `r1vl_jax.aot` if `path` does not
+            exist yet.
+        dtype: "float32" or "bfloat16", of activations and frozen parameters; trained parameters, softmax and losses are
+            always float32.
         remat: what the backward pass recomputes, from most to least memory: "none", "dots" (all but the results of
-            matrix products), "block" (all inside a layer), "offload" (and layers' inputs wait in the host's memory).
-        scan_layers: layers compile as one, in a loop. False has them one after another in the program, which takes
-            several times as long to compile; on a GPU scoring and updates are faster then.
-        lora_r: rank of the adapters, which alone are trained then; 0 trains the parameters themselves.
-        lora_alpha: lora_alpha / lora_r multiplies what an adapter adds.
-        lora_target_modules: linear maps that get an adapter, by the names of `LORA_TARGETS` or by PEFT's, which
-            calls the merger's "mlp.0" and "mlp.2".
-        freeze_vision_tower, freeze_merger, freeze_language_model: keep this part as it is, without adapters.
+            matrix products), "block" (everything inside a layer), "offload" (as "block", and the inputs of layers are
+            kept in host memory).
+        scan_layers: whether layers are a `lax.scan`, so that one layer is compiled. False unrolls them: compilation
+            takes several times as long, and log-probs and updates are faster on a GPU.
+        lora_r: rank of the LoRA adapters, which alone are trained then; 0 trains the parameters themselves.
+        lora_alpha: an adapter's output is scaled by lora_alpha / lora_r.
+        lora_target_modules: linear layers that get an adapter, by the names of `LORA_TARGETS` or by PEFT's, which
+            calls those of the merger "mlp.0" and "mlp.2".
+        freeze_vision_tower, freeze_merger, freeze_language_model: freeze this part; it gets no adapters either.
     """
 
     path: str = ""
@@ -42,28 +51,35 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Where records come from and how large a prompt may be.
+    """The data set, the instruction, and the sizes of prompts and images.
 
     Attributes:
-        source: "digits", the embedded task, or a directory of ArrayRecord splits written by this project.
-        directory: where the embedded task is written; "" means `WORKDIR/data`.
+        source: "digits", the embedded task (arithmetic with handwritten digits), or a directory of ArrayRecord splits
+            in the format of `data.records`.
+        directory: where the embedded task is written; "" is `WORKDIR/data`.
+        instruction: how to reason, part of every prompt: after leading images and before the question. A question that
+            contains it already does not get it again. "" is none. An export carries it, so that the model is asked as
+            it was trained.
+        instruction_file: a text file in UTF-8 with the instruction, instead.
         difficulty: of the embedded task, 1 (at most 2 digits) to 3 (4 digits, two operators).
-        shortcut_fraction: of the embedded task's warm-up records, how many show a path that states the result at once,
-            without the steps that lead to it; imitation copies the habit, StepGRPO finds out which path pays.
-        vision_pretrain_records: distinct records of single digits to be named, for the alignment; 0 writes none.
-        warmup_records: distinct records with a reasoning path, for the warm-up.
-        train_records: distinct records without one, for StepGRPO.
-        eval_records: held-out problems of the validation and of the test split, each.
-        max_prompt_length: tokens, images included; longer prompts are dropped by name and counted, never cut.
+        shortcut_fraction: fraction of the embedded task's `warmup` records whose response states the result without
+            the steps that lead to it; supervised fine-tuning copies this, StepGRPO finds out what is rewarded.
+        vision_pretrain_records: distinct records of single digits to name, for the stage `vision_pretrain`; 0: none.
+        warmup_records: distinct records with a response, for the stage `warmup`.
+        train_records: distinct records without a response, for StepGRPO.
+        eval_records: held-out problems in each of the splits `validation` and `test`.
+        max_prompt_length: in tokens, images included; longer prompts are dropped, named and counted, never truncated.
         prompt_bucket: prompts of a batch are padded to a multiple of this many tokens.
-        vision_shards: rows that the images of each device's part of a batch are dealt to; patches of one row meet in
-            attention, so several rows cost less.
-        patch_bucket: patches of a row are padded to a multiple of this many.
+        vision_shards: rows that the images of each device's share of a batch are packed into. Attention is computed
+            per row, so more rows cost less.
+        patch_bucket: the patches of a row are padded to a multiple of this number.
         min_pixels, max_pixels: images are resized to an area between these.
     """
 
     source: str = "digits"
     directory: str = ""
+    instruction: str = ""
+    instruction_file: str = ""
     difficulty: int = 2
     shortcut_fraction: float = 0.0
     vision_pretrain_records: int = 0
@@ -80,12 +96,12 @@ class Data:
 
 @dataclass(frozen=True)
 class SamplingMesh:
-    """How the trainer's devices share the work of sampling.
+    """The sampler's mesh over the trainer's devices.
 
     Attributes:
-        tensor: devices that hold one copy of the decoder together; it divides the key/value heads. -1 takes the fewest
-            whose memory has room for their part, beside what training keeps there. A fused step samples on
-            `mesh.tensor` devices.
+        tensor: tensor-parallel size of the sampler's copy of the decoder; it divides the key/value heads. -1 takes the
+            smallest size whose shards fit into memory beside the training state. A fused step samples with
+            `mesh.tensor`.
     """
 
     tensor: int = -1
@@ -93,18 +109,18 @@ class SamplingMesh:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn.
+    """How completions are sampled.
 
     Attributes:
         num_generations: samples G per prompt.
-        temperature: divides the logits before drawing; greater than 0.
-        top_k: draw among the k likeliest tokens only; 0 is off.
-        top_p: draw among the fewest tokens whose probability reaches p only; 1 is off.
-        min_p: draw among tokens at least this fraction as likely as the likeliest only; 0 is off.
-        max_completion_length: tokens, the end-of-sequence token included.
-        slots: completions that are drawn at one time, by all devices; where one ends, the next takes its place. Fewer
-            slots than completions need less memory for keys and values, and less time where lengths differ much and
-            a step takes longer with more rows. 0 draws all completions at one time.
+        temperature: divides the logits before sampling; greater than 0.
+        top_k: sample among the k most likely tokens only; 0 is off.
+        top_p: nucleus sampling: among the fewest tokens whose probabilities sum to p; 1 is off.
+        min_p: sample among tokens at least this fraction as likely as the most likely one; 0 is off.
+        max_completion_length: in tokens, the end-of-sequence token included.
+        slots: completions that are decoded at a time, over all devices (continuous batching): where one ends, the next
+            takes its slot. Fewer slots than completions need a smaller KV cache, and less time if lengths vary and the
+            time of a decoding step grows with its rows. 0 decodes all completions at once.
     """
 
     num_generations: int = 4
@@ -150,13 +166,16 @@ class Reward:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW and its schedule.
+    """AdamW and its learning-rate schedule.
 
     Attributes:
-        learning_rate: peak, reached after `warmup_ratio` of the updates.
-        lr_scheduler_type: "linear" or "cosine" to zero, or "constant".
-        weight_decay: on matrices only; norms, biases and embeddings are spared.
-        max_grad_norm: global norm above which gradients are scaled down.
+        learning_rate: peak learning rate.
+        lr_scheduler_type: decay from the peak to zero, "linear" or "cosine", or "constant".
+        warmup_ratio: fraction of the stage's updates over which the learning rate rises linearly from 0 to its peak.
+            Unrelated to the stage `warmup`.
+        weight_decay: of matrices only; norms, biases and embeddings have none.
+        max_grad_norm: global norm to which gradients are clipped.
+        adam_b1, adam_b2, adam_epsilon: of Adam.
     """
 
     learning_rate: float = 1e-6
@@ -171,11 +190,12 @@ class Optim:
 
 @dataclass(frozen=True)
 class Supervised:
-    """A supervised stage: imitation of written responses, loss on the response only.
+    """A supervised stage: fine-tuning on given responses, with the loss on the response only.
 
     Attributes:
         max_steps: updates; at least 1 if the stage is run.
         batch_size: records of an update.
+        optim: its own optimizer and schedule.
     """
 
     max_steps: int = 0
@@ -187,26 +207,27 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Train:
-    """The StepGRPO stage and what both stages share.
+    """The stages, the sizes of a StepGRPO update, and checkpoints.
 
     Attributes:
-        stages: which stages run, in order: "vision_pretrain" (single digits are named, which ties a fresh vision
-            tower to a fresh decoder; pretrained models need none), "warmup" (supervised fine-tuning on reasoning
-            paths), "step_grpo".
-        prompts_per_update: prompts P of one update; rows are P times `sampling.num_generations`.
+        stages: the stages to run, in this order: "vision_pretrain" (naming single digits, which aligns a randomly
+            initialised vision tower with the decoder; pretrained models do not need it), "warmup" (supervised
+            fine-tuning on reasoning responses; unrelated to `warmup_ratio`), "step_grpo".
+        prompts_per_update: prompts P of one update, which has P times `sampling.num_generations` rows.
         max_steps: updates of StepGRPO.
-        fused: sampling, rewards, reference and update as one program, without a word of the host in between.
-        completion_bucket: completions are scored and learned from in a width that is a multiple of this many tokens, as
-            few as hold the longest one sampled, so that short ones cost less; each width is compiled once. 0, and a
-            fused step, take `sampling.max_completion_length`.
-        micro_batches: parts an update's rows are split into, one after another; changes memory, not numbers.
-        tokens_per_micro_batch: instead, parts are as few as have at most so many tokens of prompts and completions on
-            each device, padding included: long ones take more parts than short ones. 0 takes `micro_batches`.
-        save_steps: updates between checkpoints; one is written at the end of a stage anyway.
+        fused: compile sampling, rewards, reference log-probs and update into one program, without the host in between.
+        completion_bucket: log-probs and updates pad completions to the smallest multiple of this many tokens that holds
+            the longest one, so that short completions cost less; each width is compiled once. 0, and a fused step, pad
+            to `sampling.max_completion_length`.
+        micro_batches: gradient accumulation: the rows of an update are split into this many micro-batches, which
+            changes memory, not numbers.
+        tokens_per_micro_batch: instead, as few micro-batches as have at most this many tokens on each device (prompts,
+            completions and padding). 0 uses `micro_batches`.
+        save_steps: updates between checkpoints; there is always one at the end of a stage.
         save_total_limit: checkpoints of a stage that are kept.
         max_skipped_updates: non-finite updates that are skipped before the run stops.
-        compile_cache: directory that keeps compiled programs for the next start, of this run or another; "" is none.
-            JAX_COMPILATION_CACHE_DIR, where it is set, goes before.
+        compile_cache: directory of JAX's persistent compilation cache; "" is none. The environment variable
+            JAX_COMPILATION_CACHE_DIR takes precedence.
     """
 
     stages: tuple[str, ...] = ("warmup", "step_grpo")
@@ -227,11 +248,11 @@ class Eval:
     """Greedy accuracy on held-out problems.
 
     Attributes:
-        num_problems: problems of the test split, before, between and after the stages.
+        num_problems: problems of the test split, evaluated before, between and after the stages.
         steps: updates of StepGRPO between evaluations on the validation split; 0 is never.
         supervised_steps: the same for the supervised stages.
-        num_validation: problems of such an evaluation.
-        batch_size: prompts decoded together.
+        num_validation: problems of an evaluation on the validation split.
+        batch_size: prompts that are decoded together.
     """
 
     num_problems: int = 1_000
@@ -242,19 +263,22 @@ class Eval:
 
     @property
     def uses_validation_split(self) -> bool:
-        """Whether the validation split is read at all."""
+        """Whether any evaluation is on the validation split."""
         return self.steps > 0 or self.supervised_steps > 0
 
 
 @dataclass(frozen=True)
 class Observe:
-    """What is written and printed.
+    """What is logged and printed.
 
     Attributes:
-        log_completions: updates between completions kept as Parquet; 0 is never.
+        log_completions: updates between Parquet files of completions; 0 is never.
         num_completions_to_print: rows of the console table.
-        profile_step: the update of StepGRPO that is traced; `profile/` receives the trace, for XProf or TensorBoard,
-            and the share of the time in which devices had nothing to do. 0 is none; the first one compiles.
+        profile_step: the update of StepGRPO to trace; `profile/` receives the trace, for XProf or TensorBoard, and the
+            share of time in which devices were idle. 0 is none; the first update includes compilation.
+        tensorboard: whether metrics are also written for TensorBoard.
+        progress: whether progress bars are shown.
+        report: whether `report.html` is written.
     """
 
     log_completions: int = 25
@@ -267,7 +291,13 @@ class Observe:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run. `workdir` receives everything; started again with the same configuration, the run resumes."""
+    """A whole run.
+
+    Attributes:
+        workdir: the directory that receives everything; a run that is started again with it resumes.
+        seed: of weights, data order and sampling.
+        optim: optimizer and schedule of the stage `step_grpo`; the supervised stages have their own.
+    """
 
     workdir: str = ""
     seed: int = 0
@@ -283,3 +313,22 @@ class Config:
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
     observe: Observe = field(default_factory=Observe)
+
+
+def instruction(data: Data) -> str:
+    """The instruction of every prompt, stripped: `data.instruction`, or the text of `data.instruction_file`.
+
+    Raises:
+        ValueError: the file cannot be read, is not UTF-8, or is empty.
+    """
+    if not data.instruction_file:
+        return data.instruction.strip()
+    try:
+        text = epath.Path(data.instruction_file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"data.instruction_file={data.instruction_file!r}: expected a text file in UTF-8, got {error}"
+        ) from error
+    if not text:
+        raise ValueError(f"data.instruction_file={data.instruction_file!r}: the file is empty; unset the setting")
+    return text

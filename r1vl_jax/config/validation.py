@@ -1,4 +1,4 @@
-"""What cannot work, refused by name before any device is touched: values out of range, settings that contradict."""
+"""Validation of a configuration, before any device is touched: values out of range, and contradictions."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,13 +6,14 @@ from typing import Any
 
 from r1vl_jax.config import loss
 from r1vl_jax.config.mesh import divisors
-from r1vl_jax.config.settings import Config, Model
+from r1vl_jax.config.settings import Config, Data, Model, instruction
 
 
 def validate(config: Config) -> Iterator[str]:
-    """One sentence for each setting that cannot work: what, expected, got, what to do."""
+    """One message for each invalid value or contradiction: what, expected, got, what to set."""
     yield from _out_of_range(config)
-    yield from _nothing_to_train(config.model)
+    yield from _model_errors(config.model)
+    yield from _instruction_errors(config.data)
     yield from loss.validate_loss(config)
     rows = config.train.prompts_per_update * config.sampling.num_generations
     if config.sampling.num_generations < 2:
@@ -28,39 +29,39 @@ def validate(config: Config) -> Iterator[str]:
     if config.train.micro_batches > 1 and config.train.tokens_per_micro_batch > 0:
         yield (
             f"train.micro_batches={config.train.micro_batches} and train.tokens_per_micro_batch="
-            f"{config.train.tokens_per_micro_batch} both say how an update is divided; set one of them"
+            f"{config.train.tokens_per_micro_batch} both set the micro-batches of an update; set one of them"
         )
-    if config.sampling.slots > 0 and config.sampling.slots >= (rows_at_once := _rows_at_once(config)):
+    if config.sampling.slots > 0 and config.sampling.slots >= (max_rows := _max_sampled_rows(config)):
         yield (
-            f"sampling.slots={config.sampling.slots} does nothing: at most {rows_at_once} completions are drawn at one"
-            " time; set fewer, or 0, which draws them all together"
+            f"sampling.slots={config.sampling.slots} has no effect: at most {max_rows} completions are decoded at a"
+            " time; set fewer, or 0, which decodes them all at once"
         )
     if config.data.min_pixels > config.data.max_pixels:
         yield f"data.min_pixels={config.data.min_pixels} is more than data.max_pixels={config.data.max_pixels}"
     if config.data.max_prompt_length % config.data.prompt_bucket:
         yield (
-            f"data.max_prompt_length={config.data.max_prompt_length} is no multiple of data.prompt_bucket="
+            f"data.max_prompt_length={config.data.max_prompt_length} is not a multiple of data.prompt_bucket="
             f"{config.data.prompt_bucket}; set one that is"
         )
     for stage in ("vision_pretrain", "warmup"):
         if stage in config.train.stages:
-            yield from _contradictions_of_supervised(config, stage)
-    yield from _contradictions_of_rewards(config)
+            yield from _supervised_errors(config, stage)
+    yield from _reward_errors(config)
     if config.data.source == "digits":
-        yield from _contradictions_of_digits(config)
+        yield from _digits_errors(config)
 
 
-def _rows_at_once(config: Config) -> int:
-    """The most completions that are asked for together, in training or evaluation."""
-    is_sampled = "step_grpo" in config.train.stages
-    of_update = config.train.prompts_per_update * config.sampling.num_generations if is_sampled else 0
-    return max(of_update, config.eval.batch_size)
+def _max_sampled_rows(config: Config) -> int:
+    """The largest number of completions that are sampled together, in training or evaluation."""
+    has_step_grpo = "step_grpo" in config.train.stages
+    update_rows = config.train.prompts_per_update * config.sampling.num_generations if has_step_grpo else 0
+    return max(update_rows, config.eval.batch_size)
 
 
-def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
+def _supervised_errors(config: Config, stage: str) -> Iterator[str]:
     settings = getattr(config, stage)
     if settings.max_steps < 1:
-        yield f"train.stages has {stage!r} but {stage}.max_steps is {settings.max_steps}; set it, or drop the stage"
+        yield f"train.stages has {stage!r} but {stage}.max_steps is {settings.max_steps}; set it, or remove the stage"
     if settings.batch_size % max(config.train.micro_batches, 1):
         yield (
             f"train.micro_batches={config.train.micro_batches} does not divide {stage}.batch_size="
@@ -68,8 +69,17 @@ def _contradictions_of_supervised(config: Config, stage: str) -> Iterator[str]:
         )
 
 
-def _contradictions_of_rewards(config: Config) -> Iterator[str]:
-    """What the rewards' settings, and a step without the host, rule out."""
+def _instruction_errors(data: Data) -> Iterator[str]:
+    if data.instruction and data.instruction_file:
+        yield "data.instruction and data.instruction_file both give the instruction; unset one of them"
+    try:
+        instruction(data)
+    except ValueError as error:
+        yield str(error)
+
+
+def _reward_errors(config: Config) -> Iterator[str]:
+    """Contradictions in the reward settings and those of a fused step."""
     reward, loss = config.reward, config.loss
     if len(reward.functions) != len(reward.function_weights):
         yield (
@@ -77,15 +87,15 @@ def _contradictions_of_rewards(config: Config) -> Iterator[str]:
             f" {len(reward.function_weights)}; give each function a weight"
         )
     if reward.undecided == "wrong" and reward.backend == "strings":
-        yield "reward.undecided='wrong' does nothing with reward.backend='strings'; set reward.backend='kernels'"
+        yield "reward.undecided='wrong' has no effect with reward.backend='strings'; set reward.backend='kernels'"
     if config.train.fused:
         if reward.backend != "kernels" or reward.undecided != "wrong":
             yield (
-                f"train.fused needs reward.backend='kernels' and reward.undecided='wrong', for nothing leaves the"
-                f" device; got {reward.backend!r} and {reward.undecided!r}"
+                f"train.fused needs reward.backend='kernels' and reward.undecided='wrong', since the host takes no"
+                f" part; got {reward.backend!r} and {reward.undecided!r}"
             )
         if loss.dynamic_sample:
-            yield "train.fused and loss.dynamic_sample: what is drawn again is decided on the host; unset one of them"
+            yield "train.fused and loss.dynamic_sample: resampling is decided on the host; unset one of them"
         if loss.updates_per_generation > 1:
             yield (
                 f"train.fused makes one update of a generation, but loss.num_iterations x loss.steps_per_generation is"
@@ -93,8 +103,8 @@ def _contradictions_of_rewards(config: Config) -> Iterator[str]:
             )
 
 
-def _contradictions_of_digits(config: Config) -> Iterator[str]:
-    """What the sizes of the embedded task rule out; a directory of records says its own when it is read."""
+def _digits_errors(config: Config) -> Iterator[str]:
+    """Sizes that exceed those of the embedded task; a directory of records is checked when it is opened."""
     for name in ("num_problems", "num_validation") if config.eval.uses_validation_split else ("num_problems",):
         if (wanted := getattr(config.eval, name)) > config.data.eval_records:
             yield f"eval.{name}={wanted} exceeds data.eval_records={config.data.eval_records}"
@@ -108,7 +118,7 @@ def _contradictions_of_digits(config: Config) -> Iterator[str]:
     if "step_grpo" in config.train.stages and config.train.prompts_per_update > config.data.train_records:
         yield (
             f"train.prompts_per_update={config.train.prompts_per_update} exceeds data.train_records="
-            f"{config.data.train_records}; an update would hold the same prompt several times"
+            f"{config.data.train_records}; an update would have duplicate prompts"
         )
 
 
@@ -129,7 +139,7 @@ _CHOICES = {
 
 _Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expected
 
-# Settings of an optimizer.
+# Of each section of optimizer settings.
 _OPTIM_RANGES: tuple[_Range, ...] = (
     ("learning_rate", lambda x: 0 < x < math.inf, "more than 0"),
     ("warmup_ratio", lambda x: 0 <= x <= 1, "in [0, 1]"),
@@ -157,12 +167,16 @@ _AT_LEAST_1 = (
 _RANGES: tuple[_Range, ...] = (
     ("seed", lambda x: 0 <= x < 2**63, "at least 0 and less than 2**63"),
     ("reward.alpha", lambda x: 0 <= x < math.inf, "at least 0"),
-    ("model.lora_r", lambda x: x >= 0, "at least 0, which trains the parameters themselves"),
+    ("model.lora_r", lambda x: x >= 0, "at least 0 (0 trains the parameters themselves)"),
     ("model.lora_alpha", lambda x: x > 0, "more than 0"),
     ("sampling.temperature", lambda x: 1e-3 <= x < math.inf, "at least 0.001 (greedy decoding is for evaluation)"),
     ("sampling.top_p", lambda x: 0 < x <= 1, "in (0, 1]"),
     ("sampling.min_p", lambda x: 0 <= x <= 1, "in [0, 1]"),
-    ("sampling.mesh.tensor", lambda x: x == -1 or x >= 1, "at least 1, or -1, which takes the fewest that have room"),
+    (
+        "sampling.mesh.tensor",
+        lambda x: x == -1 or x >= 1,
+        "at least 1, or -1, which takes the smallest size that fits into memory",
+    ),
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     *loss.RANGES,
@@ -190,34 +204,34 @@ def _out_of_range(config: Config) -> Iterator[str]:
             yield f"{name}={value!r}: expected {expected}"
 
 
-# The names of linear maps in each part, over all architectures. The model itself refuses one that it does not have.
+# The names of linear layers in each part, over all architectures. A model refuses names that it does not have.
 LORA_TARGETS = {
     "freeze_language_model": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "freeze_vision_tower": ("qkv", "proj", "fc1", "fc2", "gate_proj", "up_proj", "down_proj"),
     "freeze_merger": ("mlp_0", "mlp_2"),
 }
-# PEFT's names, after transformers' modules, of the maps that are called otherwise here; either may be set.
-_OF_PEFT = {"mlp.0": "mlp_0", "mlp.2": "mlp_2"}
+# PEFT's names (those of transformers' modules) of layers with another name here; either may be set.
+_PEFT_NAMES = {"mlp.0": "mlp_0", "mlp.2": "mlp_2"}
 
 
 def lora_targets(model: Model) -> tuple[str, ...]:
     """`lora_target_modules` by the names of `LORA_TARGETS`, each once."""
-    return tuple(dict.fromkeys(_OF_PEFT.get(name, name) for name in model.lora_target_modules))
+    return tuple(dict.fromkeys(_PEFT_NAMES.get(name, name) for name in model.lora_target_modules))
 
 
-def _nothing_to_train(model: Model) -> Iterator[str]:
-    """Adapters without a place, settings of adapters without adapters, and everything frozen."""
+def _model_errors(model: Model) -> Iterator[str]:
+    """Everything frozen, adapters without a target, and settings of adapters without adapters."""
     if all(getattr(model, setting) for setting in LORA_TARGETS):
         yield f"{', '.join(f'model.{setting}' for setting in LORA_TARGETS)} leave nothing to train; unset one of them"
     elif model.lora_r > 0:
-        yield from _targets_without_a_place(model)
+        yield from _lora_target_errors(model)
     for name in ("lora_alpha", "lora_target_modules"):
         if model.lora_r == 0 and getattr(model, name) != getattr(Model(), name):
-            yield f"model.{name}={getattr(model, name)!r} does nothing with model.lora_r=0; set model.lora_r, as 16"
+            yield f"model.{name}={getattr(model, name)!r} has no effect with model.lora_r=0; set model.lora_r, as 16"
 
 
-def _targets_without_a_place(model: Model) -> Iterator[str]:
-    known = {*_OF_PEFT, *(name for names in LORA_TARGETS.values() for name in names)}
+def _lora_target_errors(model: Model) -> Iterator[str]:
+    known = {*_PEFT_NAMES, *(name for names in LORA_TARGETS.values() for name in names)}
     if not model.lora_target_modules:
         yield f"model.lora_target_modules is empty but model.lora_r={model.lora_r}; set some of {sorted(known)}"
     for name in lora_targets(model):
@@ -226,8 +240,8 @@ def _targets_without_a_place(model: Model) -> Iterator[str]:
             yield f"model.lora_target_modules has {name!r}: expected some of {sorted(known)}"
         elif all(getattr(model, setting) for setting in freezers):
             yield (
-                f"model.lora_target_modules has {name!r}, which stands in what"
-                f" {' and '.join(f'model.{setting}' for setting in freezers)} freezes; drop one of them"
+                f"model.lora_target_modules has {name!r}, which is in the part that"
+                f" {' and '.join(f'model.{setting}' for setting in freezers)} freezes; unset one of them"
             )
 
 

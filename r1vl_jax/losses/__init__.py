@@ -1,17 +1,27 @@
-"""The mathematics of the objective: arrays and numbers in, arrays out, for any JAX project.
+"""The losses of GRPO's family as pure functions of arrays, for any JAX project. See docs/losses.md.
 
     logp_BT, entropy_BT = losses.token_logp(hidden_BTD, head_DV, target_BT, chunk_size=1024)
     advantage_PG = losses.group_advantage(reward_PG)
     loss, metrics = losses.step_grpo(logp_BT, mask_BT, advantage_PG.reshape(-1), ref_logp_BT=ref_logp_BT)
 
-All functions are pure, differentiable where it makes sense, and work under `jax.jit` and `jax.vmap`. Rows of a group
-are neighbours everywhere: row p*G + g is sample g of prompt p.
+    logprob           log-probability and entropy of given tokens, without the logits of a whole batch
+    advantage         rewards -> advantages within the group of each prompt
+    step_credit       rewards of sections -> advantages of tokens (step-level credit)
+    egsw              entropy-guided weights of the policy gradient
+    policy_gradient   terms of one token: ratio, clipped surrogate, CISPO, and the k3 estimate of the KL
+    objective         adds beta times that KL to the policy term, and aggregates; the supervised loss
+    aggregation       what the sum over tokens is divided by: "grpo", "bnpo", "dr_grpo", "dapo", "cispo"
+    truncation        DAPO's mask of truncated completions, and its soft overlong penalty
+    masked            masked sum and mean
 
-Objectives of the literature are settings of the same function, `step_grpo(...)`:
+All functions are pure, work under `jax.jit` and `jax.vmap`, and are differentiable where that makes sense. Rows of a
+group are adjacent everywhere: row p*G + g is sample g of prompt p.
+
+Objectives of the literature are settings of one function, `step_grpo(...)`:
 
     StepGRPO    beta=0.04                                                                       (the defaults)
     DAPO        loss_type="dapo", epsilon_high=0.28, beta=0, with a mask from `mask_truncated`, rewards plus
-                `soft_overlong_penalty`, and groups of equal rewards drawn again by the caller
+                `soft_overlong_penalty`, and resampling of groups with zero standard deviation by the caller
     Dr. GRPO    loss_type="dr_grpo", max_completion_length=..., and group_advantage(..., scale_rewards="none")
     GSPO        importance_sampling_level="sequence", epsilon=3e-4, epsilon_high=4e-4, beta=0
     CISPO       loss_type="cispo", epsilon_high=5.0

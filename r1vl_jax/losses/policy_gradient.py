@@ -1,4 +1,7 @@
-"""The terms of one token: the clipped policy gradient and the KL to the reference."""
+"""The terms of the loss of one token: probability ratio, clipped surrogate or CISPO, and the k3 estimate of the KL.
+
+The KL term is computed here (`k3_kl`) and added to the policy term, times beta, in `objective.step_grpo`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +17,21 @@ def policy_ratio(
     *,
     importance_sampling_level: str,
 ) -> Float[Array, "B T"]:
-    """How much likelier a token is under the policy than under the one that sampled it: exp(lp - lp_old).
+    """Importance ratio between the policy that is updated and the policy that sampled, for each token.
 
-    At level "sequence" every token of a row has the row's ratio, the geometric mean of those of its tokens.
+        "token"       rho_it = exp(lp_it - lp_old_it)
+        "sequence"    rho_it = exp( sum_t (lp_it - lp_old_it) m_it / max(L_i, 1) )      the same for all tokens of a row
+
+    The ratio of a sequence is the geometric mean of those of its tokens; L_i is the number of its tokens.
+
+    Args:
+        logp_BT, old_logp_BT: log-probabilities under the two policies, in nats.
+        mask_BT: m, True where a token counts.
+        importance_sampling_level: "token" or "sequence" (GSPO).
 
     Source:
-        of sequences: Zheng et al., GSPO, 2025, equation 7, https://arxiv.org/abs/2507.18071.
+        "token": Schulman et al., PPO, 2017, https://arxiv.org/abs/1707.06347;
+        "sequence": Zheng et al., GSPO, 2025, equation 7, https://arxiv.org/abs/2507.18071.
     """
     difference_BT = logp_BT - old_logp_BT
     if importance_sampling_level == "sequence":
@@ -36,13 +48,19 @@ def clipped_loss(
     epsilon_high: float,
     delta: float | None = None,
 ) -> Float[Array, "B T"]:
-    """The pessimistic surrogate of each token: no reward for leaving the region where the samples tell the truth.
+    """PPO's clipped surrogate of each token: no gradient for moving further outside the trust region.
 
         l = - min( min(rho, delta) A, clip(rho, 1 - epsilon, 1 + epsilon_high) A )        delta only if it is set
 
+    Args:
+        ratio_BT: rho, from `policy_ratio`.
+        advantage_BT: A, in standard deviations.
+        epsilon, epsilon_high: distances from 1 at which the ratio is clipped, below and above.
+        delta: upper bound of the ratio where the advantage is negative (two-sided clipping).
+
     Source:
         Schulman et al., PPO, 2017, equation 7, https://arxiv.org/abs/1707.06347;
-        two bounds: Yu et al., DAPO, 2025, https://arxiv.org/abs/2503.14476.
+        different bounds below and above: Yu et al., DAPO, 2025, https://arxiv.org/abs/2503.14476.
     """
     clipped_BT = jnp.clip(ratio_BT, 1.0 - epsilon, 1.0 + epsilon_high)
     bounded_BT = ratio_BT if delta is None else jnp.minimum(ratio_BT, delta)
@@ -56,9 +74,15 @@ def cispo_loss(
     *,
     epsilon_high: float,
 ) -> Float[Array, "B T"]:
-    """The policy gradient of each token, weighted by its ratio up to a bound: no token loses its gradient.
+    """CISPO's policy term of each token: the importance weight is clipped, not the gradient of the token.
 
         l = - stop_gradient(min(rho, epsilon_high)) A lp
+
+    Args:
+        logp_BT: lp, log-probability under the policy, in nats.
+        ratio_BT: rho, from `policy_ratio`.
+        advantage_BT: A, in standard deviations.
+        epsilon_high: upper bound of the ratio itself, not a distance from 1.
 
     Source:
         MiniMax-M1 (CISPO), 2025, equation 4, https://arxiv.org/abs/2506.13585.
@@ -67,9 +91,15 @@ def cispo_loss(
 
 
 def k3_kl(logp_BT: Float[Array, "B T"], ref_logp_BT: Float[Array, "B T"]) -> Float[Array, "B T"]:
-    """Estimate of KL(policy || reference) from one sampled token each, in nats; never negative, unbiased.
+    """The k3 estimate of KL(policy || reference) from each sampled token, in nats; never negative, unbiased.
 
         k3 = exp(d) - d - 1,   d = log pi_ref - log pi
+
+    `objective.step_grpo` adds it to the loss, times beta.
+
+    Args:
+        logp_BT: log pi, under the policy, in nats.
+        ref_logp_BT: log pi_ref, under the frozen reference, in nats.
 
     Source:
         Schulman, "Approximating KL Divergence", 2020, http://joschu.net/blog/kl-approx.html.
@@ -83,15 +113,16 @@ def clip_metrics(
     advantage_BT: Float[Array, "B T"],
     mask_BT: Bool[Array, "B T"],
     *,
-    lowest: float,
-    highest: float,
+    lower: float,
+    upper: float,
 ) -> dict[str, Float[Array, ""]]:
-    """Fractions of tokens that clipping changed: good ones above `highest`, bad ones below `lowest`, and both.
+    """Fractions of tokens whose gradient is clipped, under TRL's names.
 
-    `*_mean` are over all tokens; `low_min` and `high_max` are the extremes of the rows' fractions.
+    `low`: ratio below `lower` and negative advantage; `high`: ratio above `upper` and positive advantage; `region`:
+    either. `*_mean` are over all tokens, `low_min` and `high_max` the extremes of the fractions of rows.
     """
-    is_low_BT = (ratio_BT < lowest) & (advantage_BT < 0)
-    is_high_BT = (ratio_BT > highest) & (advantage_BT > 0)
+    is_low_BT = (ratio_BT < lower) & (advantage_BT < 0)
+    is_high_BT = (ratio_BT > upper) & (advantage_BT > 0)
     has_tokens_B = jnp.any(mask_BT, axis=1)
     low_B = masked_mean(is_low_BT, mask_BT, axis=1)
     high_B = masked_mean(is_high_BT, mask_BT, axis=1)

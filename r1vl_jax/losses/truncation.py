@@ -1,14 +1,16 @@
-"""What completions count for that reach the limit of length, or come near it."""
+"""DAPO's treatment of completions at the length limit: masked out of the loss, or penalised in the reward."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
 def mask_truncated(mask_BT: Bool[Array, "B T"], has_ended_B: Bool[Array, " B"]) -> Bool[Array, "B T"]:
-    """Takes completions that were cut off at the limit out of the loss; their rows become empty.
+    """Masks completions that were truncated at the length limit out of the loss; their rows become empty.
+
+        m'_it = m_it [row i has ended with an end-of-sequence token]
 
     Source:
-        Yu et al., DAPO, 2025, section 3.4, https://arxiv.org/abs/2503.14476.
+        Yu et al., DAPO, 2025, section 3.4 (overlong filtering), https://arxiv.org/abs/2503.14476.
     """
     return mask_BT & has_ended_B[:, None]
 
@@ -16,7 +18,7 @@ def mask_truncated(mask_BT: Bool[Array, "B T"], has_ended_B: Bool[Array, " B"]) 
 def soft_overlong_penalty(
     length_B: Int[Array, " B"], *, max_completion_length: int, soft_punish_cache: int
 ) -> Float[Array, " B"]:
-    """A penalty, to be added to the reward, that grows over the last tokens before the limit.
+    """A penalty to add to the reward, which grows linearly over the last tokens before the length limit.
 
         0                                                         if L <= Lmax - Lc
         (Lmax - Lc - L) / Lc                                      up to Lmax

@@ -1,4 +1,4 @@
-"""GRPO with a model of one's own, in plain JAX: it learns to count. `python tests/losses/plain_jax_example.py`"""
+"""GRPO of a plain JAX model with `r1vl_jax.losses`: it learns to count. `python tests/helpers/plain_jax_example.py`"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def init(key):
 
 
 def sample(params, first_B, key):
-    """Tokens [B, LENGTH], each drawn after the one before it."""
+    """Tokens [B, LENGTH], each sampled from the logits of the one before it."""
 
     def step(token_B, key):
         token_B = jax.random.categorical(key, params["embedding_VD"][token_B] @ params["head_DV"])
@@ -28,16 +28,16 @@ def sample(params, first_B, key):
 
 @jax.jit
 def update(params, key):
-    """One step: sample, reward, compare, descend."""
+    """One step: sample, reward, advantage, gradient descent."""
     first_B = jnp.repeat(jnp.arange(PROMPTS), GENERATIONS)
     token_BT = sample(params, first_B, key)
-    before_BT = jnp.concatenate([first_B[:, None], token_BT[:, :-1]], axis=1)
-    reward_B = jnp.mean(token_BT == (before_BT + 1) % NUM_TOKENS, axis=1)
+    input_BT = jnp.concatenate([first_B[:, None], token_BT[:, :-1]], axis=1)
+    reward_B = jnp.mean(token_BT == (input_BT + 1) % NUM_TOKENS, axis=1)
     advantage_B = losses.group_advantage(reward_B.reshape(PROMPTS, GENERATIONS)).reshape(-1)
     mask_BT = jnp.ones(token_BT.shape, bool)
 
     def loss(params):
-        hidden_BTD = params["embedding_VD"][before_BT]
+        hidden_BTD = params["embedding_VD"][input_BT]
         logp_BT, entropy_BT = losses.token_logp(hidden_BTD, params["head_DV"], token_BT, chunk_size=64)
         value, _ = losses.step_grpo(logp_BT, mask_BT, advantage_B, beta=0.0, loss_type="dapo")
         return value - 0.001 * jnp.mean(entropy_BT)

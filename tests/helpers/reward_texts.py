@@ -1,4 +1,4 @@
-"""Completions of all kinds, well-formed to hostile, drawn from a random generator: fast enough for 100,000 of them."""
+"""Random completions, from well-formed to adversarial; fast enough for 100,000 of them."""
 
 import numpy as np
 
@@ -82,53 +82,53 @@ def puzzle(rng: np.random.Generator) -> Puzzle:
 
 
 def record(rng: np.random.Generator, source: Puzzle, *, groups: int = 4, alternatives: int = 3) -> dict:
-    """A question: the puzzle's own, or answers and key steps at random."""
+    """A record with the puzzle's answer and key steps, or random ones."""
     key_steps: list = [list(spellings[:alternatives]) for spellings in source.key_steps][:groups]
     while len(key_steps) < groups and rng.random() < 0.7:
-        key_steps.append(_some(rng, SPELLINGS, alternatives))
+        key_steps.append(_choose_several(rng, SPELLINGS, alternatives))
     if rng.random() < 0.1:
-        key_steps = [_some(rng, SPELLINGS, 1)[0:1] or "prime"]
-    answer = source.answer if rng.random() < 0.5 else _one(rng, [*NUMBERS, *OPTIONS, source.final, "$", "X y"])
+        key_steps = [_choose_several(rng, SPELLINGS, 1)[0:1] or "prime"]
+    answer = source.answer if rng.random() < 0.5 else _choose(rng, [*NUMBERS, *OPTIONS, source.final, "$", "X y"])
     return {"answer": answer, "key_steps": key_steps}
 
 
 def completion(rng: np.random.Generator, source: Puzzle, max_bytes: int) -> bytes:
-    """A text of one of several kinds, cut off at the limit."""
+    """A completion of a random kind, truncated at `max_bytes`."""
     kind = _KINDS[rng.integers(len(_KINDS))]
     return kind(rng, source)[:max_bytes]
 
 
 def mutated(rng: np.random.Generator, source: Puzzle) -> bytes:
-    """A puzzle's path with a few edits, as a model in training writes."""
+    """A puzzle's response with a few random edits, like the output of a model in training."""
     text = bytearray(source.path.encode())
     for _ in range(rng.integers(4)):
-        place, what = int(rng.integers(len(text) + 1)), rng.integers(4)
-        if what == 0:
-            text[place:place] = _one(rng, PIECES).encode()
-        elif what == 1:
-            del text[place : place + int(rng.integers(1, 12))]
-        elif what == 2:
-            del text[place:]
+        index, edit = int(rng.integers(len(text) + 1)), rng.integers(4)
+        if edit == 0:
+            text[index:index] = _choose(rng, PIECES).encode()
+        elif edit == 1:
+            del text[index : index + int(rng.integers(1, 12))]
+        elif edit == 2:
+            del text[index:]
         else:
-            text[place : place + 1] = bytes([rng.integers(256)])
+            text[index : index + 1] = bytes([rng.integers(256)])
     return bytes(text)
 
 
-def _soup(rng: np.random.Generator, source: Puzzle) -> bytes:
-    return "".join(_some(rng, (*PIECES, source.path, source.final), 25)).encode()
+def _concatenated(rng: np.random.Generator, source: Puzzle) -> bytes:
+    return "".join(_choose_several(rng, (*PIECES, source.path, source.final), 25)).encode()
 
 
 def _shuffled(rng: np.random.Generator, source: Puzzle) -> bytes:
-    """Sections in any order, each heading with or without a body, on a line of its own or not."""
-    parts = [heading + _one(rng, ["\n", " ", ""]) for heading in _some(rng, HEADINGS, 8)]
-    bodies = [_one(rng, [*PIECES, *source.steps, source.final, ""]) for _ in parts]
-    ends = [_one(rng, ["\n", "\n\n", " ", ""]) for _ in parts]
+    """Sections in random order, each heading with or without a body, on its own line or not."""
+    parts = [heading + _choose(rng, ["\n", " ", ""]) for heading in _choose_several(rng, HEADINGS, 8)]
+    bodies = [_choose(rng, [*PIECES, *source.steps, source.final, ""]) for _ in parts]
+    ends = [_choose(rng, ["\n", "\n\n", " ", ""]) for _ in parts]
     return "".join(map("".join, zip(parts, bodies, ends, strict=True))).encode()
 
 
 def _answered(rng: np.random.Generator, source: Puzzle) -> bytes:
-    """A good path with an answer of another form."""
-    answer = "".join(_some(rng, [*NUMBERS, *OPTIONS, " ", "$", "\n", r"\left"], 3)) or source.final
+    """A valid response with a random answer."""
+    answer = "".join(_choose_several(rng, [*NUMBERS, *OPTIONS, " ", "$", "\n", r"\left"], 3)) or source.final
     return response_format.compose("d", "r", list(source.steps), answer).encode()
 
 
@@ -137,8 +137,8 @@ def _binary(rng: np.random.Generator, source: Puzzle) -> bytes:
 
 
 def _repeated(rng: np.random.Generator, source: Puzzle) -> bytes:
-    """One piece over and over, as models do that have lost their way."""
-    return (_one(rng, PIECES) + _one(rng, PIECES)).encode() * int(rng.integers(1, 40))
+    """One piece repeated, as by a degenerate model."""
+    return (_choose(rng, PIECES) + _choose(rng, PIECES)).encode() * int(rng.integers(1, 40))
 
 
 def _empty(rng: np.random.Generator, source: Puzzle) -> bytes:
@@ -149,8 +149,8 @@ _KINDS = (
     mutated,
     mutated,
     mutated,
-    _soup,
-    _soup,
+    _concatenated,
+    _concatenated,
     _shuffled,
     _shuffled,
     _answered,
@@ -161,9 +161,9 @@ _KINDS = (
 )
 
 
-def _one(rng: np.random.Generator, choices) -> str:
+def _choose(rng: np.random.Generator, choices) -> str:
     return choices[rng.integers(len(choices))]
 
 
-def _some(rng: np.random.Generator, choices, limit: int) -> list[str]:
-    return [_one(rng, choices) for _ in range(rng.integers(limit + 1))]
+def _choose_several(rng: np.random.Generator, choices, limit: int) -> list[str]:
+    return [_choose(rng, choices) for _ in range(rng.integers(limit + 1))]

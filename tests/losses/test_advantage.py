@@ -1,4 +1,4 @@
-"""Advantages of a group of samples."""
+"""Group-relative advantages."""
 
 from functools import partial
 
@@ -11,12 +11,12 @@ from r1vl_jax import losses
 
 def test_standardises_with_one_degree_of_freedom():
     reward = np.array([[0.0, 1.0, 2.0, 1.1], [2.1, 0.05, 0.0, 1.0]], np.float32)
-    wanted = (reward - reward.mean(1, keepdims=True)) / (reward.std(1, ddof=1, keepdims=True) + 1e-4)
-    np.testing.assert_allclose(losses.group_advantage(reward), wanted, atol=1e-6)
+    expected = (reward - reward.mean(1, keepdims=True)) / (reward.std(1, ddof=1, keepdims=True) + 1e-4)
+    np.testing.assert_allclose(losses.group_advantage(reward), expected, atol=1e-6)
 
 
 def test_known_numbers():
-    """Of (0, 2) the mean is 1 and the spread the square root of 2."""
+    """The mean of (0, 2) is 1, the standard deviation the square root of 2."""
     np.testing.assert_allclose(losses.group_advantage(np.array([[0.0, 2.0]])), [[-0.70706, 0.70706]], atol=1e-5)
 
 
@@ -25,10 +25,10 @@ def test_none_only_subtracts_the_mean():
     np.testing.assert_allclose(advantage, [[-2.0, 0.0, 2.0]])
 
 
-def test_batch_divides_by_the_spread_of_all_rewards():
+def test_batch_divides_by_the_std_of_all_rewards():
     reward = np.array([[0.0, 1.0, 2.0], [2.0, 2.0, 2.0], [0.0, 0.0, 0.3]], np.float32)
-    wanted = (reward - reward.mean(1, keepdims=True)) / (reward.std(ddof=1) + 1e-4)
-    np.testing.assert_allclose(losses.group_advantage(reward, scale_rewards="batch"), wanted, atol=1e-6)
+    expected = (reward - reward.mean(1, keepdims=True)) / (reward.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(losses.group_advantage(reward, scale_rewards="batch"), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_generations", range(2, 17))
@@ -41,12 +41,12 @@ def test_equal_rewards_give_exact_zeros(num_generations, scale_rewards):
 
 
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
-def test_equal_rewards_are_no_matter_without_epsilon(scale_rewards):
+def test_equal_rewards_give_exact_zeros_without_epsilon(scale_rewards):
     advantage = losses.group_advantage(np.full((3, 4), 1.1), scale_rewards=scale_rewards, epsilon=0.0)
     assert np.count_nonzero(advantage) == 0
 
 
-def test_groups_do_not_see_each_other():
+def test_groups_are_independent():
     reward = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     for group in range(3):
         alone = losses.group_advantage(reward[group : group + 1])

@@ -5,7 +5,7 @@ import numpy as np
 from r1vl_jax.losses import masked
 
 
-def test_values_outside_the_mask_do_not_matter():
+def test_values_outside_the_mask_are_ignored():
     value = np.array([[1.0, 3.0, np.nan], [np.inf, np.nan, np.nan]])
     mask = np.array([[True, True, False], [False, False, False]])
     assert masked.masked_sum(value, mask) == 4.0

@@ -23,7 +23,7 @@ def batch():
 
 
 def torch_step_grpo(logp, mask, advantage, old_logp, ref_logp, weight, settings):
-    """Row by row and token by token, as the formulas are read aloud; value and gradient in float64."""
+    """The formulas row by row and token by token; value and gradient in float64."""
     s = {
         "beta": 0.04,
         "epsilon": 0.2,
@@ -110,10 +110,10 @@ def test_value_and_gradient_are_those_of_torch(name, is_on_policy, is_weighted):
         return losses.step_grpo(logp, mask, advantage, **arrays, **ours(SETTINGS[name]))[0]
 
     value, gradient = jax.value_and_grad(loss)(logp)
-    wanted_value, wanted_gradient = torch_step_grpo(logp, mask, advantage, old_logp, ref_logp, weight, SETTINGS[name])
-    np.testing.assert_allclose(value, wanted_value, atol=1e-5)
-    np.testing.assert_allclose(gradient, wanted_gradient, atol=1e-5)
-    assert np.linalg.norm(wanted_gradient) > 1e-3  # not all is clipped
+    expected = torch_step_grpo(logp, mask, advantage, old_logp, ref_logp, weight, SETTINGS[name])
+    np.testing.assert_allclose(value, expected[0], atol=1e-5)
+    np.testing.assert_allclose(gradient, expected[1], atol=1e-5)
+    assert np.linalg.norm(expected[1]) > 1e-3  # not every token is clipped
 
 
 def test_on_policy_ignores_epsilon_and_gives_the_plain_policy_gradient(batch):
@@ -123,8 +123,8 @@ def test_on_policy_ignores_epsilon_and_gives_the_plain_policy_gradient(batch):
     np.testing.assert_allclose(gradient, np.where(MASK, -advantage[:, None] / length / 4, 0.0), atol=1e-6)
 
 
-def test_on_policy_the_gradient_is_whole_whatever_epsilon(batch):
-    """At a ratio of 1 a clip with epsilon 0 would share the gradient between its two branches."""
+def test_on_policy_the_gradient_does_not_depend_on_epsilon(batch):
+    """At a ratio of 1 a clip with epsilon 0 would split the gradient between the branches of `min`."""
 
     logp, _, _, advantage = batch
 
@@ -135,7 +135,7 @@ def test_on_policy_the_gradient_is_whole_whatever_epsilon(batch):
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
-def test_nothing_outside_the_mask_matters(batch, level):
+def test_values_outside_the_mask_are_ignored(batch, level):
     logp, old_logp, ref_logp, advantage = batch
     arrays = (logp, old_logp, ref_logp, np.tile(advantage[:, None], (1, 5)), np.ones(MASK.shape, np.float32))
 
@@ -145,8 +145,8 @@ def test_nothing_outside_the_mask_matters(batch, level):
 
     (clean, clean_metrics), _ = jax.value_and_grad(loss, has_aux=True)(*arrays)
     for junk in (np.nan, np.inf, -np.inf, 1e30):
-        spoilt = [np.where(MASK, array, np.float32(junk)) for array in arrays]
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(*spoilt)
+        corrupted = [np.where(MASK, array, np.float32(junk)) for array in arrays]
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(*corrupted)
         assert value == clean
         assert metrics == clean_metrics
         assert np.count_nonzero(np.asarray(gradient)[~MASK]) == 0
@@ -184,22 +184,22 @@ def test_micro_batches_and_eight_devices_change_nothing(loss_type):
 
     for start, stop in ((0, 12), (12, 24)):
         part = [array[start:stop] for array in arrays]
-        value, of_part = jax.value_and_grad(loss)(*part)
+        value, part_gradient = jax.value_and_grad(loss)(*part)
         whole -= value
-        np.testing.assert_allclose(of_part, gradient[start:stop], atol=1e-7)
+        np.testing.assert_allclose(part_gradient, gradient[start:stop], atol=1e-7)
     np.testing.assert_allclose(whole, 0.0, atol=1e-6)
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.device_put(arrays, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
-    spread = jax.jit(jax.grad(loss))(*rows)
-    np.testing.assert_allclose(np.linalg.norm(spread - gradient), 0.0, atol=1e-5 * np.linalg.norm(gradient))
+    sharded = jax.jit(jax.grad(loss))(*rows)
+    np.testing.assert_allclose(np.linalg.norm(sharded - gradient), 0.0, atol=1e-5 * np.linalg.norm(gradient))
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "wanted"), [("grpo", 4), ("bnpo", 9), ("dr_grpo", 24), ("dapo", 9), ("cispo", 9)]
+    ("loss_type", "expected"), [("grpo", 4), ("bnpo", 9), ("dr_grpo", 24), ("dapo", 9), ("cispo", 9)]
 )
-def test_denominators(loss_type, wanted):
-    assert losses.denominator(MASK, loss_type=loss_type, max_completion_length=6) == wanted
+def test_denominators(loss_type, expected):
+    assert losses.denominator(MASK, loss_type=loss_type, max_completion_length=6) == expected
     if loss_type not in ("grpo", "dr_grpo"):
         assert losses.denominator(np.zeros_like(MASK), loss_type=loss_type, max_completion_length=6) == 1
 
@@ -212,14 +212,14 @@ def test_kl_metric_is_the_mean_per_token(batch):
         np.testing.assert_allclose(metrics["kl"], np.mean(np.exp(difference) - difference - 1), rtol=1e-5)
 
 
-def test_metrics_tell_only_what_is_known(batch):
+def test_metrics_depend_on_the_given_log_probabilities(batch):
     logp, old_logp, _, advantage = batch
     assert losses.step_grpo(logp, MASK, advantage, beta=0.0)[1] == {}
     metrics = losses.step_grpo(logp, MASK, advantage, old_logp_BT=old_logp, beta=0.0)[1]
     assert all(name.startswith("clip_ratio/") for name in metrics)
 
 
-def test_a_weight_without_a_reference_is_refused(batch):
+def test_beta_without_a_reference_is_refused(batch):
     logp, _, _, advantage = batch
     with pytest.raises(ValueError, match=r"beta=0.04 .* ref_logp_BT is None; .* set beta=0"):
         losses.step_grpo(logp, MASK, advantage)
@@ -237,7 +237,7 @@ def test_a_weight_without_a_reference_is_refused(batch):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(batch, settings, text):
+def test_invalid_settings_are_refused(batch, settings, text):
     logp, _, _, advantage = batch
     with pytest.raises(ValueError, match=text):
         losses.step_grpo(logp, MASK, advantage, beta=0.0, **settings)
@@ -247,14 +247,14 @@ def test_supervised_is_cross_entropy_over_tokens():
     logits = torch.randn(4, 5, 7, generator=torch.manual_seed(0))
     target = torch.randint(0, 7, (4, 5), generator=torch.manual_seed(1))
     labels = torch.where(torch.tensor(MASK), target, -100)
-    wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     logp = torch.log_softmax(logits, -1).gather(-1, target[..., None])[..., 0].numpy()
-    spoilt = np.where(MASK, logp, np.nan)
+    corrupted = np.where(MASK, logp, np.nan)
 
-    (loss, metrics), gradient = jax.value_and_grad(losses.supervised, has_aux=True)(jnp.asarray(spoilt), MASK)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-6)
-    np.testing.assert_allclose(metrics["perplexity"], np.exp(wanted), rtol=1e-5)
+    (loss, metrics), gradient = jax.value_and_grad(losses.supervised, has_aux=True)(jnp.asarray(corrupted), MASK)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics["perplexity"], np.exp(expected), rtol=1e-5)
     np.testing.assert_allclose(gradient, np.where(MASK, -1 / 9, 0.0), rtol=1e-6)
 
     parts = [losses.supervised(logp[rows], MASK[rows], denominator=9)[0] for rows in (slice(0, 2), slice(2, 4))]
-    np.testing.assert_allclose(sum(parts), wanted, rtol=1e-6)
+    np.testing.assert_allclose(sum(parts), expected, rtol=1e-6)

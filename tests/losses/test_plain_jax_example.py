@@ -1,4 +1,4 @@
-"""The example for readers with a model of their own: it is short, and it learns."""
+"""The example of a plain JAX model: it learns, and it is short."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Step-level credit against its formula row by row, and its reduction to the trajectory form."""
+"""Step-level credit against its formula row by row, and its reduction to trajectory credit."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ P, G, J, T = 3, 4, 5, 9
 
 @pytest.fixture
 def paths():
-    """Rewards by section, sections of tokens, and number of sections, of P * G rows."""
+    """Rewards of sections, sections of tokens, and numbers of sections, of P * G rows."""
     rng = np.random.default_rng(0)
     num_sections = rng.integers(1, J + 1, P * G)
     reward = np.where(np.arange(J)[None] < num_sections[:, None], rng.uniform(0, 1, (P * G, J)), 0.0)
@@ -21,14 +21,14 @@ def paths():
 
 def formula(reward, section, num_sections):
     advantage = np.zeros(section.shape)
-    later = np.cumsum(reward[:, ::-1].astype(np.float64), axis=1)[:, ::-1]
+    reward_to_go = np.cumsum(reward[:, ::-1].astype(np.float64), axis=1)[:, ::-1]
     for i in range(P * G):
         group = range(i // G * G, i // G * G + G)
-        spread = np.std(reward[list(group)].sum(1), ddof=1)
+        std = np.std(reward[list(group)].sum(1), ddof=1)
         for t in range(T):
             j = section[i, t]
-            others = [later[k, min(j, num_sections[k] - 1)] for k in group]
-            advantage[i, t] = (later[i, j] - np.mean(others)) / (spread + 1e-4)
+            others = [reward_to_go[k, min(j, num_sections[k] - 1)] for k in group]
+            advantage[i, t] = (reward_to_go[i, j] - np.mean(others)) / (std + 1e-4)
     return advantage
 
 
@@ -38,7 +38,7 @@ def test_advantage_is_the_formula(paths):
 
 
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
-def test_reward_in_last_sections_gives_the_trajectory_form_exactly(paths, scale_rewards):
+def test_reward_in_last_sections_equals_trajectory_credit_exactly(paths, scale_rewards):
     reward, section, num_sections = paths
     total = reward.sum(1)
     reward = np.where(np.arange(J)[None] == num_sections[:, None] - 1, total[:, None], 0).astype(np.float32)
@@ -47,14 +47,14 @@ def test_reward_in_last_sections_gives_the_trajectory_form_exactly(paths, scale_
     np.testing.assert_array_equal(advantage, np.tile(of_rows[:, None], T))
 
 
-def test_a_token_is_not_answerable_for_what_came_before():
-    """Both earn 1 in the end; the first earned 0.5 more in its first section: only its first section is praised."""
+def test_a_token_gets_no_credit_for_earlier_sections():
+    """Both rows get 1 in section 1; row 0 gets 0.5 more in section 0: only that section has an advantage."""
     reward = np.array([[0.5, 1.0], [0.0, 1.0]], np.float32)
     advantage = losses.step_advantage(reward, np.array([[0, 1]] * 2), np.array([2, 2]), num_generations=2)
     np.testing.assert_allclose(advantage, [[0.7069, 0.0], [-0.7069, 0.0]], atol=1e-4)
 
 
-def test_equal_totals_give_exact_zeros_wherever_they_were_earned():
+def test_equal_totals_give_exact_zeros_whatever_their_sections():
     reward = np.array([[0.5, 1.0], [1.5, 0.0]], np.float32)
     section, num_sections = np.array([[0, 1]] * 2), np.array([2, 2])
     for epsilon in (1e-4, 0.0):
@@ -62,8 +62,8 @@ def test_equal_totals_give_exact_zeros_wherever_they_were_earned():
         assert np.count_nonzero(advantage) == 0
 
 
-def test_totals_that_are_equal_but_for_the_rounding_of_sums_are_equal():
-    """Thirds of a key step's worth, in other sections of each row: the sums differ in the last bit."""
+def test_totals_that_differ_by_rounding_only_are_equal():
+    """Thirds of a reward in different sections of the rows: the sums differ in the last bit."""
     reward = np.array([[0.1 / 3] * 3, [0.0, 0.0, 0.1]], np.float32)
     assert np.count_nonzero(losses.step_advantage(reward, np.zeros((2, 1), int), np.array([3, 3]), num_generations=2))
     section, num_sections = np.array([[0, 1, 2]] * 2), np.array([3, 3])
@@ -72,7 +72,7 @@ def test_totals_that_are_equal_but_for_the_rounding_of_sums_are_equal():
     assert np.count_nonzero(advantage) == 0
 
 
-def test_padding_with_absent_sections_changes_nothing(paths):
+def test_padding_sections_change_nothing(paths):
     reward, section, num_sections = paths
     wide = losses.step_advantage(np.pad(reward, ((0, 0), (0, 3))), section, num_sections, num_generations=G)
     np.testing.assert_allclose(wide, losses.step_advantage(*paths, num_generations=G), atol=1e-6)
@@ -84,7 +84,7 @@ def test_groups_of_one_are_refused(paths):
 
 
 def test_section_of_token():
-    """Sections of 5, 3 and 2 bytes; a token belongs where it begins, one without text at the end to the last."""
+    """Sections of 5, 3 and 2 bytes: a token belongs where it begins, one without text at the end to the last one."""
     section_end = np.array([[5, 8, 10, -1], [4, -1, -1, -1]], np.int32)
     size = np.array([[2, 3, 2, 2, 1, 0], [3, 1, 0, 7, 7, 7]], np.int32)
     section, num_sections = jax.jit(losses.section_of_token)(section_end, size)

@@ -1,4 +1,4 @@
-"""What others import can be compiled, mapped and divided over devices, and gives the same numbers."""
+"""Public functions give the same numbers under `jit`, `vmap` and sharding."""
 
 from functools import partial
 
@@ -58,7 +58,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_compiled_mapped_and_divided(name):
+def test_jit_vmap_and_sharding(name):
     function, arguments = CASES[name]
     expected = function(*arguments)
     same = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6))
@@ -69,5 +69,5 @@ def test_compiled_mapped_and_divided(name):
     same(jax.tree.map(lambda leaf: leaf[1], mapped), function(*(argument[::-1] for argument in arguments)))
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    divided = jax.device_put(arguments, NamedSharding(mesh, PartitionSpec("data")))
-    same(jax.jit(function)(*divided), expected)
+    sharded = jax.device_put(arguments, NamedSharding(mesh, PartitionSpec("data")))
+    same(jax.jit(function)(*sharded), expected)

@@ -1,11 +1,11 @@
-"""What is done about completions at the limit of length."""
+"""Completions at the length limit."""
 
 import numpy as np
 
 from r1vl_jax import losses
 
 
-def test_soft_overlong_penalty_falls_over_the_last_tokens():
+def test_soft_overlong_penalty():
     length = np.array([0, 80, 81, 85, 100, 120])
     penalty = losses.soft_overlong_penalty(length, max_completion_length=100, soft_punish_cache=20)
     np.testing.assert_allclose(penalty, [0, 0, -0.05, -0.25, -1, -1], atol=1e-7)
