@@ -1,4 +1,4 @@
-"""How a batch is divided over the devices: its prompts, its rows and the rows of its images over (data, fsdp)."""
+"""How a batch is sharded: prompts, rows and packed image patches over the mesh axes (data, fsdp)."""
 
 import math
 from collections.abc import Sequence
@@ -11,30 +11,30 @@ from r1vl_jax.sharding.global_arrays import make_global_arrays
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Every device holds all of it."""
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def num_batch_shards(mesh: jax.sharding.Mesh | None) -> int:
-    """Into how many parts the rows of a batch are divided; 1 without a mesh."""
+    """The number of shards of a batch, the product of its mesh axes; 1 without a mesh."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def shard_batch(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
-    """Places a batch: its prompts, its rows and the rows of its images are divided over (data, fsdp).
+    """Places a batch on the devices: prompts, rows and packed image patches are sharded over (data, fsdp).
 
-    What has none of these axes is on every device. A number of rows that does not divide so is an error of JAX's.
+    Arrays without these axes are replicated. JAX raises if the shards do not divide the number of rows.
 
     Args:
-        bundle: arrays of the host hold the rows of this process, in the order of `rows.own_parts`; those that are on
-            devices of all processes hold every row, and are moved where they are not yet placed so.
+        bundle: host arrays hold the rows of this process, in the order of `local_shards`; arrays on the devices of all
+            processes hold every row, and are resharded if they are sharded otherwise.
     """
     return make_global_arrays(bundle, map_axes(lambda _, axes: batch_sharding(axes, mesh), bundle))
 
 
 def batch_sharding(axes: Sequence[str], mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Where `divide` puts an array with these axis letters."""
+    """The sharding that `shard_batch` gives an array with these axis letters."""
     return NamedSharding(mesh, PartitionSpec(*(BATCH_AXES if axis in _SHARDED_AXES else None for axis in axes)))
 
 
-_SHARDED_AXES = ("P", "B", "Z")  # prompts, rows, shards of images; as in `arrays`
+_SHARDED_AXES = ("P", "B", "Z")  # prompts, rows, shards of packed image patches; the legend is in `arrays`

@@ -1,4 +1,4 @@
-"""The layout of devices: sizes that are filled in, impossible ones refused with those that would do, and slices."""
+"""The device mesh: open sizes filled in, impossible sizes refused with possible ones, slices, and network layout."""
 
 import re
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from r1vl_jax.aot.topologies import parse, without_hardware
-from r1vl_jax.config import Config, Eval, MeshLimits, Mesh, Train, mesh_shape
+from r1vl_jax.aot.topologies import parse_topology, set_up_compile_only
+from r1vl_jax.config import Config, Eval, Mesh, MeshLimits, Train, mesh_shape
 from r1vl_jax.models.presets import preset
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.training.components import mesh_limits
@@ -51,11 +51,11 @@ def test_open_sizes_are_filled_in(num_devices, num_slices, model, prompts, shape
     ],
 )
 def test_sizes_that_are_set_stay(mesh, shape):
-    laid_out = make_mesh(mesh)
-    assert laid_out.devices.shape == shape
-    assert laid_out.axis_names == ("data", "fsdp", "tensor")
-    assert set(laid_out.axis_types) == {AxisType.Auto}
-    assert {device.id for device in laid_out.devices.flat} == set(range(8))
+    made = make_mesh(mesh)
+    assert made.devices.shape == shape
+    assert made.axis_names == ("data", "fsdp", "tensor")
+    assert set(made.axis_types) == {AxisType.Auto}
+    assert {device.id for device in made.devices.flat} == set(range(8))
 
 
 def test_mesh_of_some_devices():
@@ -103,14 +103,14 @@ SEVEN = "data x fsdp x tensor may be 1 x 8 x 1 or 1 x 4 x 2 or 1 x 2 x 4"
         (Mesh(), 16, 3, "mesh.slices=3 does not divide the 16 devices; set one of [1, 2, 4, 8, 16]"),
     ],
 )
-def test_impossible_meshes_are_refused_with_what_would_do(mesh, num_devices, num_slices, text):
+def test_impossible_meshes_are_refused_with_possible_ones(mesh, num_devices, num_slices, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         mesh_shape(mesh, num_devices, num_slices, limits())
 
 
 @dataclass(frozen=True)
 class Chip:
-    """A device of a TPU pod, as much of it as a layout looks at: a v6e."""
+    """A v6e chip: the attributes of a device that a layout depends on."""
 
     id: int
     slice_index: int
@@ -122,12 +122,12 @@ class Chip:
 
 
 def pod(num_slices: int, rows: int, columns: int) -> list[Chip]:
-    """Slices of rows x columns chips, in no order."""
+    """Slices of rows x columns chips, in random order."""
     places = np.random.default_rng(0).permutation(list(np.ndindex(num_slices, rows, columns))).tolist()
     return [Chip(index, part, (row, column, 0)) for index, (part, row, column) in enumerate(places)]
 
 
-def test_only_the_outer_part_of_data_leaves_a_slice():
+def test_only_the_data_axis_spans_slices():
     mesh = make_mesh(Mesh(data=4), pod(2, 4, 4))
     assert mesh.devices.shape == (4, 8, 1)
     slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
@@ -144,11 +144,11 @@ def test_neighbours_on_an_axis_are_neighbours_in_the_network():
 
 
 @pytest.mark.parametrize("topology", ["v5e-16", "v5e-64", "v6e-64", "v5p-128"])
-def test_devices_along_tensor_are_of_one_process(topology):
-    """Rows are read by processes, and devices along tensor share rows; on real pods a process has four devices."""
+def test_a_tensor_group_is_of_one_process(topology):
+    """A process loads rows, and a tensor group shares them; on real pods a process has four devices."""
     pytest.importorskip("libtpu")
-    without_hardware()
-    mesh = make_mesh(Mesh(data=1, fsdp=-1, tensor=4), parse(topology).devices())
+    set_up_compile_only()
+    mesh = make_mesh(Mesh(data=1, fsdp=-1, tensor=4), parse_topology(topology).devices())
     groups = mesh.devices.reshape(-1, 4)
     assert all(len({device.process_index for device in group}) == 1 for group in groups)
     assert len({device.id for device in groups.flat}) == groups.size
@@ -159,5 +159,5 @@ def test_slices_may_be_set_where_devices_report_none():
     assert [[device.id for device in row] for row in mesh.devices[..., 0]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_slices_may_be_taken_as_one():
+def test_slices_may_be_ignored():
     assert make_mesh(Mesh(slices=1), pod(2, 1, 2)).devices.shape == (1, 4, 1)

@@ -1,4 +1,4 @@
-"""The table of placements."""
+"""The table of sharding rules."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def leaf(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def qwen2_vl_params() -> dict:
-    """Paths and kinds of shape of Qwen2-VL: 3 layers, 8 query and 2 key/value heads of 4, width 32, 144 tokens."""
+    """Abstract parameters with the paths of Qwen2-VL: 3 layers, 8 query and 2 KV heads of 4, width 32, 144 tokens."""
     norm, block_norm = {"scale": leaf(3, 32)}, {"scale": leaf(2, 16), "bias": leaf(2, 16)}
     return {
         "text": {
@@ -68,9 +68,9 @@ def qwen2_vl_params() -> dict:
     }
 
 
-def test_every_parameter_has_its_place():
+def test_specs_of_qwen2_vl():
     mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
-    specs = jax.tree.map(lambda placed: placed.spec, rules.shardings(qwen2_vl_params(), mesh))
+    specs = jax.tree.map(lambda sharding: sharding.spec, rules.shardings(qwen2_vl_params(), mesh))
     layers, visual = specs["text"]["layers"], specs["visual"]
     assert specs["text"]["embed_tokens"]["embedding"] == Spec("tensor", "fsdp")
     assert specs["lm_head"]["kernel"] == Spec("fsdp", "tensor")
@@ -85,13 +85,13 @@ def test_every_parameter_has_its_place():
     assert visual["merger"]["mlp_0"]["kernel"] == Spec("fsdp", "tensor")
 
 
-def test_adapters_are_divided_as_their_matrices():
-    """The columns or rows that tensor divides in a matrix, and the width that fsdp divides; never the rank."""
+def test_lora_matrices_are_sharded_as_their_kernel():
+    """In the rows and columns of the kernel; the rank is never sharded."""
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     lora = LoRA(4, 4.0, (*names, "qkv", "proj", "fc1", "fc2", "mlp_0", "mlp_2"))
     params = dataclasses.replace(DEFINITION, lora=lora).abstract_params()
-    placed = rules.shardings(params, make_mesh(config.Mesh(data=1, fsdp=4, tensor=2)))
-    flat = {path: placed.spec for path, placed in flatten_dict(placed, sep=".").items()}
+    shardings = rules.shardings(params, make_mesh(config.Mesh(data=1, fsdp=4, tensor=2)))
+    flat = {path: sharding.spec for path, sharding in flatten_dict(shardings, sep=".").items()}
     adapters = [path.removesuffix(".lora_a") for path in flat if path.endswith(".lora_a")]
     assert len(adapters) == len(lora.target_modules)
     for path in adapters:
@@ -100,31 +100,31 @@ def test_adapters_are_divided_as_their_matrices():
         assert flat[f"{path}.lora_b"] == Spec(*layers, None, columns), path
 
 
-def test_optimizer_state_lies_as_its_parameters():
+def test_optimizer_state_is_sharded_as_its_parameters():
     mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     params = qwen2_vl_params()
     state = jax.eval_shape(optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)).init, params)
-    placed = rules.shardings(state, mesh)
-    assert placed[1][0].mu == rules.shardings(params, mesh)
-    assert placed[1][0].count.spec == Spec()
+    adam = rules.shardings(state, mesh)[1][0]
+    assert adam.mu == adam.nu == rules.shardings(params, mesh)
+    assert adam.count.spec == Spec()
 
 
-def test_placed_arrays_hold_their_part():
+def test_each_device_holds_its_shard():
     mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     params = {"q_proj": {"kernel": jnp.arange(3 * 32 * 32.0).reshape(3, 32, 32)}}
-    placed = jax.device_put(params, rules.shardings(params, mesh))["q_proj"]["kernel"]
-    assert {shard.data.shape for shard in placed.addressable_shards} == {(3, 8, 16)}
-    np.testing.assert_array_equal(placed, params["q_proj"]["kernel"])
+    kernel = jax.device_put(params, rules.shardings(params, mesh))["q_proj"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 8, 16)}
+    np.testing.assert_array_equal(kernel, params["q_proj"]["kernel"])
 
 
-def test_an_axis_that_does_not_divide_falls_to_another_dimension():
+def test_an_axis_that_does_not_divide_falls_back_to_another_dimension():
     mesh = jax.sharding.AbstractMesh((1, 4, 2), AXES)
     tree = {
-        "lm_head": {"kernel": leaf(32, 151)},  # tensor falls to the rows, which fsdp divides already
-        "patch_embed": {"proj": {"kernel": leaf(117, 16)}},  # and to the columns, likewise
+        "lm_head": {"kernel": leaf(32, 151)},  # tensor falls back to the rows, with fsdp
+        "patch_embed": {"proj": {"kernel": leaf(117, 16)}},  # fsdp, to the columns, with tensor
         "up_proj": {"kernel": leaf(3, 6, 6), "bias": leaf(7), "lora_a": leaf(6, 8), "lora_b": leaf(8, 6)},
     }
-    specs = jax.tree.map(lambda placed: placed.spec, rules.shardings(tree, mesh))
+    specs = jax.tree.map(lambda sharding: sharding.spec, rules.shardings(tree, mesh))
     assert specs["lm_head"]["kernel"] == Spec(("fsdp", "tensor"), None)
     assert specs["patch_embed"]["proj"]["kernel"] == Spec(None, ("fsdp", "tensor"))
     assert specs["up_proj"] == {
@@ -134,25 +134,23 @@ def test_an_axis_that_does_not_divide_falls_to_another_dimension():
         "lora_b": Spec(None, "tensor"),
     }
     assert rules.sharding_fallbacks(tree, mesh) == [
-        "lm_head.kernel [32, 151]: lies as (('fsdp', 'tensor'), None), its rule being ('fsdp', 'tensor')",
-        "patch_embed.proj.kernel [117, 16]: lies as (None, ('fsdp', 'tensor')), its rule being ('tensor', 'fsdp')",
-        "up_proj.bias [7]: lies as (None,), its rule being ('tensor',)",
-        "up_proj.kernel [3, 6, 6]: lies as (None, None, 'tensor'), its rule being (None, 'fsdp', 'tensor')",
-        "up_proj.lora_a [6, 8]: lies as (None, None), its rule being ('fsdp', None)",
+        "lm_head.kernel [32, 151]: sharded as (('fsdp', 'tensor'), None); the rule is ('fsdp', 'tensor')",
+        "patch_embed.proj.kernel [117, 16]: sharded as (None, ('fsdp', 'tensor')); the rule is ('tensor', 'fsdp')",
+        "up_proj.bias [7]: sharded as (None,); the rule is ('tensor',)",
+        "up_proj.kernel [3, 6, 6]: sharded as (None, None, 'tensor'); the rule is (None, 'fsdp', 'tensor')",
+        "up_proj.lora_a [6, 8]: sharded as (None, None); the rule is ('fsdp', None)",
     ]
 
 
-def test_an_array_lies_where_its_axes_fell():
+def test_a_fallback_shards_the_array():
     mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     params = {"lm_head": {"kernel": jnp.arange(16 * 3.0).reshape(16, 3)}}
-    placed = jax.device_put(params, rules.shardings(params, mesh))["lm_head"]["kernel"]
-    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
-    np.testing.assert_array_equal(placed, params["lm_head"]["kernel"])
+    kernel = jax.device_put(params, rules.shardings(params, mesh))["lm_head"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 3)}
+    np.testing.assert_array_equal(kernel, params["lm_head"]["kernel"])
 
 
-def test_unplaced_parameters_are_all_named():
+def test_parameters_without_a_rule_are_all_listed():
     tree = {"a": {"gate": leaf(4, 4)}, "q_proj": {"kernel": leaf(4)}, "norm": {"scale": leaf(4)}}
-    with pytest.raises(
-        ValueError, match=r"(?s)no rule of .*RULES places these; add one:\n  a\.gate\n  q_proj\.kernel$"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)RULES has no rule for these; add one:\n  a\.gate\n  q_proj\.kernel$"):
         rules.shardings(tree, make_mesh(config.Mesh()))

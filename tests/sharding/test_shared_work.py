@@ -1,4 +1,4 @@
-"""No two devices do the same work: operations of the compiled programs, counted by the compiler."""
+"""No two devices do the same work: FLOPs of the compiled programs, by the compiler's cost analysis."""
 
 import dataclasses
 
@@ -14,19 +14,19 @@ from r1vl_jax.sharding import rules
 from r1vl_jax.sharding.mesh import make_mesh
 
 TINY = preset("tiny")
-# Wide enough that matrix products, not norms, are what takes time.
+# Wide enough that matmuls, not norms, dominate.
 DEFINITION = Definition(dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, depth=2, embed_dim=256)))
 NUM_ROWS, NUM_PATCHES = 8, 64
 
 
-def operations(*sizes: int) -> float:
-    """Of one device, for the features of eight rows of pictures and their gradients."""
+def device_flops(*sizes: int) -> float:
+    """FLOPs of one device for the features of eight rows of image patches, and their gradients."""
     mesh = make_mesh(Mesh(*sizes), jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
     definition = dataclasses.replace(DEFINITION, mesh=mesh)
     params = definition.abstract_params()
-    placement = rules.shardings(params, mesh)
+    shardings = rules.shardings(params, mesh)
     params = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params, placement
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), params, shardings
     )
     rows = jax.NamedSharding(mesh, jax.P(("data", "fsdp")))
     patch = jax.ShapeDtypeStruct((NUM_ROWS, NUM_PATCHES, TINY.vision.patch_dim), jnp.float32, sharding=rows)
@@ -37,16 +37,16 @@ def operations(*sizes: int) -> float:
         features, backward = jax.vjp(lambda params: definition.bind(params).image_features(vision), params)
         return backward(features)[0]
 
-    lowered = jax.jit(gradient, out_shardings=placement).lower(params, PackedVision(patch, segment, position))
+    lowered = jax.jit(gradient, out_shardings=shardings).lower(params, PackedVision(patch, segment, position))
     return lowered.compile().cost_analysis()["flops"]
 
 
 @pytest.fixture(scope="module")
-def operations_of_one() -> float:
-    return operations(1, 1, 1)
+def single_device_flops() -> float:
+    return device_flops(1, 1, 1)
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 2)])
-def test_no_picture_is_seen_by_two_devices(sizes, operations_of_one):
-    """Rows of pictures are divided over data and fsdp; within a tensor group, heads and columns."""
-    assert 8 * operations(*sizes) < 1.05 * operations_of_one
+def test_no_image_is_encoded_twice(sizes, single_device_flops):
+    """Rows of patches are sharded over data and fsdp; within a tensor group, heads and MLP columns."""
+    assert 8 * device_flops(*sizes) < 1.05 * single_device_flops
