@@ -1,12 +1,12 @@
-"""Writes a run's model as a directory that transformers opens as it is.
+"""Exports a run as a checkpoint directory that transformers opens.
 
     python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR [--stage=warmup] [--dtype=bfloat16]
         [--max_shard_size=5GB]
     python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out=DIR --adapter
 
-Weights are those of the newest checkpoint of the run's last stage, or of `--stage`, read and written one parameter at a
-time; a run with adapters gives the whole model with these folded in, or with `--adapter` the adapters alone, for PEFT.
-All other files are those of the model that the run started from; a run from random weights gets files of its own.
+Exports the latest checkpoint of the last stage that has one, or of `--stage`, one parameter at a time. For a run with
+adapters it writes the whole model with the adapters merged, or with `--adapter` the adapters alone, for PEFT. The other
+files are copied from the model that the run started from; a run from random weights gets new ones.
 """
 
 import re
@@ -17,8 +17,8 @@ from r1vl_jax.checkpoint.hf.export import export_adapter, export_run
 from r1vl_jax.checkpoint.hf.shards import DTYPES
 
 
-def num_bytes(size: str) -> int:
-    """Reads a size like 5GB or 500MB, in powers of ten as transformers does.
+def parse_size(size: str) -> int:
+    """Parses a size like 5GB or 500MB, in powers of ten as transformers does.
 
     Raises:
         ValueError: it is no such size.
@@ -32,18 +32,21 @@ def num_bytes(size: str) -> int:
 def main() -> None:
     run = flags.DEFINE_string("run", None, "Workdir of the run.", required=True)
     out = flags.DEFINE_string("out", None, "Directory to write.", required=True)
-    stage = flags.DEFINE_string("stage", "", "Whose newest checkpoint; the last stage's by default.")
+    stage = flags.DEFINE_string("stage", "", "Stage to export; by default the last that has a checkpoint.")
     dtype = flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the weights.")
     max_shard_size = flags.DEFINE_string("max_shard_size", "5GB", "Of a weight file.")
-    adapter = flags.DEFINE_bool("adapter", False, "Adapters alone, for PEFT.")
+    adapter = flags.DEFINE_bool("adapter", False, "Export the adapter alone, for PEFT.")
 
     def start(_: list[str]) -> None:
-        if adapter.value:
-            export_adapter(run.value, out.value, stage=stage.value)
-        else:
-            size = num_bytes(max_shard_size.value)
-            export_run(run.value, out.value, stage=stage.value, dtype=dtype.value, max_shard_size=size)
-        print(f"exported to {out.value}")
+        try:
+            if adapter.value:
+                exported = export_adapter(run.value, out.value, stage=stage.value)
+            else:
+                size = parse_size(max_shard_size.value)
+                exported = export_run(run.value, out.value, stage=stage.value, dtype=dtype.value, max_shard_size=size)
+        except (ValueError, OSError) as error:
+            raise SystemExit(str(error)) from None
+        print(f"exported step {exported.step} of {exported.stage} to {out.value}")
 
     app.run(start)
 

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: written in the background by Orbax, whole or not at all, restored to the bit.
+"""Checkpoints of a run, by Orbax: saved asynchronously and atomically, restored bit for bit.
 
-A checkpoint of step n is the directory `n`, which appears under its name only once every byte of it is written. It
-holds the leaves of the state by their path (`params.text.norm.scale`) and, as JSON, the position in the data.
+The checkpoint of step n is the directory `n`, which gets this name only when it is complete. It holds the leaves of the
+state by their path (`params.text.norm.scale`) and the state of the data iterator as JSON.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,49 +13,46 @@ import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
 State = Any  # a pytree of arrays
-Position = Mapping[str, Any]  # JSON
+DataState = Mapping[str, Any]  # of the data iterator, as JSON
 
 
 class Checkpoints:
-    """The checkpoints in one directory, local or of a bucket; a context manager that ends by waiting for them.
+    """The checkpoints in one directory, local or in a bucket. As a context manager, it waits for saves at the end.
 
     Args:
-        directory: where they are; made if absent. What a killed run left half written there is removed.
-        keep: how many are kept; older ones are deleted.
+        directory: is created if absent. Incomplete checkpoints of a killed run are removed.
+        keep: number of checkpoints to keep; older ones are deleted.
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int):
-        path = epath.Path(directory)
+        # The annotation of preservation_policy is narrower than what Orbax accepts.
+        policy = cast(Any, ocp.training.preservation_policies.LatestN(keep))
         self._checkpointer = ocp.training.Checkpointer(
-            path if path.is_absolute() else path.resolve(),
-            preservation_policy=cast(
-                Any, ocp.training.preservation_policies.LatestN(keep)
-            ),  # its annotation is narrower
-            cleanup_tmp_directories=True,
+            _absolute(directory), preservation_policy=policy, cleanup_tmp_directories=True
         )
 
-    def save(self, step: int, state: State, position: Position) -> None:
-        """Starts to write a checkpoint and returns as soon as the state may be changed or donated.
+    def save(self, step: int, state: State, data_state: DataState) -> None:
+        """Starts an asynchronous save, and returns once the state may be modified or donated.
 
-        A step that is there already is left as it is: the seed determines what a step holds.
+        A step that exists is not saved again: the seed determines its content.
         """
         if step in (checkpoint.step for checkpoint in self._checkpointer.checkpoints):
             return
-        self._checkpointer.save_async(step, _by_path(state), custom_metadata=dict(position), force=True)
+        self._checkpointer.save_async(step, _leaves_by_path(state), custom_metadata=dict(data_state), force=True)
 
     def latest_step(self) -> int | None:
-        """The newest step that is saved, or being saved; None if there is none."""
+        """The latest step that is saved or being saved; None if there is none."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def restore(self, abstract_state: State) -> tuple[int, State, Position]:
-        """The newest checkpoint: its step, state and position.
+    def restore(self, abstract_state: State) -> tuple[int, State, DataState]:
+        """Restores the latest checkpoint: its step, state and data state.
 
         Args:
             abstract_state: the expected state as `jax.ShapeDtypeStruct` with shardings, or as arrays.
 
         Returns:
-            The state has the structure, dtypes and shardings of `abstract_state`, and the values saved, bit by bit.
+            The state has the structure, dtypes and shardings of `abstract_state`, and the saved values bit for bit.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
@@ -67,28 +64,28 @@ class Checkpoints:
             raise FileNotFoundError(
                 f"no checkpoint in {self._checkpointer.directory}; start the run from its first step"
             )
-        wanted, saved = _by_path(abstract_state), self._checkpointer.metadata(step)
-        faults = list(_faults(wanted, saved.metadata))
+        expected, saved = _leaves_by_path(abstract_state), self._checkpointer.metadata(step)
+        faults = list(_faults(expected, saved.metadata))
         if faults:
             raise ValueError(
                 f"checkpoint {self._checkpointer.directory / str(step)} does not fit the state of this configuration;"
                 " restore it with the configuration it was saved with, or choose another workdir:\n  "
                 + "\n  ".join(faults)
             )
-        leaves = self._checkpointer.load(step, wanted)
-        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[path] for path in wanted])
-        return step, state, cast(Position, saved.custom_metadata)
+        leaves = self._checkpointer.load(step, expected)
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[path] for path in expected])
+        return step, state, cast(DataState, saved.custom_metadata)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk.
+        """Waits until all saves are on disk.
 
         Raises:
-            Exception: whatever stopped a save in the background.
+            Exception: a save failed in the background.
         """
         self._checkpointer.wait()
 
     def close(self) -> None:
-        """Waits, then releases the background threads."""
+        """Waits until all saves are on disk, then stops the background threads."""
         self._checkpointer.close()
 
     def __enter__(self) -> "Checkpoints":
@@ -98,54 +95,59 @@ class Checkpoints:
         self.close()
 
 
-@contextmanager
-def newest_params(directory: epath.PathLike) -> Iterator[Callable[[str], jax.Array]]:
-    """Reads the parameters of the newest checkpoint one by one, without the optimizer.
+def latest_step(directory: epath.PathLike) -> int | None:
+    """The latest complete step in a directory of checkpoints; None without one. Changes nothing there."""
+    path = _absolute(directory)
+    if not path.exists():
+        return None
+    with ocp.training.Checkpointer(path) as checkpointer:
+        return None if checkpointer.latest is None else checkpointer.latest.step
 
-    A run may go on writing there meanwhile: nothing is changed, nor removed.
+
+@contextmanager
+def open_params(directory: epath.PathLike, step: int) -> Iterator[Callable[[str], jax.Array]]:
+    """Reads the parameters of a checkpoint one at a time, without the optimizer state.
+
+    A run may keep writing to the directory meanwhile: nothing is changed or removed.
 
     Yields:
-        A function that gives a parameter by its path, as `text.norm.scale`, in the host's memory.
-
-    Raises:
-        FileNotFoundError: there is no checkpoint.
+        A function from a parameter's path, as `text.norm.scale`, to the parameter in host memory.
     """
-    path = epath.Path(directory)
-    with ocp.training.Checkpointer(path if path.is_absolute() else path.resolve()) as checkpointer:
-        if checkpointer.latest is None:
-            raise FileNotFoundError(f"no checkpoint in {path}; train until one is saved (train.save_steps)")
-        step = checkpointer.latest.step
+    with ocp.training.Checkpointer(_absolute(directory)) as checkpointer:
         saved = cast(Mapping[str, Any], checkpointer.metadata(step).metadata)
         device = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
 
         def read(name: str) -> jax.Array:
             leaf = saved[f"params.{name}"]
-            wanted: dict[str, Any] = dict.fromkeys(saved, ocp.PLACEHOLDER)
-            wanted[f"params.{name}"] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-            return checkpointer.load(step, wanted)[f"params.{name}"]
+            requested: dict[str, Any] = dict.fromkeys(saved, ocp.PLACEHOLDER)
+            requested[f"params.{name}"] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            return checkpointer.load(step, requested)[f"params.{name}"]
 
         yield read
 
 
-def _by_path(state: State) -> dict[str, Any]:
+def _absolute(directory: epath.PathLike) -> epath.Path:
+    path = epath.Path(directory)
+    return path if path.is_absolute() else path.resolve()
+
+
+def _leaves_by_path(state: State) -> dict[str, Any]:
     """The leaves of a pytree by their dotted path, in the order of the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _faults(wanted: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each leaf that the checkpoint lacks, has beyond the expected, or has in another form."""
-    yield from (
-        f"{path}: expected {_form(wanted[path])}, not in the checkpoint" for path in wanted.keys() - saved.keys()
-    )
-    yield from (
-        f"{path}: in the checkpoint as {_form(saved[path])}, not expected" for path in saved.keys() - wanted.keys()
-    )
-    for path in wanted.keys() & saved.keys():
-        if _form(wanted[path]) != _form(saved[path]):
-            yield f"{path}: expected {_form(wanted[path])}, the checkpoint has {_form(saved[path])}"
+def _faults(expected: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each leaf that is missing in the checkpoint, extra, or of another dtype or shape."""
+    for path in expected.keys() - saved.keys():
+        yield f"{path}: expected {_dtype_and_shape(expected[path])}, not in the checkpoint"
+    for path in saved.keys() - expected.keys():
+        yield f"{path}: in the checkpoint as {_dtype_and_shape(saved[path])}, not expected"
+    for path in expected.keys() & saved.keys():
+        if (wanted := _dtype_and_shape(expected[path])) != (got := _dtype_and_shape(saved[path])):
+            yield f"{path}: expected {wanted}, the checkpoint has {got}"
 
 
-def _form(leaf: Any) -> str:
-    """Dtype and shape as `float32[4, 8]`."""
+def _dtype_and_shape(leaf: Any) -> str:
+    """As `float32[4, 8]`."""
     return f"{leaf.dtype}{list(leaf.shape)}"

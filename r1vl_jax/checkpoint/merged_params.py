@@ -1,4 +1,4 @@
-"""The whole model of a run whose checkpoints hold the trained parameters alone: the rest is as the run began."""
+"""The parameters of the whole model of a run whose checkpoints hold only the trained ones."""
 
 from collections.abc import Callable
 
@@ -15,27 +15,35 @@ from r1vl_jax.models.trainable import cast_frozen, partition
 from r1vl_jax.sharding.batch import replicated
 from r1vl_jax.sharding.mesh import make_mesh
 
-Parameter = Callable[[str], Array]  # a parameter by its path, as `text.norm.scale`
+ReadParameter = Callable[[str], Array]  # a parameter by its path, as `text.norm.scale`
 
 
-def trained_params(settings: config.Config, definition: Definition, saved: Parameter) -> Params:
-    """What the run trains, as a tree; `saved` reads it from a checkpoint."""
+def trained_params(settings: config.Config, definition: Definition, saved: ReadParameter) -> Params:
+    """The trained parameters, as a tree.
+
+    Args:
+        saved: reads a parameter from the checkpoint.
+    """
     abstract, _ = partition(definition.abstract_params(), settings.model)
     return unflatten_dict({path: saved(path) for path in flatten_dict(abstract, sep=".")}, sep=".")
 
 
-def whole_model(settings: config.Config, definition: Definition, saved: Parameter) -> Parameter:
-    """Every parameter of the model without adapters, one when it is asked for.
+def merged_params(settings: config.Config, definition: Definition, saved: ReadParameter) -> ReadParameter:
+    """Reads any parameter of the model, with adapters merged into the base weights, one at a time.
 
-    Matrices that adapters are folded into are float32, so that what is written is rounded once.
+    Frozen parameters come from the weights that the run started from. Merged matrices are float32, so that an export
+    rounds them only once.
+
+    Args:
+        saved: reads a parameter from the checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: the run began from weights that are not there any more, or of other shapes.
+        FileNotFoundError, ValueError: the weights that the run started from are gone, or have other shapes.
     """
     trained, frozen = partition(definition.abstract_params(), settings.model)
     if not frozen:
         return saved
-    paths, initial = flatten_dict(trained, sep="."), _initial(settings, definition)
+    paths, initial = flatten_dict(trained, sep="."), _initial_params(settings, definition)
 
     def parameter(path: str) -> Array:
         if path in paths:
@@ -48,8 +56,8 @@ def whole_model(settings: config.Config, definition: Definition, saved: Paramete
     return parameter
 
 
-def _initial(settings: config.Config, definition: Definition) -> Parameter:
-    """The parameters that the run began with, in the dtype that it keeps frozen ones in."""
+def _initial_params(settings: config.Config, definition: Definition) -> ReadParameter:
+    """Reads the parameters that the run started from, in the dtype of frozen parameters."""
     model = settings.model
     if not model.path:
         flat: dict = dict(flatten_dict(cast_frozen(definition.init(jax.random.key(settings.seed)), model), sep="."))

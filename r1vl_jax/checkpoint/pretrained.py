@@ -1,4 +1,4 @@
-"""A trained model to call, from a directory or the hub, with the inputs that a Hugging Face processor returns."""
+"""`r1vl_jax.load`: a model from a directory or the hub, called with the outputs of a Hugging Face processor."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +19,10 @@ from r1vl_jax.sharding.rules import shardings
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model's definition with its parameters; call it to get logits.
+    """A model's definition with its parameters; calling it returns logits.
 
     Attributes:
-        params: float32, as the learner, the sampler and `checkpoint` take them.
+        params: float32, in the layout that the learner and the sampler use.
     """
 
     definition: Definition
@@ -40,32 +40,32 @@ class Pretrained:
         video_grid_thw: np.ndarray | None = None,
         second_per_grid_ts: np.ndarray | None = None,
     ) -> Float[Array, "B T V"]:
-        """Float32 logits at every position; padding, on either side, gets logits without meaning.
+        """Float32 logits at every position; those at padding, on either side, are meaningless.
 
         Args:
-            input_ids: token ids [B, T], an image token for every merged patch.
-            attention_mask: [B, T], not 0 where a token is real; all are by default.
-            mm_token_type_ids: [B, T], 0 text, 1 image, 2 video; by default from the token ids.
-            pixel_values, pixel_values_videos: patches of all images, and of all videos, end to end.
+            input_ids: token ids [B, T], with one image token for every merged patch.
+            attention_mask: [B, T], nonzero where a token is real; by default all are.
+            mm_token_type_ids: [B, T], 0 text, 1 image, 2 video; by default derived from the token ids.
+            pixel_values, pixel_values_videos: patches of all images, and of all videos, concatenated.
             image_grid_thw, video_grid_thw: frames, rows and columns of each, in patches.
-            second_per_grid_ts: seconds between the patches' frames, for each video; 1 by default. Qwen2.5-VL only.
+            second_per_grid_ts: seconds from one frame pair to the next, for each video; 1 by default. Qwen2.5-VL only.
 
         Raises:
-            ValueError: token ids outside the vocabulary, images that do not fit the image tokens, or seconds that fit
-                neither the videos nor the model.
+            ValueError: token ids are outside the vocabulary, images do not match the image tokens, or
+                `second_per_grid_ts` does not match the videos or the model.
         """
         given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        sizes = self.definition.config
-        if np.min(input_ids) < 0 or np.max(input_ids) >= sizes.vocab_size:
+        model = self.definition.config
+        if np.min(input_ids) < 0 or np.max(input_ids) >= model.vocab_size:
             raise ValueError(
-                f"input_ids: expected ids from 0 to {sizes.vocab_size - 1}, got {np.min(input_ids)} to"
+                f"input_ids: expected ids from 0 to {model.vocab_size - 1}, got {np.min(input_ids)} to"
                 f" {np.max(input_ids)}; were they made by the tokenizer of this model?"
             )
         inputs = from_inputs(
             given,
-            image_token_id=sizes.image_token_id,
-            video_token_id=sizes.video_token_id,
-            tokens_per_second=sizes.vision.tokens_per_second,
+            image_token_id=model.image_token_id,
+            video_token_id=model.video_token_id,
+            tokens_per_second=model.vision.tokens_per_second,
         )
         return _logits(self.definition, self.params, inputs)
 
@@ -75,12 +75,12 @@ def load(directory_or_hub_name: str, dtype: str = "float32", mesh: jax.sharding.
 
     Args:
         directory_or_hub_name: a directory with config.json and safetensors, or a name like Qwen/Qwen2-VL-2B-Instruct.
-        dtype: of the computation; parameters stay float32.
-        mesh: devices to place the parameters on, by the table of `sharding`; the first device alone by default.
+        dtype: of the computation; parameters are float32.
+        mesh: devices that the parameters are sharded over, by the rules of `sharding`; by default the first device.
 
     Raises:
         FileNotFoundError: there is no such directory, on this machine or on the hub.
-        ValueError: it is neither, or its tensors are not those of its configuration.
+        ValueError: it is another model, or its tensors do not match its configuration.
     """
     mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
     platform = mesh.devices.flat[0].platform

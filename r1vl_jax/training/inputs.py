@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from r1vl_jax.checkpoint.hf.directory import INDEX, WHOLE, local_directory
+from r1vl_jax.checkpoint.hf.directory import INDEX, SINGLE_FILE, local_directory
 from r1vl_jax.config import Config
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.records import open_split
@@ -14,7 +14,7 @@ from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
 # Each line: any one of these files will do.
 _MODEL_FILES = (
     ("config.json",),
-    (WHOLE, INDEX),
+    (SINGLE_FILE, INDEX),
     ("tokenizer.json", "vocab.json"),
     ("tokenizer_config.json",),
     ("preprocessor_config.json",),

@@ -1,8 +1,11 @@
-"""Export of a run: what was imported comes out byte for byte, and an export that fails leaves the one before it."""
+"""Export of a run: byte-identical to what was loaded, atomic, of the right stage, and with the run's instruction."""
 
 import errno
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -15,6 +18,7 @@ from safetensors import safe_open
 from transformers import Qwen2VLForConditionalGeneration
 
 from r1vl_jax import config
+from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf import export
 from r1vl_jax.checkpoint.hf.config import to_hf
 from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
@@ -22,7 +26,7 @@ from r1vl_jax.checkpoint.hf.export import export_run
 from r1vl_jax.checkpoint.hf.files import write_files
 from r1vl_jax.checkpoint.hf.load import load_params
 from r1vl_jax.checkpoint.hf.names import published_name
-from r1vl_jax.checkpoint.hf_export import num_bytes
+from r1vl_jax.checkpoint.hf_export import parse_size
 from r1vl_jax.checkpoint.manager import Checkpoints
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
@@ -36,7 +40,7 @@ OTHER_FILES = {"LICENSE": "a licence", "chat_template.jinja": "{{ messages }}", 
 
 @pytest.fixture(scope="module")
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model written by transformers in bfloat16, with all that lies beside weights, and some that should not.
+    """A model written by transformers in bfloat16, with all files beside the weights, and pickled weights.
 
     Of the tiny Qwen2-VL preset, unless a test names another.
     """
@@ -58,22 +62,35 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a run that started from it and saved a checkpoint without having changed anything."""
+    """The workdir of a run that started from it and saved a checkpoint of the unchanged parameters."""
     workdir = tmp_path_factory.mktemp("run")
-    fingerprint = weights_fingerprint(str(source))
-    write_manifest(workdir, _settings(workdir, source), data_fingerprint="", weights_fingerprint=fingerprint)
-    definition = Definition(model_config(config.Model(path=str(source)), load_tokenizer(source)))
-    mesh = make_mesh(config.Mesh(), jax.devices()[:1])
-    placement = rules.shardings(definition.abstract_params(), mesh)
-    params = load_params(str(source), definition, placement=placement)
-    with Checkpoints(workdir / "checkpoints" / "warmup", keep=1) as checkpoints:
-        checkpoints.save(3, {"params": params, "opt_state": {"mu": jax.tree.map(jnp.zeros_like, params)}}, {})
+    _write_manifest(workdir, source)
+    _save(workdir, "warmup", 3, _params(source))
     return workdir
 
 
-def _settings(workdir: Path, source: Path) -> config.Config:
+def _params(source: Path) -> Params:
+    definition = Definition(model_config(config.Model(path=str(source)), load_tokenizer(source)))
+    mesh = make_mesh(config.Mesh(), jax.devices()[:1])
+    placement = rules.shardings(definition.abstract_params(), mesh)
+    return load_params(str(source), definition, placement=placement)
+
+
+def _save(workdir: Path, stage: str, step: int, params: Params) -> None:
+    with Checkpoints(workdir / "checkpoints" / stage, keep=1) as checkpoints:
+        checkpoints.save(step, {"params": params, "opt_state": {"mu": jax.tree.map(jnp.zeros_like, params)}}, {})
+
+
+def _write_manifest(workdir: Path, source: Path, **changes) -> None:
+    fingerprint = weights_fingerprint(str(source))
+    settings = _settings(workdir, source, changes)
+    write_manifest(workdir, settings, data_fingerprint="", weights_fingerprint=fingerprint)
+
+
+def _settings(workdir: Path, source: Path, changes: Mapping = {}) -> config.Config:  # noqa: B006 - not modified
     editable = config.default()
     editable.workdir, editable.model.path, editable.warmup.max_steps = str(workdir), str(source), 3
+    editable.update_from_flattened_dict(changes)
     return config.resolve(editable)
 
 
@@ -93,7 +110,7 @@ def _contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("source", ["tiny", "2.5-tiny"], indirect=True)
-def test_import_then_export_gives_the_same_bytes(source: Path, run: Path, tmp_path: Path):
+def test_an_export_has_the_bytes_of_what_was_loaded(source: Path, run: Path, tmp_path: Path):
     export_run(run, tmp_path / "out", max_shard_size=200_000)
     expected, got = _tensors(source), _tensors(tmp_path / "out")
     assert got == expected
@@ -116,12 +133,12 @@ def test_transformers_opens_it_in_float32(source: Path, run: Path, tmp_path: Pat
     export_run(run, tmp_path / "out", dtype="float32")
     opened = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / "out")
     original = Qwen2VLForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
-    assert opened.dtype == torch.float32  # config.json tells the dtype of this export, not of the source
+    assert opened.dtype == torch.float32  # config.json has the dtype of the export, not of the source
     for (name, left), (_, right) in zip(opened.state_dict().items(), original.state_dict().items(), strict=True):
         assert torch.equal(left, right), name
 
 
-def test_without_room_the_old_export_stays_whole(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_leaves_the_previous_export_unchanged(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "out"
     export_run(run, out)
     before = _contents(out)
@@ -139,12 +156,12 @@ def test_without_room_the_old_export_stays_whole(run: Path, tmp_path: Path, monk
         export_run(run, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     monkeypatch.undo()
-    export_run(run, out, max_shard_size=200_000)  # a whole one does replace it
+    export_run(run, out, max_shard_size=200_000)  # a complete export replaces it
     assert not (out / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_is_no_export_is_not_replaced(source: Path, run: Path, tmp_path: Path):
+def test_a_directory_that_is_no_export_is_not_replaced(source: Path, run: Path, tmp_path: Path):
     (tmp_path / "notes.txt").touch()
     before = _contents(source)
     with pytest.raises(FileExistsError, match="there is something that is no export of ours; give --out another"):
@@ -158,9 +175,7 @@ def test_what_is_no_export_is_not_replaced(source: Path, run: Path, tmp_path: Pa
 def test_a_run_without_a_checkpoint_is_refused(source: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no run here \(expected manifest.json\); give --run the workdir"):
         export_run(tmp_path, tmp_path / "out")
-    fingerprint = weights_fingerprint(str(source))
-    settings = _settings(tmp_path / "run", source)
-    write_manifest(tmp_path / "run", settings, data_fingerprint="", weights_fingerprint=fingerprint)
+    _write_manifest(tmp_path / "run", source)
     for stage, missing in (("", "warmup or step_grpo"), ("warmup", "warmup"), ("vision_pretrain", "vision_pretrain")):
         text = f"no checkpoint of {missing} yet (the run's stages: warmup, step_grpo); train first"
         with pytest.raises(FileNotFoundError, match=re.escape(text)):
@@ -168,25 +183,120 @@ def test_a_run_without_a_checkpoint_is_refused(source: Path, tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_sizes_of_files_are_read_as_transformers_reads_them():
-    assert num_bytes("5GB") == 5_000_000_000
-    assert num_bytes("20MB") == 20_000_000
+@pytest.fixture
+def begun(source: Path, tmp_path: Path) -> Path:
+    """The workdir of a run whose StepGRPO has begun, and saved nothing yet."""
+    workdir = tmp_path / "begun"
+    _write_manifest(workdir, source)
+    _save(workdir, "warmup", 3, _params(source))
+    with Checkpoints(workdir / "checkpoints" / "step_grpo", keep=1) as checkpoints:
+        assert checkpoints.latest_step() is None
+    assert (workdir / "checkpoints" / "step_grpo").is_dir()
+    return workdir
+
+
+def test_the_last_stage_with_a_saved_step_is_exported(source: Path, begun: Path, tmp_path: Path):
+    exported = export_run(begun, tmp_path / "out")
+    assert (exported.stage, exported.step) == ("warmup", 3)
+    assert _tensors(tmp_path / "out") == _tensors(source)
+    _save(begun, "step_grpo", 5, jax.tree.map(lambda x: 2 * x, _params(source)))
+    exported = export_run(begun, tmp_path / "out")
+    assert (exported.stage, exported.step) == ("step_grpo", 5)
+    assert _tensors(tmp_path / "out") != _tensors(source)
+    exported = export_run(begun, tmp_path / "out", stage="warmup")
+    assert (exported.stage, exported.step) == ("warmup", 3)
+    assert _tensors(tmp_path / "out") == _tensors(source)
+
+
+def test_a_named_stage_without_a_saved_step_is_refused(begun: Path, tmp_path: Path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no checkpoint of step_grpo yet \(the run's stages: warmup, step_grpo"
+    ):
+        export_run(begun, tmp_path / "out", stage="step_grpo")
+    assert not (tmp_path / "out").exists()
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess:
+    program = [sys.executable, "-m", "r1vl_jax.checkpoint.hf_export", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
+def test_the_command_exports_and_says_what(begun: Path, tmp_path: Path):
+    result = _command(f"--run={begun}", f"--out={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"exported step 3 of warmup to {tmp_path / 'out'}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--stage=step_grpo"], "no checkpoint of step_grpo yet"),
+        (["--max_shard_size=5"], "max_shard_size='5': expected a number of KB, MB or GB"),
+        (["--adapter"], "there is no adapter to save: model.lora_r is 0"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(begun: Path, tmp_path: Path, arguments: list[str], reason: str):
+    result = _command(f"--run={begun}", f"--out={tmp_path / 'out'}", *arguments)
+    assert result.returncode == 1
+    assert reason in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_has_the_instruction_of_the_run(source: Path, tmp_path: Path):
+    (tmp_path / "how.txt").write_text("Think step by step,\nthen answer.\n")
+    for name, change in {
+        "text": {"data.instruction": " Think. "},
+        "file": {"data.instruction_file": str(tmp_path / "how.txt")},
+    }.items():
+        _write_manifest(tmp_path / name, source, **change)
+        _save(tmp_path / name, "warmup", 3, _params(source))
+    export_run(tmp_path / "text", tmp_path / "out")
+    assert (tmp_path / "out" / "instruction.txt").read_text() == "Think.\n"
+    export_run(tmp_path / "file", tmp_path / "out")
+    assert (tmp_path / "out" / "instruction.txt").read_text() == "Think step by step,\nthen answer.\n"
+
+
+def test_an_export_does_not_keep_the_instruction_of_the_base_model(source: Path, run: Path, tmp_path: Path):
+    (source / "instruction.txt").write_text("Of an earlier run.")
+    try:
+        export_run(run, tmp_path / "out")
+    finally:
+        (source / "instruction.txt").unlink()
+    assert not (tmp_path / "out" / "instruction.txt").exists()
+
+
+def test_shard_sizes_are_parsed_as_transformers_does():
+    assert parse_size("5GB") == 5_000_000_000
+    assert parse_size("20MB") == 20_000_000
     with pytest.raises(ValueError, match="max_shard_size='5': expected a number of KB, MB or GB, such as 5GB"):
-        num_bytes("5")
+        parse_size("5")
 
 
 def test_rounding_is_to_the_nearest_bfloat16(tmp_path: Path):
-    """Against torch, on numbers that bfloat16 cannot hold, ties to even included."""
+    """Against torch, on numbers that bfloat16 cannot represent, including ties to even."""
     values = np.float32([1.00390625, 1.01171875, -3.1415927, 1e-40, 3e38])
-    entry = export.Entry("x", values.shape)
-    export.write_shards(tmp_path, [entry], iter([values]), dtype="bfloat16", max_shard_size=10)
+    spec = export.TensorSpec("x", values.shape)
+    export.write_shards(tmp_path, [spec], iter([values]), dtype="bfloat16", max_shard_size=10)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as reader:
         assert torch.equal(reader.get_tensor("x"), torch.from_numpy(values).bfloat16())
 
 
 def test_a_run_whose_weights_were_replaced_is_not_exported(source: Path, tmp_path: Path):
-    """An adapter, or what was not frozen, belongs to these weights alone."""
+    """An adapter, or the trained part of a model, is only valid with the weights that it was trained on."""
     settings = _settings(tmp_path / "run", source)
     write_manifest(tmp_path / "run", settings, data_fingerprint="", weights_fingerprint="of others")
     with pytest.raises(ValueError, match="the weights changed since this run began"):
+        export_run(tmp_path / "run", tmp_path / "out")
+
+
+def test_a_run_of_another_version_is_refused(source: Path, tmp_path: Path):
+    _write_manifest(tmp_path / "run", source)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    del manifest["configuration"]["data"]["instruction"]
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    match = (
+        "another version of r1vl_jax wrote the manifest, which has no setting 'instruction'; export the run with that"
+    )
+    with pytest.raises(ValueError, match=match):
         export_run(tmp_path / "run", tmp_path / "out")

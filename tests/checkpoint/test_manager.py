@@ -1,4 +1,4 @@
-"""Checkpoints come back to the bit, where they belong, or not at all."""
+"""Checkpoints are restored bit for bit with the expected shardings, or refused."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.manager import Checkpoints, newest_params
+from r1vl_jax.checkpoint.manager import Checkpoints, latest_step, open_params
 from r1vl_jax.sharding.batch import replicated
 from r1vl_jax.sharding.mesh import make_mesh
 
@@ -51,16 +51,16 @@ def assert_same_bits(left: State, right: State) -> None:
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def test_restores_bits_dtypes_shardings_and_position(tmp_path, mesh):
-    state, position = make_state(mesh), {"epoch": 2, "iterator": {"order": [3, 1, 2], "seed": "a"}}
+def test_restores_bits_dtypes_shardings_and_data_state(tmp_path, mesh):
+    state, data_state = make_state(mesh), {"epoch": 2, "iterator": {"order": [3, 1, 2], "seed": "a"}}
     with Checkpoints(tmp_path / "new" / "directory", keep=1) as checkpoints:
-        checkpoints.save(7, state, position)
-        step, restored, restored_position = checkpoints.restore(abstract(state))
-    assert (step, restored_position) == (7, position)
+        checkpoints.save(7, state, data_state)
+        step, restored, restored_data_state = checkpoints.restore(abstract(state))
+    assert (step, restored_data_state) == (7, data_state)
     assert_same_bits(restored, state)
 
 
-def test_the_abstract_state_decides_the_sharding(tmp_path, mesh):
+def test_the_abstract_state_determines_the_sharding(tmp_path, mesh):
     state = make_state(mesh)
     other = replicated(make_mesh(config.Mesh(tensor=2)))
     with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -81,7 +81,7 @@ def test_the_state_may_be_donated_while_it_is_written(tmp_path, mesh):
     assert_same_bits(restored, make_state(mesh))
 
 
-def test_keeps_the_newest_and_leaves_a_saved_step_alone(tmp_path, mesh):
+def test_keeps_the_latest_and_does_not_overwrite_a_saved_step(tmp_path, mesh):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest_step() is None
         for step in (1, 2, 3, 3):
@@ -93,19 +93,19 @@ def test_keeps_the_newest_and_leaves_a_saved_step_alone(tmp_path, mesh):
         assert_same_bits(checkpoints.restore(abstract(make_state(mesh)))[1], make_state(mesh, 3))
 
 
-def test_a_relative_directory_is_one_of_the_working_directory(tmp_path, mesh, monkeypatch):
+def test_a_relative_directory_is_relative_to_the_working_directory(tmp_path, mesh, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Checkpoints("runs/a", keep=1) as checkpoints:
         checkpoints.save(1, make_state(mesh), {})
     assert (tmp_path / "runs" / "a" / "1").is_dir()
 
 
-def test_a_killed_save_leaves_the_checkpoint_before_it(tmp_path, mesh):
+def test_a_killed_save_leaves_the_previous_checkpoint(tmp_path, mesh):
     """Step 2 is large, and the process dies as soon as `save` has returned."""
     program = f"""
         import os
         import jax.numpy as jnp
-        from r1vl_jax.checkpoint.manager import Checkpoints, newest_params
+        from r1vl_jax.checkpoint.manager import Checkpoints
 
         checkpoints = Checkpoints({str(tmp_path)!r}, keep=2)
         checkpoints.save(1, {{"x": jnp.ones(4)}}, {{"seen": 1}})
@@ -117,14 +117,14 @@ def test_a_killed_save_leaves_the_checkpoint_before_it(tmp_path, mesh):
         [sys.executable, "-c", textwrap.dedent(program)], env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False
     )
     assert killed.returncode == 9
-    assert [path for path in tmp_path.iterdir() if path.name != "1"]  # it did die in the middle
+    assert [path for path in tmp_path.iterdir() if path.name != "1"]  # it was killed during the save
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        step, state, position = checkpoints.restore({"x": jnp.zeros(4)})
-    assert (step, position, state["x"].tolist()) == (1, {"seen": 1}, [1.0] * 4)
+        step, state, data_state = checkpoints.restore({"x": jnp.zeros(4)})
+    assert (step, data_state, state["x"].tolist()) == (1, {"seen": 1}, [1.0] * 4)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_another_state_is_refused_with_every_leaf_that_differs(tmp_path):
+def test_another_state_is_refused_with_a_list_of_all_differences(tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(5, {"a": jnp.ones((2, 3)), "b": jnp.ones(4), "old": jnp.int32(0), "same": jnp.ones(1)}, {})
         wanted = {"a": jnp.ones((2, 4)), "b": jnp.ones(4, jnp.bfloat16), "new": {"c": jnp.ones(2)}, "same": jnp.ones(1)}
@@ -147,17 +147,23 @@ def test_an_empty_directory_has_nothing_to_restore(tmp_path):
         checkpoints.restore({"a": jnp.ones(1)})
 
 
-def test_parameters_alone_are_read_beside_a_run_that_goes_on(tmp_path, mesh):
+def test_parameters_are_read_while_a_run_keeps_writing(tmp_path, mesh):
     state = make_state(mesh)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(4, state, {})
     unfinished = tmp_path / "5.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    with newest_params(tmp_path) as parameter:
+    assert latest_step(tmp_path) == 4
+    with open_params(tmp_path, 4) as parameter:
         kernel, norm = parameter("text.kernel"), parameter("norm")
     np.testing.assert_array_equal(kernel, state.params["text"]["kernel"])
     assert np.asarray(norm).tobytes() == np.asarray(state.params["norm"]).tobytes()
     assert len(kernel.sharding.device_set) == 1
-    assert unfinished.is_dir()  # what the run is writing
-    with pytest.raises(FileNotFoundError, match="no checkpoint in .*; train until one is saved"):
-        newest_params(tmp_path / "none").__enter__()
+    assert unfinished.is_dir()  # it is not removed while the run is writing it
+
+
+def test_a_directory_without_a_complete_step_has_no_latest_step(tmp_path):
+    assert latest_step(tmp_path / "none") is None
+    (tmp_path / "begun" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert latest_step(tmp_path / "begun") is None
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["1.orbax-checkpoint-tmp", "begun"]

@@ -1,4 +1,4 @@
-"""Sizes of a run's model: those of its weights, or of a preset fitted to the tokenizer; a foreign one is refused."""
+"""The configuration of a run's model: of its weights, or of a preset with the tokenizer's vocabulary."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def tokenizer():
     return train_tokenizer(["some text to learn from"], vocab_size=300)
 
 
-def test_a_preset_is_fitted_to_the_tokenizer(tokenizer):
+def test_a_preset_takes_the_vocabulary_of_the_tokenizer(tokenizer):
     sizes = model_config(Model(preset="tiny"), tokenizer)
     assert sizes.vocab_size == len(tokenizer)
     assert tokenizer.convert_ids_to_tokens(sizes.image_token_id) == "<|image_pad|>"
@@ -25,13 +25,13 @@ def test_a_preset_is_fitted_to_the_tokenizer(tokenizer):
     assert sizes.hidden_size == PRESETS["tiny"].hidden_size
 
 
-def test_sizes_of_weights(tokenizer, tmp_path: Path):
+def test_the_configuration_of_weights(tokenizer, tmp_path: Path):
     sizes = model_config(Model(preset="tiny"), tokenizer)
     (tmp_path / "config.json").write_text(json.dumps(to_hf(sizes)))
     assert model_config(Model(path=str(tmp_path)), tokenizer) == sizes
 
 
-def test_all_disagreements_with_the_tokenizer_are_listed(tokenizer, tmp_path: Path):
+def test_all_differences_from_the_tokenizer_are_listed(tokenizer, tmp_path: Path):
     content = to_hf(model_config(Model(preset="tiny"), tokenizer))
     expected = content["image_token_id"]
     content |= {"image_token_id": 7, "vision_start_token_id": 9, "vocab_size": 200}
@@ -53,16 +53,16 @@ def _write(directory: Path, tokenizer, *, generation: dict, **entries) -> Model:
     return Model(path=str(directory))
 
 
-def test_ends_as_published_are_accepted(tokenizer, tmp_path: Path):
+def test_published_end_tokens_are_accepted(tokenizer, tmp_path: Path):
     turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    # transformers' default, which stands there whatever the tokenizer.
+    # transformers' default, which it writes whatever the tokenizer.
     entries = {"eos_token_id": turn, "bos_token_id": text, "text_config": {"eos_token_id": 151645}}
     for eos in ([turn, text], [turn], turn, text, [5, text], None):
         generation = {"eos_token_id": eos, "bos_token_id": text, "pad_token_id": text}
         model_config(_write(tmp_path, tokenizer, generation=generation, **entries), tokenizer)
 
 
-def test_foreign_ids_are_listed_with_all_else(tokenizer, tmp_path: Path):
+def test_unknown_ids_are_listed_with_all_other_differences(tokenizer, tmp_path: Path):
     turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     last = len(tokenizer) - 1
     model = _write(
@@ -88,7 +88,7 @@ def test_foreign_ids_are_listed_with_all_else(tokenizer, tmp_path: Path):
 
 
 @pytest.mark.parametrize("eos", [99999, "2", [], {"id": 2}, 1.5])
-def test_ends_that_never_come_are_refused(tokenizer, tmp_path: Path, eos: object):
+def test_end_tokens_that_cannot_be_sampled_are_refused(tokenizer, tmp_path: Path, eos: object):
     model = _write(tmp_path, tokenizer, generation={"eos_token_id": eos})
     with pytest.raises(ValueError, match=r"eos_token_id: generation_config\.json has .* completions would not end"):
         model_config(model, tokenizer)
@@ -106,7 +106,7 @@ def test_a_written_config_reads_back(preset: str):
     assert from_hf(json.loads(json.dumps(to_hf(PRESETS[preset])))) == PRESETS[preset]
 
 
-def test_sizes_of_weights_that_are_not_there_yet(tokenizer, tmp_path: Path):
+def test_the_configuration_of_weights_that_are_not_there_yet(tokenizer, tmp_path: Path):
     assert expected_config(Model(path="runs/later", preset="7b")) == PRESETS["7b"]
     with pytest.raises(ValueError, match=r"config.model.path='runs/later' has no config.json, and .*preset='tiny'"):
         expected_config(Model(path="runs/later"))

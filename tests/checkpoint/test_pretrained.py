@@ -1,4 +1,4 @@
-"""Calling a model with a processor's inputs; that its logits are right is tested in tests/parity."""
+"""Calling a model with a processor's outputs; tests/parity compares the logits with transformers'."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ IMAGE = {
 }
 
 
-def test_mask_and_types_may_be_left_out():
+def test_mask_and_token_types_are_optional():
     expected = MODEL(
         input_ids=TOKEN_BT,
         attention_mask=np.ones_like(TOKEN_BT),
@@ -29,7 +29,7 @@ def test_mask_and_types_may_be_left_out():
     np.testing.assert_array_equal(MODEL(input_ids=TOKEN_BT, **IMAGE), expected)
 
 
-def test_parameters_may_be_spread_over_a_mesh():
+def test_parameters_may_be_sharded_over_a_mesh():
     mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
     params = jax.device_put(MODEL.params, rules.shardings(MODEL.params, mesh))
     actual = Pretrained(DEFINITION, params)(input_ids=TOKEN_BT, **IMAGE)

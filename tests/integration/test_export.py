@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VL
 
 from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf.export import export_run
-from r1vl_jax.checkpoint.manager import newest_params
+from r1vl_jax.checkpoint.manager import open_params
 from r1vl_jax.config import resolve
 from r1vl_jax.data.prompts import Processor
 from r1vl_jax.data.records import Record, decode_images
@@ -44,7 +44,7 @@ def test_the_same_greedy_answers(tmp_path: Path):
 
 
 def _params(parts: Components, directory: Path) -> Params:
-    with newest_params(epath.Path(directory)) as parameter:
+    with open_params(epath.Path(directory), 20) as parameter:
         return jax.tree_util.tree_map_with_path(
             lambda path, _: parameter(jax.tree_util.keystr(path, simple=True, separator=".")),
             parts.definition.abstract_params(),

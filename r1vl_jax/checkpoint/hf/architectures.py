@@ -1,4 +1,4 @@
-"""How the architectures write their `config.json`: its sections, and what each calls the entries of `vision_config`."""
+"""The entries of `config.json` for each supported architecture, and the sections that they stand in."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,26 +11,27 @@ from r1vl_jax.models.qwen2_vl.config import TowerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """How the `vision_config` of one architecture is written.
+    """How one architecture writes its `vision_config`.
 
     Attributes:
-        architecture: its name, for messages.
-        tower: what the sizes become; its fields are called as the entries are, but for those in `renamed`.
-        renamed: field -> entry.
-        feature_dim: the entry that holds the width of a feature, which must be the text's.
+        name: for error messages.
+        vision_class: our configuration of the vision tower; its fields have the names of the entries, except those in
+            `entry_names`.
+        entry_names: field -> entry.
+        feature_size_entry: the entry with the size of a vision feature, which must equal the text's hidden size.
         hidden_act: the activation of the blocks' MLP.
-        model_class: of transformers.
+        model_class: transformers' name of the model.
     """
 
-    architecture: str
-    tower: type[TowerConfig]
-    renamed: Mapping[str, str]
-    feature_dim: str
+    name: str
+    vision_class: type[TowerConfig]
+    entry_names: Mapping[str, str]
+    feature_size_entry: str
     hidden_act: str
     model_class: str
 
-    def entry(self, field: str) -> str:
-        return self.renamed.get(field, field)
+    def entry_name(self, field: str) -> str:
+        return self.entry_names.get(field, field)
 
 
 ARCHITECTURES = {
@@ -60,11 +61,13 @@ TOKEN_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "visio
 
 @dataclasses.dataclass(frozen=True)
 class Sections:
-    """The objects that a `config.json` is made of.
+    """The sections of a `config.json`, whatever its layout.
 
     Attributes:
-        text: the entries at the top, with those of `text_config` over them, and `rope_theta` wherever it stands.
-        faults: one line for each section that is no object; an empty one stands in its place.
+        text: the entries at the top level, overridden by those of `text_config`; with `rope_theta` from `rope`.
+        vision: `vision_config`.
+        rope: `rope_scaling`, or `rope_parameters`.
+        faults: one line for each section that is no JSON object; it is empty here.
     """
 
     text: Mapping[str, Any]
@@ -73,19 +76,20 @@ class Sections:
     faults: tuple[str, ...]
 
 
-def sections(config: Mapping[str, Any]) -> Sections:
-    """Takes a `config.json` apart, in any layout."""
+def split_sections(config: Mapping[str, Any]) -> Sections:
+    """Finds the sections of a `config.json` in the flat and in the nested layout."""
     faults: list[str] = []
-    text = {**config, **_object(config, "text_config", faults)}
-    vision = _object(config, "vision_config", faults)
-    rope = _object(text, "rope_parameters", faults) or _object(text, "rope_scaling", faults)
+    text = {**config, **_section(config, "text_config", faults)}
+    vision = _section(config, "vision_config", faults)
+    rope_scaling, rope_parameters = (_section(text, name, faults) for name in ("rope_scaling", "rope_parameters"))
+    rope = rope_scaling or rope_parameters  # transformers' order
     if "rope_theta" in rope:
         text["rope_theta"] = rope["rope_theta"]
     return Sections(text, vision, rope, tuple(faults))
 
 
-def _object(section: Mapping[str, Any], name: str, faults: list[str]) -> Mapping[str, Any]:
-    value = section.get(name)
+def _section(parent: Mapping[str, Any], name: str, faults: list[str]) -> Mapping[str, Any]:
+    value = parent.get(name)
     if value is None or isinstance(value, dict):
         return value or {}
     faults.append(f"{name}: expected an object, got {value!r}")

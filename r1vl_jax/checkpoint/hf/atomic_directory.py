@@ -1,4 +1,4 @@
-"""A directory that is replaced whole or not at all, and only if nothing of the user's own is lost with it."""
+"""Replaces an export directory atomically, and only if no file of the user's is lost."""
 
 import errno
 import re
@@ -9,28 +9,30 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-PRODUCER = {"producer": "r1vl_jax"}  # in the metadata of every safetensors file that is written here
+PRODUCER = {"producer": "r1vl_jax"}  # in the metadata of every safetensors file that an export writes
+INSTRUCTION = "instruction.txt"  # of an export: the instruction that the model was trained with
 
-_WEIGHTS = r"(model(-\d+-of-\d+)?|adapter_model)\.safetensors(\.index\.json)?"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Files that only an export writes, so that a new export may drop them.
+_EXPORTED = rf"(model(-\d+-of-\d+)?|adapter_model)\.safetensors(\.index\.json)?|{re.escape(INSTRUCTION)}"
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
-    """An empty directory beside `out`, which takes its place at the end, unless something goes wrong.
+    """Yields an empty directory beside `out`, which replaces `out` when the block ends without an exception.
 
-    What a killed export left behind is tidied first.
+    Leftovers of a killed export are removed, or restored, first.
 
     Raises:
-        FileExistsError: `out` is no export of ours, or holds files that the new export does not have.
-        OSError: there is no room; what was there is untouched.
+        FileExistsError: `out` was not written by an export, or holds files that the new export does not have.
+        OSError: the disk is full; the previous export is unchanged.
     """
     unfinished, replaced = (out.with_name(f".{out.name}-{what}") for what in ("unfinished", "replaced"))
     if replaced.exists() and not out.exists():
         replaced.rename(out)  # killed between the two renames below
     for leftover in (unfinished, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    if out.exists() and any(out.iterdir()) and not _is_own(out):
+    if out.exists() and any(out.iterdir()) and not _is_export(out):
         raise FileExistsError(f"{out}: there is something that is no export of ours; give --out another directory")
     had_export = out.exists()
     unfinished.mkdir(parents=True)
@@ -39,7 +41,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         _refuse_loss(out, unfinished)
         _swap(unfinished, out, replaced)
     except (OSError, SafetensorError) as error:
-        if not _is_lack_of_room(error):
+        if not _is_out_of_space(error):
             raise
         kept = "the export that was there is untouched" if had_export else "nothing was left behind"
         free = shutil.disk_usage(out.parent).free / 2**30
@@ -64,12 +66,12 @@ def _swap(unfinished: Path, out: Path, replaced: Path) -> None:
 
 
 def _refuse_loss(out: Path, unfinished: Path) -> None:
-    """Weight files are ours, whatever their number; any other that the new export has not may be the user's own."""
+    """Refuses to drop files that may be the user's: those that the new export lacks and exports do not always write."""
     if not out.exists():
         return
     kept = {path.name for path in unfinished.iterdir()}
     names = (path.name for path in out.iterdir())
-    lost = sorted(name for name in names if name not in kept and not re.fullmatch(_WEIGHTS, name))
+    lost = sorted(name for name in names if name not in kept and not re.fullmatch(_EXPORTED, name))
     if lost:
         raise FileExistsError(
             f"{out}: {', '.join(lost)} would be lost with the export that is there; move them elsewhere, or give --out"
@@ -77,8 +79,8 @@ def _refuse_loss(out: Path, unfinished: Path) -> None:
         )
 
 
-def _is_own(directory: Path) -> bool:
-    """Whether the weights of a directory were written here."""
+def _is_export(directory: Path) -> bool:
+    """Whether an export wrote the weights of a directory."""
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         return False
@@ -89,8 +91,8 @@ def _is_own(directory: Path) -> bool:
         return False
 
 
-def _is_lack_of_room(error: OSError | SafetensorError) -> bool:
-    """safetensors tells the system's error in its text alone."""
+def _is_out_of_space(error: OSError | SafetensorError) -> bool:
+    """safetensors gives the operating system's error code only in its message."""
     if isinstance(error, OSError):
-        return error.errno in _NO_ROOM
-    return any(f"os error {code}" in str(error) for code in _NO_ROOM)
+        return error.errno in _OUT_OF_SPACE
+    return any(f"os error {code}" in str(error) for code in _OUT_OF_SPACE)

@@ -1,8 +1,9 @@
-"""Writes a run's model as a directory that transformers opens as it is."""
+"""Exports a run as a checkpoint directory that transformers opens, or its adapter for PEFT."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -14,12 +15,12 @@ from ml_collections import ConfigDict
 from r1vl_jax import config
 from r1vl_jax.checkpoint.hf.atomic_directory import atomic_directory
 from r1vl_jax.checkpoint.hf.directory import local_directory, weights_fingerprint
-from r1vl_jax.checkpoint.hf.files import copy_files, write_files
+from r1vl_jax.checkpoint.hf.files import copy_files, write_files, write_instruction
 from r1vl_jax.checkpoint.hf.names import Tensor, tensors_of
 from r1vl_jax.checkpoint.hf.peft import save_adapter
-from r1vl_jax.checkpoint.hf.shards import Entry, write_shards
-from r1vl_jax.checkpoint.manager import newest_params
-from r1vl_jax.checkpoint.merged_params import trained_params, whole_model
+from r1vl_jax.checkpoint.hf.shards import TensorSpec, write_shards
+from r1vl_jax.checkpoint.manager import latest_step, open_params
+from r1vl_jax.checkpoint.merged_params import merged_params, trained_params
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.data.tokenizer import eos_token_ids, load_tokenizer
 from r1vl_jax.models.qwen2_vl.config import Config
@@ -28,7 +29,21 @@ from r1vl_jax.models.trainable import make_lora
 from r1vl_jax.observe import check_fingerprint
 from r1vl_jax.observe.files import read_json
 
-MAX_SHARD_SIZE = 5 * 10**9  # bytes, as transformers' own shards were for long
+MAX_SHARD_SIZE = 5 * 10**9  # bytes
+
+
+@dataclass(frozen=True)
+class RunCheckpoint:
+    """A saved step of a stage of a run."""
+
+    run: epath.Path
+    stage: str
+    step: int
+
+    @property
+    def directory(self) -> epath.Path:
+        """Holds the checkpoints of the stage."""
+        return _checkpoints(self.run, self.stage)
 
 
 def export_run(
@@ -38,82 +53,95 @@ def export_run(
     stage: str = "",
     dtype: str = "bfloat16",
     max_shard_size: int = MAX_SHARD_SIZE,
-) -> None:
-    """Exports the newest checkpoint of a run.
+) -> RunCheckpoint:
+    """Exports the whole model of a run's latest checkpoint; adapters are merged into the base weights.
 
     Args:
         run: the run's workdir.
-        out: a directory, made if absent; an export that is there already is replaced once the new one is whole.
-        stage: which stage's newest checkpoint; "" is the last stage that has one.
+        out: a directory, created if absent; an export in it is replaced when the new one is complete.
+        stage: exports the latest checkpoint of this stage; "" is the last stage that has one.
+        dtype: of the weights, one of `shards.DTYPES`.
+        max_shard_size: bytes of tensors in a weight file.
+
+    Returns:
+        The exported checkpoint.
 
     Raises:
-        FileNotFoundError: there is no run, or it has no checkpoint yet.
-        ValueError: the weights that the run started from are others now.
-        FileExistsError: `out` is there and is no export, holds files of the user's own, or is the model that the run
-            started from.
-        OSError: there is no room; what was there is untouched.
+        FileNotFoundError: there is no run, or the stage has no checkpoint yet.
+        ValueError: the weights that the run started from have changed, or another version wrote the run.
+        FileExistsError: `out` is no export, holds files of the user's, or is the model that the run started from.
+        OSError: the disk is full; the previous export is unchanged.
     """
-    settings = _settings(epath.Path(run))
+    settings = _load_settings(epath.Path(run))
+    checkpoint = _find_checkpoint(epath.Path(run), settings, stage)
     tokenizer = load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
-    sizes = model_config(settings.model, tokenizer)
-    definition = _definition(sizes, settings.model)
+    model = model_config(settings.model, tokenizer)
+    definition = _definition(model, settings.model)
+    _refuse_base_model(Path(out), settings.model.path)
     with (
-        atomic_directory(_checked(Path(out), settings.model.path)) as unfinished,
-        newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved,
+        atomic_directory(Path(out)) as unfinished,
+        open_params(checkpoint.directory, checkpoint.step) as saved,
     ):
         if settings.model.path:
             copy_files(local_directory(settings.model.path), unfinished, dtype=dtype)
         else:
             write_files(
                 unfinished,
-                sizes,
+                model,
                 tokenizer,
                 eos_token_ids=eos_token_ids(tokenizer),
                 min_pixels=settings.data.min_pixels,
                 max_pixels=settings.data.max_pixels,
                 dtype=dtype,
             )
-        parameter = whole_model(settings, definition, saved)
-        write_weights(unfinished, sizes, parameter, dtype=dtype, max_shard_size=max_shard_size)
+        write_instruction(unfinished, config.instruction(settings.data))
+        parameter = merged_params(settings, definition, saved)
+        write_weights(unfinished, model, parameter, dtype=dtype, max_shard_size=max_shard_size)
+    return checkpoint
 
 
-def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = "") -> None:
-    """Exports the adapters of a run's newest checkpoint, in PEFT's format; `stage` as for `export_run`.
+def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = "") -> RunCheckpoint:
+    """Exports the adapter of a run's latest checkpoint, in PEFT's format.
+
+    Args:
+        run, out, stage: as in `export_run`.
+
+    Returns:
+        The exported checkpoint.
 
     Raises:
-        FileNotFoundError: there is no run, or it has no checkpoint yet.
-        ValueError: the run trains no adapters.
+        ValueError: the run trains no adapter, or as in `export_run`.
+        FileNotFoundError, FileExistsError, OSError: as in `export_run`.
     """
-    settings = _settings(epath.Path(run))
+    settings = _load_settings(epath.Path(run))
+    checkpoint = _find_checkpoint(epath.Path(run), settings, stage)
     tokenizer = load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
     definition = _definition(model_config(settings.model, tokenizer), settings.model)
-    with newest_params(_checkpoints(epath.Path(run), settings, stage)) as saved:
+    _refuse_base_model(Path(out), settings.model.path)
+    with open_params(checkpoint.directory, checkpoint.step) as saved:
         trained = trained_params(settings, definition, saved)
-    with atomic_directory(_checked(Path(out), settings.model.path)) as unfinished:
+    with atomic_directory(Path(out)) as unfinished:
         save_adapter(unfinished, trained, definition, base_model=settings.model.path)
-
-
-def _definition(sizes: Config, model: config.Model) -> Definition:
-    base = Definition(sizes, model.dtype)
-    return dataclasses.replace(base, lora=make_lora(base, model))
+        write_instruction(unfinished, config.instruction(settings.data))
+    return checkpoint
 
 
 def write_weights(
-    directory: Path, sizes: Config, parameter: Callable[[str], Array], *, dtype: str, max_shard_size: int
+    directory: Path, model: Config, parameter: Callable[[str], Array], *, dtype: str, max_shard_size: int
 ) -> None:
-    """Writes the weight files alone.
+    """Writes the weight files only.
 
     Args:
-        parameter: gives a parameter by its path, as `text.norm.scale`; asked for one after another.
-        dtype: of the files, one of `hf_shards.DTYPES`.
-        max_shard_size: bytes of a file.
+        parameter: gives a parameter by its path, as `text.norm.scale`; is called for one after another.
+        dtype: of the files, one of `shards.DTYPES`.
+        max_shard_size: bytes of tensors in a file.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(Definition(sizes).abstract_params())
+    leaves = jax.tree_util.tree_leaves_with_path(Definition(model).abstract_params())
     shapes = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
-    tensors = {path: list(tensors_of(path, shape, sizes)) for path, shape in shapes.items()}
+    tensors = {path: list(tensors_of(path, shape, model)) for path, shape in shapes.items()}
+    specs = [TensorSpec(tensor.name, tensor.shape) for path in tensors for tensor in tensors[path]]
     arrays = (array for path in tensors for array in _arrays(parameter(path), tensors[path]))
-    entries = [Entry(tensor.name, tensor.shape) for path in tensors for tensor in tensors[path]]
-    write_shards(directory, entries, arrays, dtype=dtype, max_shard_size=max_shard_size)
+    write_shards(directory, specs, arrays, dtype=dtype, max_shard_size=max_shard_size)
 
 
 def _arrays(parameter: Array, tensors: list[Tensor]) -> Iterator[np.ndarray]:
@@ -122,35 +150,53 @@ def _arrays(parameter: Array, tensors: list[Tensor]) -> Iterator[np.ndarray]:
         yield tensor.from_parameter(host if tensor.layer is None else host[tensor.layer])
 
 
-def _settings(run: epath.Path) -> config.Config:
-    """The run's configuration; its checkpoints may hold no more than what was added to the weights it began with."""
+def _definition(model: Config, settings: config.Model) -> Definition:
+    base = Definition(model, settings.dtype)
+    return dataclasses.replace(base, lora=make_lora(base, settings))
+
+
+def _load_settings(run: epath.Path) -> config.Config:
+    """The run's settings, from its manifest.
+
+    Its checkpoints may hold only what was trained, so the weights that the run started from must be unchanged.
+    """
     manifest = read_json(run / "manifest.json")
     if not manifest:
         raise FileNotFoundError(
             f"{run}: no run here (expected manifest.json); give --run the workdir of r1vl_jax.train"
         )
-    settings = config.resolve(ConfigDict(manifest["configuration"]))
+    try:
+        settings = config.resolve(ConfigDict(manifest["configuration"]))
+    except KeyError as error:
+        missing = str(error.args[0]).splitlines()[0]
+        raise ValueError(
+            f"{run}: another version of r1vl_jax wrote the manifest, which has no setting {missing}; export the run"
+            " with that version"
+        ) from error
     check_fingerprint(run, "weights", weights_fingerprint(settings.model.path))
     return settings
 
 
-def _checkpoints(run: epath.Path, settings: config.Config, stage: str) -> epath.Path:
-    """The checkpoints of a stage; of the last that has begun to write any if none is named."""
+def _find_checkpoint(run: epath.Path, settings: config.Config, stage: str) -> RunCheckpoint:
+    """The latest checkpoint of a stage; for "" of the last stage that has saved one."""
     stages = (stage,) if stage else settings.train.stages
     for name in reversed(stages):
-        if (directory := run / "checkpoints" / name).exists():
-            return directory
+        if (step := latest_step(_checkpoints(run, name))) is not None:
+            return RunCheckpoint(run, name, step)
     raise FileNotFoundError(
         f"{run}: no checkpoint of {' or '.join(stages)} yet (the run's stages: {', '.join(settings.train.stages)});"
         " train first"
     )
 
 
-def _checked(out: Path, base: str) -> Path:
-    """The directory to write; never the model that the run started from, which its checkpoints belong to."""
+def _checkpoints(run: epath.Path, stage: str) -> epath.Path:
+    return run / "checkpoints" / stage
+
+
+def _refuse_base_model(out: Path, base: str) -> None:
+    """The run's checkpoints depend on the model that it started from, which an export must not replace."""
     if base and out.resolve() == local_directory(base).resolve():
         raise FileExistsError(
             f"{out}: the run started from this model and needs it as it is, to be resumed and exported; give --out"
             " another directory"
         )
-    return out

@@ -1,4 +1,4 @@
-"""The files beside the weights of a checkpoint: sizes, end-of-sequence tokens, tokenizer, image processor."""
+"""The files beside the weights of an export: configuration, tokenizer, image processor, instruction."""
 
 import json
 import shutil
@@ -8,20 +8,21 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from r1vl_jax.checkpoint.hf.atomic_directory import INSTRUCTION
 from r1vl_jax.checkpoint.hf.config import to_hf
 from r1vl_jax.checkpoint.hf.directory import read_json
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.models.qwen2_vl.config import Config
 
-# Weights, in any format; all else in a checkpoint's directory goes along.
+# Weights, in any format; every other file of a checkpoint is copied.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
 
 
 def copy_files(source: Path, out: Path, *, dtype: str) -> None:
-    """Copies everything that is not weights: byte for byte, but for the dtype in config.json if it is another.
+    """Copies all files but weights, byte for byte; only the dtype in config.json is changed where it differs.
 
     Args:
-        dtype: of the weights beside which the files are to stand.
+        dtype: of the exported weights.
     """
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_WEIGHTS):
@@ -42,12 +43,19 @@ def write_files(
     max_pixels: int,
     dtype: str,
 ) -> None:
-    """Writes them for a model that began from random weights."""
+    """Writes the files for a model that was trained from random weights."""
     _write_json(out / "config.json", to_hf(config) | {"torch_dtype": dtype})
     generation = {"eos_token_id": list(eos_token_ids), "pad_token_id": tokenizer.pad_token_id, "do_sample": False}
     _write_json(out / "generation_config.json", generation)
     tokenizer.save_pretrained(out)
     load_image_processor(min_pixels=min_pixels, max_pixels=max_pixels).save_pretrained(out)
+
+
+def write_instruction(out: Path, instruction: str) -> None:
+    """Writes the instruction that the model was trained with, or removes that of the model it started from."""
+    (out / INSTRUCTION).unlink(missing_ok=True)
+    if instruction.strip():
+        (out / INSTRUCTION).write_text(instruction.strip() + "\n", "utf-8")
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

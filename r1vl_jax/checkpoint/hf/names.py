@@ -1,10 +1,10 @@
-"""Where each parameter stands in a Hugging Face checkpoint: one table, for reading and for writing.
+"""The name and layout of each parameter in a Hugging Face checkpoint: one table, for loading and for export.
 
-Qwen2-VL and Qwen2.5-VL name alike what they have in common, so the table serves both.
+Qwen2-VL and Qwen2.5-VL use the same names for the parameters that they share, so one table serves both.
 
 Published files name tensors `model.layers...` and `visual...`; later versions of transformers write
-`model.language_model.layers...` and `model.visual...`. The table holds the published names, `published_name` brings the
-others to them.
+`model.language_model.layers...` and `model.visual...`. The table has the published names, and `published_name` maps the
+later ones to them.
 """
 
 import re
@@ -16,7 +16,7 @@ from jax import Array
 
 from r1vl_jax.models.qwen2_vl.config import Config
 
-# parameter path (a regular expression) -> published name; `{layer}` stands for each layer of a stack, \1 for group 1.
+# Parameter path (a regular expression) -> published name; `{layer}` is the index on a stacked parameter's first axis.
 _TABLE = (
     (r"text\.embed_tokens\.embedding", r"model.embed_tokens.weight"),
     (r"text\.layers\.(\w+_layernorm)\.scale", r"model.layers.{layer}.\1.weight"),
@@ -39,14 +39,14 @@ _LATER_PREFIXES = {"model.language_model.": "model.", "model.visual.": "visual."
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a checkpoint and the parameter, or layer of a stacked parameter, that it holds.
+    """One tensor of a checkpoint, which holds a parameter or one layer of a stacked parameter.
 
     Attributes:
         name: published name.
         shape: of the tensor.
         layer: index on the parameter's leading axis; None if the tensor is the whole parameter.
-        is_transposed: whether the tensor is [out, ...in], as matrices and the patch convolution are, and the parameter
-            [in, out].
+        is_transposed: the tensor is [out, ...in] and the parameter [in, out], as for linear maps and the patch
+            convolution.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Tensor:
     is_transposed: bool
 
     def from_parameter(self, parameter: np.ndarray) -> np.ndarray:
-        """The tensor, from the parameter (or from its one layer)."""
+        """The tensor's values, from those of the parameter (or of its layer)."""
         return parameter.T.reshape(self.shape) if self.is_transposed else parameter
 
 
 def to_parameter(tensor: Array, *, is_transposed: bool) -> Array:
-    """A tensor in the layout of the parameter, or of one layer of it."""
+    """A tensor's values in the layout of the parameter (or of its layer)."""
     return tensor.reshape(tensor.shape[0], -1).T if is_transposed else tensor
 
 
@@ -74,17 +74,17 @@ def tensors_of(path: str, shape: tuple[int, ...], config: Config) -> Iterator[Te
     name = _published_template(path)
     is_transposed = path.endswith(".kernel")
     is_stacked = "{layer}" in name
-    shape_of_layer = shape[1:] if is_stacked else shape
+    layer_shape = shape[1:] if is_stacked else shape
     if path == "visual.patch_embed.proj.kernel":
         tensor_shape = _patch_shape(config)
     else:
-        tensor_shape = shape_of_layer[::-1] if is_transposed else shape_of_layer
+        tensor_shape = layer_shape[::-1] if is_transposed else layer_shape
     for layer in range(shape[0]) if is_stacked else [None]:
         yield Tensor(name.format(layer=layer), tensor_shape, layer, is_transposed)
 
 
 def published_name(name: str) -> str:
-    """The published name of a tensor, from either layout."""
+    """The published name of a tensor, from a published or a later name."""
     for later, published in _LATER_PREFIXES.items():
         if name.startswith(later):
             return published + name.removeprefix(later)
@@ -92,7 +92,7 @@ def published_name(name: str) -> str:
 
 
 def later_name(name: str) -> str:
-    """The name that later versions of transformers give to a tensor with this published name."""
+    """The name in later versions of transformers, from the published name."""
     for later, published in _LATER_PREFIXES.items():
         if name.startswith(published):
             return later + name.removeprefix(published)
@@ -101,7 +101,7 @@ def later_name(name: str) -> str:
 
 def _published_template(path: str) -> str:
     templates = [match.expand(name) for pattern, name in _TABLE if (match := re.fullmatch(pattern, path))]
-    assert len(templates) == 1, f"parameter {path} must fit one line of the table, fits {len(templates)}: {templates}"
+    assert len(templates) == 1, f"parameter {path} must match one row of the table, matches {templates}"
     return templates[0]
 
 

@@ -1,4 +1,4 @@
-"""Writes an adapter for PEFT: `peft.PeftModel.from_pretrained(model, directory)` adds it to transformers' model."""
+"""Exports a LoRA adapter in PEFT's format: `peft.PeftModel.from_pretrained(model, directory)` loads it."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ def save_adapter(directory: str | Path, params: Params, definition: Definition, 
     """Writes `adapter_config.json` and `adapter_model.safetensors` into a directory, made if absent.
 
     Args:
-        params: the adapter's parameters, with or without the base's.
-        base_model: directory or hub name of the model that the adapter belongs to, for the record.
+        params: the adapter's parameters, with or without those of the base model.
+        base_model: directory or hub name of the base model, which `adapter_config.json` names.
 
     Raises:
         ValueError: the definition has no adapter.
@@ -54,7 +54,7 @@ def _config(lora: LoRA, targets: list[str], base_model: str) -> dict:
 
 
 def _tensors(params: Params, definition: Definition) -> Iterator[tuple[str, np.ndarray]]:
-    """Every A and B, layer by layer, in PEFT's names and layout [out, in]."""
+    """Matrices A and B of every adapted linear map, layer by layer, with PEFT's names and layout [out, in]."""
     flat = flatten_dict(params, sep=".")
     for path in (path for path in flat if path.endswith(".lora_a")):
         module = path.removesuffix(".lora_a")

@@ -1,4 +1,4 @@
-"""A directory is replaced whole or not at all, and what the user put there is not lost."""
+"""A directory is replaced atomically, and the user's files in it are not lost."""
 
 import errno
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_other_shards_replace_the_old_ones(tmp_path: Path):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_if_the_last_rename_fails_the_old_one_stands_again(tmp_path: Path, monkeypatch, error):
+def test_a_failed_rename_restores_the_previous_export(tmp_path: Path, monkeypatch, error):
     export(tmp_path / "out", 1)
     before = contents(tmp_path / "out")
     rename = Path.rename
@@ -51,7 +51,7 @@ def test_if_the_last_rename_fails_the_old_one_stands_again(tmp_path: Path, monke
     assert names(tmp_path) == ["out"]
 
 
-def test_what_a_killed_export_left_is_tidied(tmp_path: Path):
+def test_leftovers_of_a_killed_export_are_removed(tmp_path: Path):
     export(tmp_path / "out", 1)
     before = contents(tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / ".out-replaced")  # killed between the two renames
@@ -63,7 +63,14 @@ def test_what_a_killed_export_left_is_tidied(tmp_path: Path):
     assert names(tmp_path) == ["out"]
 
 
-def test_files_of_the_users_own_are_not_lost(tmp_path: Path):
+def test_an_instruction_of_the_previous_export_is_dropped(tmp_path: Path):
+    export(tmp_path / "out", 1)
+    (tmp_path / "out" / "instruction.txt").write_text("Think.")
+    export(tmp_path / "out", 2)
+    assert names(tmp_path / "out") == ["model.safetensors"]
+
+
+def test_files_of_the_user_are_not_lost(tmp_path: Path):
     export(tmp_path / "out", 1)
     (tmp_path / "out" / "eval_results.json").write_text("{}")
     before = contents(tmp_path / "out")
@@ -73,12 +80,12 @@ def test_files_of_the_users_own_are_not_lost(tmp_path: Path):
     assert names(tmp_path) == ["out"]
 
 
-def test_lack_of_room_is_told_when_safetensors_notices_it(tmp_path: Path):
+def test_a_full_disk_is_reported_when_safetensors_meets_it(tmp_path: Path):
     with pytest.raises(OSError, match="no room .*nothing was left behind"), atomic_directory(tmp_path / "out"):
         raise SafetensorError("Error while serializing: IoError(Os { code: 28 }) (os error 28)")
     assert names(tmp_path) == []
 
 
-def test_another_failure_is_told_as_it_is(tmp_path: Path):
+def test_another_error_is_raised_unchanged(tmp_path: Path):
     with pytest.raises(SafetensorError, match="bad tensor"), atomic_directory(tmp_path / "out"):
         raise SafetensorError("bad tensor")

@@ -1,10 +1,13 @@
-"""Reading config.json: both layouts give the presets, everything else is refused by name."""
+"""Reading config.json: every layout gives the presets and what transformers reads; all else is refused by name."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
 import pytest
+from transformers import AutoConfig
 
+from r1vl_jax.checkpoint.hf.architectures import ARCHITECTURES
 from r1vl_jax.checkpoint.hf.config import from_hf
 from r1vl_jax.models.presets import PRESETS
 
@@ -79,11 +82,56 @@ TEXT_NAMES = {
 
 
 def _nested(flat: dict) -> dict:
-    """As transformers 5 writes it."""
+    """The layout that transformers 5 writes."""
     rope = {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": flat["rope_theta"]}
     text = {name: flat[name] for name in TEXT_NAMES} | {"model_type": "qwen2_vl_text", "rope_parameters": rope}
     outer = {name: flat[name] for name in flat.keys() - TEXT_NAMES - {"rope_scaling", "rope_theta"}}
     return outer | {"text_config": text}
+
+
+def _nested_and_flat(flat: dict) -> dict:
+    """The layout of some files of 2025: the text's entries in both places."""
+    return flat | _nested(flat)
+
+
+def _nested_with_rope_scaling(flat: dict) -> dict:
+    nested = _nested(flat)
+    rope = {"rope_scaling": flat["rope_scaling"], "rope_theta": flat["rope_theta"]}
+    text = {name: value for name, value in nested["text_config"].items() if name != "rope_parameters"}
+    return nested | {"text_config": text | rope}
+
+
+def _both_rope_sections(flat: dict) -> dict:
+    return flat | {"rope_parameters": {"rope_type": "default", "mrope_section": [20, 22, 22], "rope_theta": 5.0}}
+
+
+LAYOUTS = (dict, _nested, _nested_and_flat, _nested_with_rope_scaling, _both_rope_sections)
+
+
+@pytest.mark.parametrize("in_layout", LAYOUTS)
+@pytest.mark.parametrize("published", [QWEN2_VL, QWEN2_5_VL], ids=["qwen2_vl", "qwen2_5_vl"])
+def test_every_layout_is_read_as_transformers_reads_it(published: dict, in_layout: Callable[[dict], dict]):
+    content = in_layout(
+        published | {"rope_theta": 5000.0, "rms_norm_eps": 1e-4, "tie_word_embeddings": True, "image_token_id": 7}
+    )
+    ours = from_hf(content)
+    content = copy.deepcopy(content)  # transformers changes what it reads
+    theirs = AutoConfig.for_model(content.pop("model_type"), **content)
+    text, rope = theirs.text_config, theirs.text_config.rope_parameters
+    assert (ours.rope_theta, list(ours.mrope_section)) == (rope["rope_theta"], rope["mrope_section"])
+    assert ours.rope_theta == 5000.0
+    for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.tie_word_embeddings == theirs.tie_word_embeddings
+    read_elsewhere = {"vision", "mrope_section", "rope_theta", "tie_word_embeddings"}
+    for field in dataclasses.fields(ours):
+        if field.name not in read_elsewhere and not field.name.endswith("_token_id"):
+            assert getattr(ours, field.name) == getattr(text, field.name), field.name
+    architecture = ARCHITECTURES[published["model_type"]]
+    for field in dataclasses.fields(ours.vision):
+        expected = getattr(theirs.vision_config, architecture.entry_name(field.name), None)
+        expected = tuple(expected) if isinstance(expected, list) else expected
+        assert getattr(ours.vision, field.name) == expected, field.name
 
 
 @pytest.mark.parametrize("in_layout", [dict, _nested], ids=["flat", "nested"])
@@ -92,7 +140,7 @@ def test_published_file_gives_the_preset(published: dict, preset: str, in_layout
     assert from_hf(in_layout(published)) == PRESETS[preset]
 
 
-def test_settings_of_the_windowed_tower_are_read_not_assumed():
+def test_entries_of_the_windowed_tower_are_read_not_assumed():
     changed = {"window_size": 56, "fullatt_block_indexes": [0, 3], "tokens_per_second": 25, "intermediate_size": 99}
     config = from_hf({**QWEN2_5_VL, "vision_config": QWEN2_5_VL["vision_config"] | changed})
     expected = {**changed, "fullatt_block_indexes": (0, 3)}
@@ -101,7 +149,7 @@ def test_settings_of_the_windowed_tower_are_read_not_assumed():
 
 
 @pytest.mark.parametrize("layout", [QWEN2_VL, _nested(QWEN2_VL)], ids=["flat", "nested"])
-def test_settings_are_read_not_assumed(layout: dict):
+def test_entries_are_read_not_assumed(layout: dict):
     changed = {**layout, "tie_word_embeddings": True, "image_token_id": 5}
     rope = {"rope_theta": 5000.0, "rope_type": "default", "mrope_section": [8, 28, 28]}
     if "text_config" in changed:
@@ -120,7 +168,7 @@ def test_another_architecture_is_refused():
         from_hf({"model_type": "llama"})
 
 
-def test_entries_are_missed_under_the_names_of_their_architecture():
+def test_missing_entries_have_the_names_of_their_architecture():
     with pytest.raises(ValueError, match=r"does not describe a Qwen2\.5-VL model") as error:
         from_hf({**QWEN2_5_VL, "vision_config": QWEN2_VL["vision_config"]})
     assert str(error.value).splitlines()[1:] == [
@@ -141,7 +189,7 @@ def test_all_missing_entries_are_listed():
     ]
 
 
-def test_all_variants_not_computed_here_are_listed():
+def test_all_unsupported_variants_are_listed():
     config = {**QWEN2_VL, "hidden_act": "gelu", "use_sliding_window": True}
     config["rope_scaling"] = {"type": "yarn", "mrope_section": [16, 24, 20]}
     config["vision_config"] = {
@@ -240,7 +288,7 @@ def test_a_model_type_that_is_no_string_is_refused():
         from_hf(QWEN2_VL | {"model_type": ["qwen2_vl"]})
 
 
-def test_what_is_missing_hides_no_variant():
+def test_a_missing_entry_does_not_hide_a_variant():
     config = {name: value for name, value in QWEN2_VL.items() if name != "vocab_size"} | {"hidden_act": "gelu"}
     with pytest.raises(ValueError, match="does not describe a Qwen2-VL") as error:
         from_hf(config)
@@ -250,6 +298,6 @@ def test_what_is_missing_hides_no_variant():
     ]
 
 
-def test_an_entry_that_says_what_is_so_anyway_is_accepted():
+def test_redundant_entries_are_accepted():
     stated = {"head_dim": 128, "layer_types": ["full_attention"] * 28, "quantization_config": None}
     assert from_hf(QWEN2_VL | stated) == PRESETS["7b"]

@@ -1,4 +1,4 @@
-"""Damaged and missing files: everything that is wrong is told at once, and nothing is unpickled."""
+"""Damaged and missing files: all faults are listed in one error, and nothing is unpickled."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ from helpers.small import DEFINITION
 from safetensors.numpy import save_file
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.hf.directory import find_weights, read_json, weights_fingerprint
+from r1vl_jax.checkpoint.hf.directory import read_json, scan_weights, weights_fingerprint
 from r1vl_jax.checkpoint.hf.load import load_params
 from r1vl_jax.sharding import rules
 from r1vl_jax.sharding.mesh import make_mesh
@@ -51,7 +51,7 @@ def test_absent_and_damaged_files_and_wrong_tensors_are_one_error(tmp_path: Path
     assert re.fullmatch(r"truncated or damaged file: junk\.safetensors \(.*\); download it again", lines[1])
     assert re.fullmatch(r"truncated or damaged file: truncated\.safetensors \(.*\); download it again", lines[2])
     assert f"misshapen: {names[0]}: expected [48, 32], got [3, 3]" in lines
-    # What the damaged files hold is not reported as missing, all else is.
+    # Tensors of the damaged files are not reported as missing; all others are.
     missing = [line.split()[1] for line in lines if line.startswith("missing")]
     assert "model.layers.1.mlp.down_proj.weight" in missing
     assert not {"model.norm.weight", "model.layers.0.mlp.down_proj.weight", names[1]} & set(missing)
@@ -91,10 +91,10 @@ def test_a_pickle_is_refused_unopened(tmp_path: Path):
 def test_an_index_without_a_map_is_refused(tmp_path: Path):
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match="index.json: expected an object 'weight_map', got none"):
-        find_weights(tmp_path)
+        scan_weights(tmp_path)
 
 
-def test_an_index_names_files_of_its_directory_alone(tmp_path: Path):
+def test_an_index_may_only_name_files_of_its_directory(tmp_path: Path):
     save_file({"a": np.zeros(2, np.float32)}, tmp_path / "good.safetensors")
     files = [3, ["x"], "", "/etc/passwd", "../good.safetensors", "model.bin", None, "good.safetensors"]
     _write_index(tmp_path, {f"tensor{i}": file for i, file in enumerate(files)})
@@ -103,7 +103,7 @@ def test_an_index_names_files_of_its_directory_alone(tmp_path: Path):
     assert str(error.value).splitlines()[1:] == [f"  tensor{i}: {file!r}" for i, file in enumerate(files[:-1])]
 
 
-def test_a_tensor_that_the_index_promises_in_vain_is_absent_not_missing(tmp_path: Path):
+def test_a_tensor_that_is_not_in_its_indexed_file_is_absent_not_missing(tmp_path: Path):
     save_file({"visual.merger.ln_q.bias": np.zeros(16, np.float32)}, tmp_path / "good.safetensors")
     name = "model.language_model.norm.weight"
     _write_index(tmp_path, dict.fromkeys(("visual.merger.ln_q.bias", name), "good.safetensors"))
@@ -117,21 +117,21 @@ def test_a_tensor_that_the_index_promises_in_vain_is_absent_not_missing(tmp_path
 def test_a_file_that_cannot_be_opened_is_one_of_the_faults(tmp_path: Path):
     (tmp_path / "folder.safetensors").mkdir()
     _write_index(tmp_path, {"a": "folder.safetensors", "b": "absent.safetensors"})
-    assert find_weights(tmp_path).faults[0] == "absent file: absent.safetensors, which the index names for 1 tensors"
-    (fault,) = find_weights(tmp_path).faults[1:]
+    assert scan_weights(tmp_path).faults[0] == "absent file: absent.safetensors, which the index names for 1 tensors"
+    (fault,) = scan_weights(tmp_path).faults[1:]
     assert re.fullmatch(r"unreadable file: folder\.safetensors \(.*\); make it a file that you may read", fault)
 
 
-def test_a_whole_file_beside_an_index_of_others_is_refused(tmp_path: Path):
+def test_a_single_file_beside_an_index_of_others_is_refused(tmp_path: Path):
     tensors = {"a": np.zeros(2, np.float32)}
     save_file(tensors, tmp_path / "model.safetensors")
     _write_index(tmp_path, {"a": "model.safetensors"})
-    assert find_weights(tmp_path).places.keys() == {"a"}  # one and the same
+    assert scan_weights(tmp_path).locations.keys() == {"a"}  # the index names the single file
     save_file(tensors, tmp_path / "shard.safetensors")
     _write_index(tmp_path, {"a": "shard.safetensors"})
     expected = r"expected model\.safetensors or model\.safetensors\.index\.json, found both, .*; remove the one"
     with pytest.raises(ValueError, match=expected):
-        find_weights(tmp_path)
+        scan_weights(tmp_path)
 
 
 def test_broken_json_is_named(tmp_path: Path):
@@ -143,7 +143,7 @@ def test_broken_json_is_named(tmp_path: Path):
         read_json(tmp_path, "config.json")
 
 
-def test_the_fingerprint_is_of_the_weights(tmp_path: Path):
+def test_the_fingerprint_depends_on_the_weight_files_only(tmp_path: Path):
     values = np.arange(2_000_000, dtype=np.float32)
     for name in ("one", "same", "changed", "renamed"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""The importer: every tensor in its place, both layouts of names, shards, bfloat16, and strictness."""
+"""Loading: every tensor becomes its parameter, both layouts of names, shards, bfloat16, and strictness."""
 
 import json
 import re
@@ -117,7 +117,7 @@ def test_every_tensor_is_in_its_place(tmp_path: Path, tensors: dict[str, np.ndar
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, DEFINITION.abstract_params())
 
 
-def test_later_names_and_shards_give_the_same(tmp_path: Path, tensors: dict[str, np.ndarray]):
+def test_later_names_and_shards_give_the_same_parameters(tmp_path: Path, tensors: dict[str, np.ndarray]):
     (tmp_path / "published").mkdir()
     expected = _load(_write(tmp_path / "published", tensors))
     later = {
@@ -138,7 +138,7 @@ def test_bfloat16_becomes_float32(tmp_path: Path, tensors: dict[str, np.ndarray]
     np.testing.assert_array_equal(scale, half["model.norm.weight"].astype(np.float32))
 
 
-def test_parameters_are_spread_over_the_mesh_in_the_wanted_dtype(tmp_path: Path, tensors: dict[str, np.ndarray]):
+def test_parameters_are_sharded_over_the_mesh_in_the_given_dtype(tmp_path: Path, tensors: dict[str, np.ndarray]):
     mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     params = _load(_write(tmp_path, tensors), mesh=mesh, dtype="bfloat16")
     for param, expected in zip(jax.tree.leaves(params), jax.tree.leaves(rules.shardings(params, mesh)), strict=True):
@@ -154,7 +154,7 @@ def test_parameters_are_spread_over_the_mesh_in_the_wanted_dtype(tmp_path: Path,
     np.testing.assert_array_equal(params["visual"]["patch_embed"]["proj"]["kernel"], patch.astype(ml_dtypes.bfloat16))
 
 
-def test_a_tied_head_may_be_there_if_it_is_the_embedding(tmp_path: Path, tensors: dict[str, np.ndarray]):
+def test_a_tied_head_is_accepted_if_it_equals_the_embedding(tmp_path: Path, tensors: dict[str, np.ndarray]):
     head = tensors["model.embed_tokens.weight"].copy()
     params = _load(_write(tmp_path, tensors | {"lm_head.weight": head}))
     np.testing.assert_array_equal(params["text"]["embed_tokens"]["embedding"], head)

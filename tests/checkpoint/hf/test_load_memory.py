@@ -1,4 +1,4 @@
-"""Loading takes no second copy of the weights: more layers cost their parameters, and nothing beside them."""
+"""Loading holds no second copy of the weights: peak memory grows by the size of the parameters alone."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The table of names, for what Qwen2.5-VL has and Qwen2-VL has not."""
+"""The table of names, for the parameters that Qwen2.5-VL has and Qwen2-VL lacks."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""An adapter saved here is the same adapter in PEFT, around transformers' model."""
+"""PEFT loads a saved adapter around transformers' model, and computes the same logits."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from r1vl_jax.models.trainable import combine
 
 INPUTS = make_inputs([[(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)]])
 IS_REAL_BT = INPUTS["attention_mask"] != 0
-# Of every part of the model, by last part and by path.
+# Target modules in every part of the model, by suffix and by whole path.
 LORAS = {
     "qwen2_vl": LoRA(3, 6.0, ("q_proj", "down_proj", "attn.proj", "fc1", "mlp_0", "visual.merger.mlp_2")),
     "qwen2_5_vl": LoRA(3, 6.0, ("q_proj", "down_proj", "attn.proj", "blocks.mlp.gate_proj", "mlp_0", "mlp_2")),
@@ -70,7 +70,7 @@ def test_the_files(adapted: Pretrained, tmp_path: Path):
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (3, 6.0, "a/model")
     tensors = load_file(tmp_path / "adapter_model.safetensors")
-    # 3 text layers and 2 vision blocks of 2 maps each, 2 maps of the merger; an A and a B each.
+    # 2 linear maps in each of 3 text layers and 2 vision blocks, 2 in the merger; each has matrices A and B.
     assert len(settings["target_modules"]) == 12
     assert len(tensors) == 24
     a = adapted.params["text"]["layers"]["self_attn"]["q_proj"]["lora_a"]

@@ -1,5 +1,6 @@
-"""Writing tensors: what a file of weights must not hold is refused by name."""
+"""Sharded safetensors: files and index, and values that must not be written."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,12 +8,36 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from r1vl_jax.checkpoint.hf.shards import Entry, write_shards
+from r1vl_jax.checkpoint.hf.shards import TensorSpec, write_shards
 
 
 def _write(directory: Path, tensors: dict[str, np.ndarray], dtype: str):
-    entries = [Entry(name, array.shape) for name, array in tensors.items()]
-    write_shards(directory, entries, iter(tensors.values()), dtype=dtype, max_shard_size=8)
+    specs = [TensorSpec(name, array.shape) for name, array in tensors.items()]
+    write_shards(directory, specs, iter(tensors.values()), dtype=dtype, max_shard_size=8)
+
+
+def test_shards_are_bounded_and_indexed(tmp_path: Path):
+    """8 bytes a file; a larger tensor, wherever it stands, has a file to itself."""
+    sizes = {"a": 1, "large": 3, "b": 1, "c": 1, "d": 2}
+    tensors = {name: np.full(size, number, np.float32) for number, (name, size) in enumerate(sizes.items())}
+    _write(tmp_path, tensors, "float32")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": 32}
+    files: dict[str, set[str]] = {}
+    for name, file in index["weight_map"].items():
+        files.setdefault(file, set()).add(name)
+    assert sorted(map(sorted, files.values())) == [["a", "b"], ["c"], ["d"], ["large"]]
+    assert sorted(files) == [f"model-0000{number}-of-00004.safetensors" for number in range(1, 5)]
+    for file, names in files.items():
+        loaded = load_file(tmp_path / file)
+        assert loaded.keys() == names
+        for name in names:
+            np.testing.assert_array_equal(loaded[name], tensors[name])
+
+
+def test_one_file_needs_no_index(tmp_path: Path):
+    _write(tmp_path, {"a": np.zeros(1, np.float32), "b": np.ones(1, np.float32)}, "float32")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_all_values_that_are_not_finite_or_too_large_are_listed(tmp_path: Path):
