@@ -1,10 +1,27 @@
-"""The instruction, given as text or as a file."""
+"""Every setting is documented; the instruction is given as text or as a file."""
 
+import dataclasses
 import re
 
 import pytest
 
 from r1vl_jax import config
+
+
+def undocumented(section, path: str) -> list[str]:
+    """Settings that the docstring of their section does not name."""
+    names = []
+    for field in dataclasses.fields(section):
+        value, name = getattr(section, field.name), f"{path}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            names += undocumented(value, name)
+        elif not re.search(rf"^ +[\w, ]*\b{field.name}\b[\w, ]*:", section.__doc__, re.MULTILINE):
+            names.append(name)
+    return names
+
+
+def test_every_setting_is_documented():
+    assert undocumented(config.Config(), "config") == []
 
 
 def test_no_instruction():

@@ -39,7 +39,7 @@ def compute_rewards(judge=None, functions=(), **settings) -> RewardOutput:
     return Rewarder(spec, VOCABULARY, judge)(COMPLETIONS, [RECORD] * 2)
 
 
-def test_answers_that_kernels_leave_undecided_go_to_the_host():
+def test_undecided_answers_go_to_the_host():
     judge = AcceptingJudge()
     by_kernels, by_strings = compute_rewards(judge, backend="kernels"), compute_rewards(AcceptingJudge())
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), by_kernels.total_B, by_strings.total_B)
@@ -49,7 +49,7 @@ def test_answers_that_kernels_leave_undecided_go_to_the_host():
     np.testing.assert_array_equal(by_kernels.overflow_B, [False, False, False, True])
 
 
-def test_or_count_as_wrong():
+def test_undecided_answers_may_count_as_wrong():
     judge = AcceptingJudge()
     output = compute_rewards(judge, backend="kernels", undecided="wrong")
     np.testing.assert_allclose(output.total_B, [2.1, 1.1, 1.1, 0.0], rtol=1e-6)
