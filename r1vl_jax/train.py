@@ -14,22 +14,20 @@ from rich.console import Console
 
 from r1vl_jax import observe, report
 from r1vl_jax.arrays import Params
-from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
 from r1vl_jax.config import Config, resolve
+from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
-from r1vl_jax.rewards import Judge
 from r1vl_jax.runtime import processes
 from r1vl_jax.runtime.cli import run_with_config
 from r1vl_jax.runtime.compilation_cache import enable_compilation_cache, trim_malloc_after_compile
 from r1vl_jax.sharding.rules import sharding_fallbacks
-from r1vl_jax.training.components import Components, build_components, make_evaluator
+from r1vl_jax.training import step_grpo
+from r1vl_jax.training.components import Components, build_components, initial_params
+from r1vl_jax.training.inputs import Inputs
 from r1vl_jax.training.loop import Run
-from r1vl_jax.training.rewarder import Rewarder
-from r1vl_jax.training.step_grpo import step_grpo
 from r1vl_jax.training.supervised import supervised
 
-_STAGES = {"vision_pretrain": supervised, "warmup": supervised, "step_grpo": step_grpo}
 _STEPS_OF_FINAL_KL = 10
 
 
@@ -46,58 +44,70 @@ def run(config: Config) -> dict[str, Any]:
         ValueError: the workdir holds a run of another configuration, or processes differ in what they were given.
         FloatingPointError: too many updates were not finite.
     """
-    return _train(config, *_prepared(config))
+    return _train(config, *_prepare(config))
 
 
-def _prepared(config: Config) -> tuple[observe.ResourceUsage, Components]:
+def _prepare(config: Config) -> tuple[observe.ResourceUsage, Components]:
     """All that a run needs. What a user can mend is refused here: a ValueError or an OSError."""
     enable_compilation_cache(config.train.compile_cache)
     trim_malloc_after_compile()
-    cost = observe.ResourceUsage(config.workdir)
+    resource_usage = observe.ResourceUsage(config.workdir)
     processes.check_agreement(observe.settings_by_name(config))
     observe.check_workdir(config.workdir, config)
-    return cost, build_components(config)
+    return resource_usage, build_components(config)
 
 
-def _train(config: Config, cost: observe.ResourceUsage, parts: Components) -> dict[str, Any]:
-    """`run`, with what `_prepared` gives."""
-    _print_layout(parts)
-    _write_manifest(config, parts)
-    with Judge(config.reward.num_workers, config.reward.timeout_s) as judge:
+def _train(config: Config, resource_usage: observe.ResourceUsage, components: Components) -> dict[str, Any]:
+    """`run`, with what `_prepare` gives."""
+    _print_mesh(components.definition)
+    _write_manifest(config, components.inputs)
+    with components.judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
-        rewarder = Rewarder(parts.reward_spec, parts.vocabulary, judge)
-        this = Run(config, parts, rewarder, make_evaluator(parts, judge), writer, observe.Timers(), cost)
-        writer.rewind(_steps_done(this))
-        params = parts.initial_params()
-        _evaluate(this, "start", params)
+        run = Run(config, components.evaluator, writer, observe.Timers(), resource_usage)
+        writer.rewind(_steps_done(run))
+        params = initial_params(config, components.inputs.model, components.definition)
+        _evaluate(run, "start", params)
         for stage in config.train.stages:
-            params = _STAGES[stage](this, stage, params)
+            params = _run_stage(run, stage, params, components)
             if stage != "vision_pretrain":  # which teaches no reasoning
-                _evaluate(this, stage, params)
+                _evaluate(run, stage, params)
         writer.close()
-        summary = observe.update_summary(config.workdir, _totals(this))
-        machine = cost.write()  # before the judge's workers end, for their memory counts
+        summary = observe.update_summary(config.workdir, _totals(run))
+        machine = resource_usage.write()  # before the judge's workers end, for their memory counts
     if processes.is_main_process():
-        _conclude(config, summary, machine)
+        _print_results(config, summary, machine)
     return summary
 
 
-def _print_layout(parts: Components) -> None:
-    """How several devices are laid out, and what does not lie on them as the table of `sharding` says."""
-    if parts.mesh.size == 1:
+def _run_stage(run: Run, stage: str, params: Params, components: Components) -> Params:
+    definition, loader = components.definition, components.loader
+    if stage == step_grpo.STAGE:
+        return step_grpo.step_grpo(
+            run,
+            params,
+            definition=definition,
+            loader=loader,
+            sampler=components.sampler,
+            rewarder=components.rewarder,
+        )
+    return supervised(run, stage, params, definition=definition, loader=loader)
+
+
+def _print_mesh(definition: Definition) -> None:
+    """Prints the mesh of several devices, and the parameters that its axes do not divide as `sharding.rules` asks."""
+    assert (mesh := definition.mesh) is not None
+    if mesh.size == 1:
         return
-    sizes = " x ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items())
-    lines = [f"{parts.mesh.size} devices: {sizes}", *sharding_fallbacks(parts.definition.abstract_params(), parts.mesh)]
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    lines = [f"{mesh.size} devices: {sizes}", *sharding_fallbacks(definition.abstract_params(), mesh)]
     console = Console(quiet=not processes.is_main_process())
     console.print("\n  ".join(lines), highlight=False, soft_wrap=True)
 
 
-def _write_manifest(config: Config, parts: Components) -> None:
-    """Of several processes the first writes; the others see whether they find it, and all have read the same."""
-    fingerprints = {
-        "data_fingerprint": parts.data_fingerprint,
-        "weights_fingerprint": weights_fingerprint(config.model.path),
-    }
+def _write_manifest(config: Config, inputs: Inputs) -> None:
+    """The main process writes; the others check that they see it, and that all have read the same files."""
+    with processes.main_process_first():  # which hashes the data and keeps the digest for the others
+        fingerprints = inputs.fingerprints()
     processes.check_agreement(fingerprints)
     with processes.main_process_first():
         if processes.is_main_process():
@@ -109,32 +119,32 @@ def _write_manifest(config: Config, parts: Components) -> None:
             )
 
 
-def _steps_done(this: Run) -> dict[str, int]:
-    """The step that each stage will go on from."""
+def _steps_done(run: Run) -> dict[str, int]:
+    """The step that each stage resumes from; 0 if it starts."""
     done = {}
-    for stage in this.config.train.stages:
-        with this.checkpoints(stage) as checkpoints:
+    for stage in run.config.train.stages:
+        with run.checkpoints(stage) as checkpoints:
             done[stage] = checkpoints.latest_step() or 0
     return done
 
 
-def _evaluate(this: Run, stage: str, params: Params) -> None:
+def _evaluate(run: Run, stage: str, params: Params) -> None:
     """Accuracy on the test split, once; a resumed run finds it in the summary."""
-    if processes.broadcast_from_main(stage in observe.update_summary(this.workdir, {}).get("accuracy", {})):
+    if processes.broadcast_from_main(stage in observe.update_summary(run.workdir, {}).get("accuracy", {})):
         return
-    results = this.evaluator.on_test(params)
+    results = run.evaluator.on_test(params)
     kinds = {name.split("/")[1]: value for name, value in results.items() if name.startswith("accuracy/")}
-    this.resource_usage.write()
+    run.resource_usage.write()
     totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
-    observe.update_summary(this.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
+    observe.update_summary(run.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
     shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
     console = Console(quiet=not processes.is_main_process())
     console.print(f"evaluation, {stage}:  {shown}", highlight=False, soft_wrap=True)
 
 
-def _totals(this: Run) -> dict[str, float]:
-    """What is known only at the end: the largest difference between sampler and scorer, and the last mean KL if any."""
-    lines = [line for line in read_lines(this.workdir / METRICS) if line["stage"] == "step_grpo" and "loss" in line]
+def _totals(run: Run) -> dict[str, float]:
+    """Results over all of StepGRPO: the largest difference between sampler's and learner's log-probs; the last KL."""
+    lines = [line for line in read_lines(run.workdir / METRICS) if line["stage"] == "step_grpo" and "loss" in line]
     if not lines:
         return {}
     totals = {"max_logp_difference": max(line["sampling/sampling_logp_difference/max"] for line in lines)}
@@ -142,7 +152,7 @@ def _totals(this: Run) -> dict[str, float]:
     return totals | ({"kl": float(np.mean(last_kl))} if last_kl else {})
 
 
-def _conclude(config: Config, summary: dict[str, Any], machine: dict[str, Any]) -> None:
+def _print_results(config: Config, summary: dict[str, Any], machine: dict[str, Any]) -> None:
     console = Console()
     accuracy = "  ".join(f"accuracy.{stage} {value:.3f}" for stage, value in summary["accuracy"].items())
     console.print(f"{accuracy}  max_logp_difference {summary.get('max_logp_difference', 0.0):.1e}", highlight=False)
@@ -153,12 +163,12 @@ def _conclude(config: Config, summary: dict[str, Any], machine: dict[str, Any]) 
 
 def main() -> None:
     def start(recipe: ConfigDict) -> None:
-        logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets tell every step of theirs
+        logging.set_verbosity(logging.WARNING)  # Orbax and tensorflow-datasets log every step
         with contextlib.ExitStack() as stack:
             try:
                 config = resolve(recipe)
                 stack.enter_context(processes.initialize_distributed())
-                prepared = _prepared(config)
+                prepared = _prepare(config)
             except (ValueError, OSError) as error:
                 raise SystemExit(str(error)) from None
             _train(config, *prepared)

@@ -21,7 +21,7 @@ def test_a_right_completion_earns_more():
     assert reward.answer_correct.tolist() == [True, False]
 
 
-def test_all_stages_run(quick, tmp_path):  # noqa: F811 - the fixture
+def test_all_stages_run(quick, tmp_path):
     config = tiny_run.settings(tmp_path / "run", tmp_path / "data")
     config.train.stages = ("vision_pretrain", "warmup", "step_grpo")
     config.data.vision_pretrain_records, config.vision_pretrain.max_steps, config.vision_pretrain.batch_size = 8, 1, 4

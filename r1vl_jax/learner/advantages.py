@@ -1,30 +1,80 @@
-"""What a generation's samples are worth beside each other: rewards to advantages and weights, token by token."""
+"""From rewards to advantages and weights, token by token: the one path of the staged and the fused step."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import Completions, RewardSections, SampledRows, TrainRows
+from r1vl_jax.arrays import Array, Completions, RewardSections, SampledRows, TrainRows, bundle
 from r1vl_jax.config import Loss
+from r1vl_jax.rewards.text import Vocabulary, token_sizes
+from r1vl_jax.rewards.weighted_sum import RewardOutput, RewardSpec, assign_rewards_to_sections
+
+
+@bundle
+class GroupRewards:
+    """The rewards that are compared within the group of each prompt.
+
+    Attributes:
+        reward_PG: total reward of each sample, overlong penalty included, in reward units.
+        sections: which section of a completion earned what, for `credit="step"`; None otherwise.
+    """
+
+    reward_PG: Float[Array, "P G"]
+    sections: RewardSections | None
+
+
+def compute_group_rewards(
+    loss: Loss,
+    spec: RewardSpec,
+    rewards: RewardOutput,
+    completions: Completions,
+    vocabulary: Vocabulary,
+    *,
+    num_generations: int,
+    num_sections: int = 0,
+) -> GroupRewards:
+    """Applies the overlong penalty and, for `credit="step"`, assigns rewards to sections.
+
+    Host arrays stay on the host where no penalty and no sections are asked for.
+
+    Args:
+        vocabulary: bytes of every token, to find the tokens of a section.
+        num_sections: room for at least so many sections.
+    """
+    total_B = apply_overlong_penalty(loss, rewards.total_B, completions)
+    sections = None
+    if loss.credit == "step":
+        sections = assign_rewards_to_sections(
+            rewards.reward,
+            total_B,
+            spec.settings.reward_weights[0],
+            token_sizes(completions.token_BT, vocabulary),
+            num_sections=num_sections,
+        )
+    return GroupRewards(total_B.reshape(-1, num_generations), sections)
+
+
+def apply_overlong_penalty(loss: Loss, total_B: Float[Array, " B"], completions: Completions) -> Float[Array, " B"]:
+    """Rewards with DAPO's soft overlong penalty, if `loss.soft_punish_cache` asks for it."""
+    if loss.soft_punish_cache == 0:
+        return total_B
+    return total_B + losses.soft_overlong_penalty(
+        jnp.sum(completions.mask_BT, axis=1),
+        max_completion_length=completions.token_BT.shape[1],
+        soft_punish_cache=loss.soft_punish_cache,
+    )
 
 
 @partial(jax.jit, static_argnums=0)
-def compute_advantages(
-    loss: Loss, sampled: SampledRows, reward_PG: Float[Array, "P G"], sections: RewardSections | None = None
-) -> TrainRows:
-    """Compares all samples of a generation, before it is split into updates.
-
-    Args:
-        reward_PG: total reward of each sample, in reward units.
-        sections: for `credit="step"`.
-    """
+def compute_advantages(loss: Loss, sampled: SampledRows, rewards: GroupRewards) -> TrainRows:
+    """Compares the samples of each group, over the whole generation, before it is split into updates."""
     mask_BT = sampled.completions.mask_BT
     if loss.mask_truncated_completions:
         mask_BT = losses.mask_truncated(mask_BT, sampled.has_ended_B)
-    advantage_BT = _advantage(loss, sampled.completions, reward_PG, sections)
+    advantage_BT = _advantage(loss, sampled.completions, rewards)
     weight_BT = None
     if loss.egsw_level:
         assert sampled.entropy_BT is not None
@@ -32,7 +82,7 @@ def compute_advantages(
             advantage_BT,
             sampled.entropy_BT,
             mask_BT,
-            num_generations=reward_PG.shape[1],
+            num_generations=rewards.reward_PG.shape[1],
             entropy_weight=loss.egsw_entropy_weight,
             temperature=loss.egsw_temperature,
             level=loss.egsw_level,
@@ -47,30 +97,19 @@ def compute_advantages(
     )
 
 
-def apply_overlong_penalty(loss: Loss, total_B: Float[Array, " B"], completions: Completions) -> Float[Array, " B"]:
-    """Rewards less what is taken off for coming near the limit of length."""
-    if loss.soft_punish_cache == 0:
-        return total_B
-    return total_B + losses.soft_overlong_penalty(
-        jnp.sum(completions.mask_BT, axis=1),
-        max_completion_length=completions.token_BT.shape[1],
-        soft_punish_cache=loss.soft_punish_cache,
-    )
-
-
-def _advantage(
-    loss: Loss, completions: Completions, reward_PG: Float[Array, "P G"], sections: RewardSections | None
-) -> Float[Array, "B T"]:
+def _advantage(loss: Loss, completions: Completions, rewards: GroupRewards) -> Float[Array, "B T"]:
     if loss.credit == "trajectory":
-        advantage_PG = losses.group_advantage(reward_PG, scale_rewards=loss.scale_rewards)
+        advantage_PG = losses.group_advantage(rewards.reward_PG, scale_rewards=loss.scale_rewards)
         return jnp.broadcast_to(advantage_PG.reshape(-1, 1), completions.token_BT.shape)
-    assert sections is not None
-    section_of_token_BT, num_sections_B = losses.section_of_token(sections.section_end_BJ, sections.size_BT)
+    assert rewards.sections is not None
+    section_of_token_BT, num_sections_B = losses.section_of_token(
+        rewards.sections.section_end_BJ, rewards.sections.size_BT
+    )
     return losses.step_advantage(
-        sections.section_reward_BJ,
+        rewards.sections.section_reward_BJ,
         section_of_token_BT,
         num_sections_B,
-        num_generations=reward_PG.shape[1],
-        reward_PG=reward_PG,
+        num_generations=rewards.reward_PG.shape[1],
+        reward_PG=rewards.reward_PG,
         scale_rewards=loss.scale_rewards,
     )

@@ -1,12 +1,9 @@
-"""The learning step: log-probabilities of given completions, gradients, and the optimizer's update.
+"""The state and the settings of an update, which the jitted programs of this package share.
 
-Four programs are compiled from here, on arrays alone:
-
-    score           params, prompts, completions -> log-probabilities and entropies, no gradient (the reference)
-    warmup_step     TrainState, frozen parameters, WarmupBatch -> TrainState, metrics
-    step_grpo_step  TrainState, frozen parameters, TrainBatch  -> TrainState, metrics
-    fused_step      TrainState, frozen parameters, prompts, what their answers are -> TrainState, metrics, Generated:
-                    sampling, rewards, reference and update in one
+logprobs.compute_logps   params, prompts, completions -> log-probabilities and entropies, no gradient
+steps.sft_step           TrainState, frozen parameters, SFTBatch -> TrainState, metrics
+steps.step_grpo_step     TrainState, frozen parameters, TrainBatch -> TrainState, metrics
+fused_step.fused_step    TrainState, frozen parameters, prompts, reward targets -> TrainState, metrics, FusedOutput
 """
 
 from dataclasses import dataclass
@@ -17,10 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from r1vl_jax.arrays import (
-    Params,
-    bundle,
-)
+from r1vl_jax.arrays import Params, bundle
 from r1vl_jax.config import Loss
 from r1vl_jax.config.mesh import divisors
 from r1vl_jax.models.qwen2_vl.model import Definition
@@ -32,11 +26,11 @@ Shape = tuple[int, ...]
 
 @bundle
 class TrainState:
-    """All that an update changes. Neither the frozen reference nor frozen parameters are part of it.
+    """All that an update changes; neither the frozen reference nor frozen parameters are part of it.
 
     Attributes:
         step: updates done, skipped ones included.
-        params: float32 master weights of what is trained; `trainable.combine` completes them.
+        params: float32 master weights of the trained parameters; `trainable.combine` adds the frozen ones.
         opt_state: the optimizer's moments and count.
         num_skipped: updates not applied because loss or gradient was not finite.
     """
@@ -49,15 +43,15 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Learner:
-    """The settings of scoring and updating that stay fixed over a stage; a static argument of the jitted steps.
+    """What stays fixed over the updates of a stage; a static argument of the jitted programs.
 
     Attributes:
         optimizer: gradients -> updates, its schedule included.
-        chunk_size: a device holds as many logits at one time as this many tokens have.
+        chunk_size: tokens whose logits exist at one time, on each device.
         temperature: divides the logits of every log-probability in the loss.
-        micro_batches: parts of the rows that are differentiated one after another; each has rows of every device. The
-            rows of a part that belong to one prompt are read behind it together.
-        tokens_per_micro_batch: where it is not 0, parts are as few as have at most so many tokens on each device.
+        micro_batches: parts of the rows whose gradients are accumulated; each has rows of every device. Rows of one
+            prompt in one micro-batch share that prompt's forward pass.
+        tokens_per_micro_batch: if not 0, micro-batches are as few as keep to so many tokens on each device.
         loss: settings of the objective (StepGRPO only).
     """
 
@@ -70,18 +64,18 @@ class Learner:
     loss: Loss = Loss()
 
     def with_sharding(self, tree: Any) -> Any:
-        """Parameters, or what has their paths, where the table places them. Left to itself, the compiler moves them."""
+        """Constrains parameters, gradients or moments to `sharding.rules`; without it the compiler drops fsdp."""
         mesh = self.definition.mesh
         return tree if mesh is None else jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
 
     def num_sequences(self, num_prompts: int, num_rows: int, *, num_parts: int = 1) -> int:
-        """How many sequences are read: one a prompt, or as many more as give every device some of every part."""
+        """Sequences of a forward pass: one a prompt, or more, so that every device has some of each micro-batch."""
         needed = num_parts * self._num_shards
         counts = [num_prompts * size for size in divisors(num_rows // num_prompts)]
         return next((count for count in counts if count % needed == 0), num_rows)
 
     def num_micro_batches(self, prompts: Shape, completions: Shape) -> int:
-        """How many parts the rows of these shapes, padding included, are differentiated in; at most a row a device.
+        """Micro-batches for rows of these shapes, padding included; at most one row a device in each.
 
         Args:
             prompts, completions: [P, S] and [B, T].
@@ -100,7 +94,7 @@ class Learner:
 
     @property
     def _num_shards(self) -> int:
-        """Parts of a batch, one or more devices each."""
+        """Shards of a batch over (data, fsdp)."""
         return num_batch_shards(self.definition.mesh)
 
     def init(self, params: Params) -> TrainState:

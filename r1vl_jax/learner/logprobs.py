@@ -1,4 +1,4 @@
-"""Log-probabilities of given completions: one pass over a prompt and, side by side behind it, its completions."""
+"""Log-probabilities of given completions: one forward pass over each prompt with its completions side by side."""
 
 from functools import partial
 
@@ -7,15 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import (
-    Completions,
-    Params,
-    PromptBatch,
-    Rollout,
-    SampledRows,
-    bundle,
-    check_shapes,
-)
+from r1vl_jax.arrays import Completions, Params, PromptBatch, Rollout, SampledRows, bundle, check_shapes
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.qwen2_vl.model import Qwen2VL
@@ -23,7 +15,7 @@ from r1vl_jax.models.qwen2_vl.model import Qwen2VL
 
 @bundle
 class Sequences:
-    """What the decoder reads when completions are scored: R prompts, each with some of its completions behind it.
+    """The decoder's input when completions are scored: R prompts, each followed by some of its completions.
 
     | prompt, padded on the left | completion 0, padded on the right | completion 1 | ... |
     """
@@ -45,22 +37,24 @@ def completion_logp(
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Log-probability and entropy of every completion token, in nats; 0 outside the mask.
 
-    Only the positions that predict completion tokens meet the head.
+    The head is applied only at the positions that predict completion tokens.
     """
     num_sequences, num_columns = sequences.token_RS.shape
     num_rows, length = completions.token_BT.shape
-    branches = SharedPrefix(num_rows // num_sequences, length)
+    shared_prefix = SharedPrefix(num_rows // num_sequences, length)
     hidden_RSD = model.hidden_states(
         sequences.token_RS,
         mask_BT=sequences.mask_RS,
         position_3BT=jnp.moveaxis(sequences.position_RS3, -1, 0),
         feature_index_BT=sequences.feature_index_RS,
         feature_MD=feature_MD,
-        branches=branches,
+        shared_prefix=shared_prefix,
     )
-    stem = branches.prefix_length(num_columns)
-    last_of_prompt_B1D = jnp.repeat(hidden_RSD[:, stem - 1 : stem], branches.num_completions, axis=0)
-    hidden_BTD = hidden_RSD[:, stem:].reshape(num_rows, length, -1)
+    prefix_length = shared_prefix.prefix_length(num_columns)
+    last_of_prompt_B1D = jnp.repeat(
+        hidden_RSD[:, prefix_length - 1 : prefix_length], shared_prefix.num_completions, axis=0
+    )
+    hidden_BTD = hidden_RSD[:, prefix_length:].reshape(num_rows, length, -1)
     logp_BT, entropy_BT = losses.token_logp(
         jnp.concatenate([last_of_prompt_B1D, hidden_BTD[:, :-1]], axis=1),
         model.head(),
@@ -73,30 +67,30 @@ def completion_logp(
 
 
 def concat_prompt_and_completions(prompts: PromptBatch, completions: Completions, *, num_sequences: int) -> Sequences:
-    """Puts completions behind their prompts; positions of each completion count on from its prompt's.
+    """Appends completions to their prompts; the positions of each completion continue its prompt's.
 
     Args:
-        num_sequences: a multiple of the prompts and a divisor of the completions. With as many as there are prompts,
-            each prompt is read once; with more, completions of one prompt are spread over several readings of it.
+        num_sequences: a multiple of the prompts and a divisor of the completions. With one sequence a prompt, each
+            prompt is read once; with more, a prompt is repeated and its completions are spread over the copies.
     """
     num_rows, length = completions.token_BT.shape
     num_columns = num_rows // num_sequences * length
 
-    def sequences(array_P: Array) -> Array:
+    def repeat(array_P: Array) -> Array:
         return jnp.repeat(array_P, num_sequences // len(array_P), axis=0)
 
-    def behind(of_prompts: Array, of_completions: Array) -> Array:
-        side_by_side = of_completions.reshape(num_sequences, num_columns, *of_completions.shape[2:])
-        return jnp.concatenate([sequences(of_prompts), side_by_side], axis=1)
+    def concat(prompt_PS: Array, completion_BT: Array) -> Array:
+        side_by_side_RS = completion_BT.reshape(num_sequences, num_columns, *completion_BT.shape[2:])
+        return jnp.concatenate([repeat(prompt_PS), side_by_side_RS], axis=1)
 
-    next_position_R = sequences(prompts.next_position_P)
+    next_position_R = repeat(prompts.next_position_P)
     position_RS = next_position_R[:, None] + jnp.arange(num_columns)[None] % length
     position_RS3 = jnp.broadcast_to(position_RS[:, :, None], (num_sequences, num_columns, 3))
     return Sequences(
-        token_RS=behind(prompts.token_PS, completions.token_BT),
-        mask_RS=behind(prompts.mask_PS, completions.mask_BT),
-        position_RS3=behind(jnp.moveaxis(prompts.position_3PS, 0, -1), position_RS3),
-        feature_index_RS=behind(prompts.feature_index_PS, jnp.full_like(completions.token_BT, -1)),
+        token_RS=concat(prompts.token_PS, completions.token_BT),
+        mask_RS=concat(prompts.mask_PS, completions.mask_BT),
+        position_RS3=concat(jnp.moveaxis(prompts.position_3PS, 0, -1), position_RS3),
+        feature_index_RS=concat(prompts.feature_index_PS, jnp.full_like(completions.token_BT, -1)),
     )
 
 
@@ -115,7 +109,7 @@ def compute_logps(
 def add_reference_logps(
     learner: Learner, params: Params, reference: Params | None, prompts: PromptBatch, rollout: Rollout
 ) -> SampledRows:
-    """Adds to a rollout what its comparison and the loss need to know of it.
+    """Adds to a rollout the log-probs that advantages and loss need: the reference's, and the policy's own.
 
     Args:
         params: of the policy that sampled.
@@ -138,6 +132,7 @@ def sequence_logps(
     sequences: Sequences,
     completions: Completions,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """`completion_logp` with the learner's settings, for one micro-batch or the whole batch."""
     return completion_logp(
         learner.definition.bind(params),
         feature_MD,

@@ -1,4 +1,4 @@
-"""From the settings of `config.Optim` to one optax transformation: clipping, AdamW, schedule, and who decays."""
+"""From the settings of `config.Optim` to one optax transformation: clipping, AdamW, schedule, weight-decay mask."""
 
 import math
 from typing import Any
@@ -16,13 +16,13 @@ _STACKS = ("layers", "blocks")
 def optimizer(
     optim: config.Optim, max_steps: int, params: Any, *, platform: str = "cpu"
 ) -> optax.GradientTransformation:
-    """AdamW behind clipping by global norm.
+    """Clipping by global norm, then AdamW.
 
     Args:
-        params: arrays or their shapes; they say which leaves decay.
-        platform: where it will run; changes memory, not what is computed.
+        params: arrays or their shapes, to tell which leaves get weight decay.
+        platform: where it will run; changes memory, not the result.
     """
-    clip = clip_by_one_factor if platform == "cpu" else optax.clip_by_global_norm
+    clip = clip_by_global_norm_on_cpu if platform == "cpu" else optax.clip_by_global_norm
     return optax.chain(
         clip(optim.max_grad_norm),
         optax.adamw(
@@ -36,11 +36,11 @@ def optimizer(
     )
 
 
-def clip_by_one_factor(max_norm: float) -> optax.GradientTransformation:
-    """Scales gradients so that their norm is at most `max_norm`, as `optax.clip_by_global_norm`, for CPUs.
+def clip_by_global_norm_on_cpu(max_norm: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` with one multiplication by a factor in place of a division of every element.
 
-    That divides every number; XLA for CPU computes no division twice and keeps a second copy of the whole gradient, for
-    the two moments. (With a factor the TPU's compiler needs more: 0.3 GiB a chip for 7B on v6e-8.)
+    XLA for CPU does not recompute divisions: both moments read the clipped gradient, so a second copy of the whole
+    gradient would be kept. On TPU the factor costs 0.3 GiB a chip (7B, v6e-8), so it is for CPUs only.
     """
 
     def clip(gradient: Any, params: Any) -> Any:
@@ -51,7 +51,7 @@ def clip_by_one_factor(max_norm: float) -> optax.GradientTransformation:
 
 
 def schedule(optim: config.Optim, max_steps: int) -> optax.Schedule:
-    """Learning rate of each update, counted from 0: up from 0 to the peak, then to 0 at `max_steps` or constant.
+    """Learning rate by update, counted from 0: linear warm-up to the peak, then decay to 0 at `max_steps`, or constant.
 
     Raises:
         ValueError: unknown `lr_scheduler_type`.

@@ -9,22 +9,14 @@ import optax
 from jaxtyping import Array, Float
 
 from r1vl_jax import losses
-from r1vl_jax.arrays import (
-    Completions,
-    Params,
-    PromptBatch,
-    SFTBatch,
-    TrainBatch,
-    TrainRows,
-    check_shapes,
-)
+from r1vl_jax.arrays import Completions, Params, PromptBatch, SFTBatch, TrainBatch, TrainRows, check_shapes
 from r1vl_jax.learner.gradients import Metrics, Objective, Rows, accumulate_gradients
 from r1vl_jax.learner.learner import Learner, TrainState
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def sft_step(learner: Learner, state: TrainState, frozen: Params, batch: SFTBatch) -> tuple[TrainState, Metrics]:
-    """One supervised update; the loss is over completion tokens only."""
+    """One step of supervised fine-tuning; the loss is over completion tokens only."""
     check_shapes(batch)
     denominator = jnp.sum(batch.completions.mask_BT)
 
@@ -38,10 +30,10 @@ def sft_step(learner: Learner, state: TrainState, frozen: Params, batch: SFTBatc
 def step_grpo_step(
     learner: Learner, state: TrainState, frozen: Params, batch: TrainBatch
 ) -> tuple[TrainState, Metrics]:
-    """One StepGRPO update (SPEC 1.4), or of its family (SPEC 2)."""
+    """One StepGRPO update, or one of its family; see `losses.step_grpo` for the formula and its sources."""
     check_shapes(batch)
     settings, mask_BT, denominator = learner.loss, batch.rows.completions.mask_BT, batch.denominator
-    if denominator is None:  # rows are as long as a completion may be
+    if denominator is None:  # then rows are not truncated: their width is max_completion_length
         denominator = losses.denominator(mask_BT, loss_type=settings.loss_type, max_completion_length=mask_BT.shape[1])
 
     def objective(logp_BT: Float[Array, "B T"], rows: TrainRows) -> tuple[Float[Array, ""], Metrics]:
@@ -67,7 +59,7 @@ def step_grpo_step(
 
 
 def _sampling_difference(logp_BT: Float[Array, "B T"], rows: TrainRows) -> Metrics:
-    """How far the learner's log-probabilities are from those the sampler reported for the same parameters, in nats."""
+    """Difference between the learner's and the sampler's log-probabilities for the same parameters, in nats."""
     mask_BT = rows.completions.mask_BT
     same_policy_BT = logp_BT if rows.old_logp_BT is None else rows.old_logp_BT
     difference_BT = jnp.where(mask_BT, jnp.abs(same_policy_BT - rows.sampling_logp_BT), 0.0)
@@ -87,7 +79,7 @@ def _apply_update(
     *,
     rows: Rows,
 ) -> tuple[TrainState, Metrics]:
-    """Applies one gradient, unless it is not finite: then only `step` and `num_skipped` change."""
+    """Applies one gradient; if it is not finite, only `step` and `num_skipped` change."""
     gradient, logp_BT, entropy_BT = accumulate_gradients(
         learner, state.params, frozen, prompts, completions, objective, rows
     )
@@ -103,8 +95,7 @@ def _apply_update(
     def keep(params: Params, opt_state: optax.OptState) -> tuple[Any, Any]:
         return params, opt_state
 
-    # Before a choice number by number XLA for CPU copies both moments; for a branch the TPU's compiler needs more (7B
-    # on v6e-8: 6 GiB a chip).
+    # On CPU `where` copies both Adam moments, so `cond`; on TPU `cond` costs 6 GiB a chip (7B, v6e-8).
     old = state.params, state.opt_state
     if learner.definition.platform == "cpu":
         params, opt_state = jax.lax.cond(is_finite, apply, keep, *old)

@@ -1,4 +1,4 @@
-"""Completions of a step, kept and printed with what they earned."""
+"""Completions as text: decoded, kept as Parquet and printed with their rewards."""
 
 import json
 
@@ -6,25 +6,35 @@ import numpy as np
 from jaxtyping import Float
 
 from r1vl_jax import observe, rewards
+from r1vl_jax.arrays import Completions
+from r1vl_jax.rewards.text import Vocabulary, host_bytes
 from r1vl_jax.runtime import processes
 from r1vl_jax.training.loop import Run
 from r1vl_jax.training.metrics import REWARD_PARTS
-from r1vl_jax.training.rollouts import RolloutBatch
+from r1vl_jax.training.rollout_batch import RolloutBatch
 
 
-def keep_completions(run: Run, step: int, draw: RolloutBatch, advantage_BT: Float[np.ndarray, "B T"]) -> None:
-    """Writes every completion of a step with what it earned, and prints some of the first prompt's.
+def decode_completions(completions: Completions, vocabulary: Vocabulary) -> list[str]:
+    """Completions as strings, without special tokens; invalid UTF-8 becomes replacement characters."""
+    rows = host_bytes(completions.token_BT, completions.mask_BT, vocabulary)
+    return [row.decode("utf-8", "replace") for row in rows]
 
-    Of several processes the first writes those of its own prompts. The advantage that is written is the mean over the
-    completion's tokens.
+
+def keep_completions(
+    run: Run, step: int, batch: RolloutBatch, advantage_BT: Float[np.ndarray, "B T"], *, vocabulary: Vocabulary
+) -> None:
+    """Writes every completion of a step with its rewards, and prints some of the first prompt's.
+
+    The main process writes those of its own prompts. The advantage that is written is the mean over the completion's
+    tokens.
     """
     if not processes.is_main_process():
         return
-    mask_BT = np.asarray(draw.completions.mask_BT)[:, : advantage_BT.shape[1]]  # there is nothing behind
+    mask_BT = np.asarray(batch.completions.mask_BT)[:, : advantage_BT.shape[1]]  # further columns are all padding
     advantage_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64) / mask_BT.sum(axis=1)
     rows = []
-    for row, text in enumerate(run.components.decode_completions(draw.completions)):
-        record = draw.records[row // draw.reward_PG.shape[1]]
+    for row, text in enumerate(decode_completions(batch.completions, vocabulary)):
+        record = batch.records[row // batch.reward_PG.shape[1]]
         spans = rewards.key_step_spans(text, record.key_steps, semantics=run.config.reward.semantics)
         rows.append(
             {
@@ -36,12 +46,12 @@ def keep_completions(run: Run, step: int, draw: RolloutBatch, advantage_BT: Floa
                 "key_steps": json.dumps(record.key_steps),
                 "completion": text,
                 "key_step_spans": json.dumps(spans),
-                "reward": draw.reward_PG.flat[row],
+                "reward": batch.reward_PG.flat[row],
                 "advantage": advantage_B[row],
             }
-            | {name: float(getattr(draw.rewards.reward, name)[row]) for name in REWARD_PARTS}
-            | {name: float(value_B[row]) for name, value_B in draw.rewards.custom.items()}
+            | {name: float(getattr(batch.rewards.reward, name)[row]) for name in REWARD_PARTS}
+            | {name: float(value_B[row]) for name, value_B in batch.rewards.custom.items()}
         )
-    observe.write_completions(run.workdir, step, rows, more=draw.rewards.custom)
+    observe.write_completions(run.workdir, step, rows, extra_columns=batch.rewards.custom)
     if run.config.observe.num_completions_to_print:
         observe.print_completions(rows[: run.config.observe.num_completions_to_print])

@@ -1,15 +1,19 @@
-"""What a run needs to find before it starts: the weights and the data that its configuration names."""
+"""What a run reads: weights, tokenizer and data, each found once, before a device is touched, and handed on by name."""
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from r1vl_jax.checkpoint.hf.directory import INDEX, SINGLE_FILE, local_directory
+from r1vl_jax import config as settings
+from r1vl_jax.checkpoint.hf.directory import INDEX, SINGLE_FILE, local_directory, weights_fingerprint
 from r1vl_jax.config import Config
 from r1vl_jax.data.digits import task
-from r1vl_jax.data.records import open_split
+from r1vl_jax.data.records import Split, fingerprint, open_split
 from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from r1vl_jax.runtime import processes
 
 # Each line: any one of these files will do.
 _MODEL_FILES = (
@@ -21,59 +25,112 @@ _MODEL_FILES = (
 )
 
 
-def preflight(config: Config) -> None:
-    """Refuses a configuration whose weights or data are not there; touches no device.
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads.
+
+    Attributes:
+        model: settings of the model; `path` is a local directory, or "" to start from random weights.
+        data_directory: holds the splits.
+        splits: those that the run reads, by name.
+        tokenizer: the model's own; without one, a small one trained on the warm-up's records.
+        instruction: how to reason, part of every prompt; "" for none.
+    """
+
+    model: settings.Model
+    data_directory: Path
+    splits: Mapping[str, Split]
+    tokenizer: PreTrainedTokenizerBase
+    instruction: str
+
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of the files that the run depends on."""
+        return {
+            "data_fingerprint": fingerprint(self.data_directory),
+            "weights_fingerprint": weights_fingerprint(self.model.path),
+        }
+
+
+def preflight(config: Config) -> Inputs:
+    """Finds what the configuration names; writes the embedded task's data where there is none yet.
+
+    All processes must call this: the main one writes first.
 
     Raises:
-        FileNotFoundError: says of everything that is absent what is to be put where.
+        FileNotFoundError: lists all that is absent, and what to put where. Nothing was written then.
     """
-    absent = [*_absent_weights(config), *_absent_data(config)]
+    absent: list[str] = []
+    model = _find_model(config.model, absent)
+    is_embedded = config.data.source == "digits"
+    splits = {} if is_embedded else _open_splits(config, absent)
     if absent:
         raise FileNotFoundError("the run lacks what its configuration names:\n  " + "\n  ".join(absent))
+    own_directory = Path(config.data.directory or Path(config.workdir) / "data")
+    directory = own_directory if is_embedded else Path(config.data.source)
+    with processes.main_process_first():
+        if is_embedded:
+            _write_embedded_task(config, directory)
+            splits = {name: open_split(directory, name) for name in _required_splits(config)}
+        tokenizer = load_tokenizer(model.path) if model.path else _own_tokenizer(config, splits["warmup"])
+    return Inputs(model, directory, splits, tokenizer, settings.instruction(config.data))
 
 
-def _absent_weights(config: Config) -> Iterator[str]:
-    path = config.model.path
-    if not path:
-        return
+def _find_model(model: settings.Model, absent: list[str]) -> settings.Model:
+    """The settings with a local directory as their path; what the directory lacks is appended to `absent`."""
+    if not model.path:
+        return model
     expected = ", ".join(" or ".join(names) for names in _MODEL_FILES)
     try:
-        directory = local_directory(path)
+        directory = local_directory(model.path)
     except FileNotFoundError as error:
-        yield (
-            f"config.model.path={path!r} ({error.__cause__}): put a Qwen2-VL as transformers saves it into the"
-            f" directory {path} ({expected}), or set config.model.path to one. A run of this project becomes one by"
-            f" python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out={path}"
+        absent.append(
+            f"config.model.path={model.path!r} ({error.__cause__}): put a Qwen2-VL as transformers saves it into the"
+            f" directory {model.path} ({expected}), or set config.model.path to one. A run of this project becomes one"
+            f" by python -m r1vl_jax.checkpoint.hf_export --run=WORKDIR --out={model.path}"
         )
-        return
+        return model
     if missing := [" or ".join(names) for names in _MODEL_FILES if not _has_any(directory, names)]:
-        yield f"config.model.path={path!r}: the directory has no {', no '.join(missing)}; put a whole model there"
+        absent.append(
+            f"config.model.path={model.path!r}: the directory has no {', no '.join(missing)}; put a whole model there"
+        )
+    return dataclasses.replace(model, path=str(directory))
 
 
-def _has_any(directory: Path, names: tuple[str, ...]) -> bool:
+def _has_any(directory: Path, names: Iterable[str]) -> bool:
     return any((directory / name).is_file() for name in names)
 
 
-def _absent_data(config: Config) -> Iterator[str]:
-    if (source := config.data.source) == "digits":
-        return  # written by the run itself
-    splits = ["train" if stage == "step_grpo" else stage for stage in config.train.stages]
-    splits += ["validation", "test"] if config.eval.uses_validation_split else ["test"]
-    for split in splits:
+def _open_splits(config: Config, absent: list[str]) -> dict[str, Split]:
+    """The splits of a directory of records; those that it lacks are appended to `absent`."""
+    source, splits = config.data.source, {}
+    for name in _required_splits(config):
         try:
-            open_split(source, split)
+            splits[name] = open_split(source, name)
         except FileNotFoundError as error:
-            yield (
-                f"config.data.source={source!r} ({error}): expected the split {split!r} in the directory {source}, as"
+            absent.append(
+                f"config.data.source={source!r} ({error}): expected the split {name!r} in the directory {source}, as"
                 " r1vl_jax.data.records.write_splits writes it; or set config.data.source to a directory that has it"
             )
+    return splits
 
 
-def _data_directory(config: Config) -> Path:
+def _required_splits(config: Config) -> list[str]:
+    """The splits that a run reads, each once."""
+
+    def names() -> Iterator[str]:
+        for stage in config.train.stages:
+            yield "train" if stage == "step_grpo" else stage
+        if not config.model.path:
+            yield "warmup"  # the tokenizer is trained on it
+        if config.eval.uses_validation_split:
+            yield "validation"
+        yield "test"
+
+    return list(dict.fromkeys(names()))
+
+
+def _write_embedded_task(config: Config, directory: Path) -> None:
     data = config.data
-    if data.source != "digits":
-        return Path(data.source)
-    directory = Path(data.directory or Path(config.workdir) / "data")
     task.write(
         directory,
         difficulty=data.difficulty,
@@ -84,28 +141,13 @@ def _data_directory(config: Config) -> Path:
         eval_records=data.eval_records,
         seed=config.seed,
     )
-    return directory
 
 
-def _splits(config: Config) -> Iterator[str]:
-    """The splits that a run reads; without weights the tokenizer is trained on those of the warm-up."""
-    yield "test"
-    if "warmup" in config.train.stages or not config.model.path:
-        yield "warmup"
-    if "step_grpo" in config.train.stages:
-        yield "train"
-    if config.eval.uses_validation_split:
-        yield "validation"
-
-
-def _tokenizer(config: Config, data_directory: Path) -> PreTrainedTokenizerBase:
-    """The model's own, or a small one trained on the warm-up records and kept with the run."""
-    if config.model.path:
-        return load_tokenizer(config.model.path)
+def _own_tokenizer(config: Config, warmup: Split) -> PreTrainedTokenizerBase:
+    """A small tokenizer trained on the warm-up's records, kept with the run."""
     directory = Path(config.workdir) / "tokenizer"
     if not directory.exists():
-        texts: Iterable[str] = task.texts(open_split(data_directory, "warmup"))
         unfinished = directory.with_name(".tokenizer-unfinished")  # a run killed here must not leave half of it
-        train_tokenizer(texts).save_pretrained(unfinished)
+        train_tokenizer(task.texts(warmup)).save_pretrained(unfinished)
         unfinished.rename(directory)
     return load_tokenizer(directory)

@@ -1,4 +1,4 @@
-"""What the stages of a run share, and the loop around a stage's updates: resuming, recording, saving, evaluating."""
+"""The loop around a stage's updates: resuming, recording, evaluating and saving."""
 
 import logging
 import time
@@ -23,17 +23,14 @@ from r1vl_jax.learner.optimizer import schedule
 from r1vl_jax.models.trainable import combine
 from r1vl_jax.observe.metrics import METRICS, read_lines
 from r1vl_jax.runtime import processes
-from r1vl_jax.training.components import Components
-from r1vl_jax.training.rewarder import Rewarder
+from r1vl_jax.sharding.rules import shardings
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a configuration: its parts, and where its figures go."""
+    """What every stage of a run shares: the configuration, and where metrics go."""
 
     config: Config
-    components: Components
-    rewarder: Rewarder
     evaluator: Evaluator
     writer: observe.MetricsWriter
     timers: observe.Timers
@@ -44,21 +41,24 @@ class Run:
         return epath.Path(self.config.workdir)
 
     def checkpoints(self, stage: str) -> Checkpoints:
+        """The checkpoints of a stage; to be closed."""
         return Checkpoints(self.workdir / "checkpoints" / stage, keep=self.config.train.save_total_limit)
 
-    def key(self, step: int) -> jax.Array:
-        """The key that all draws of a step are folded from."""
-        return _key(self.config.seed, step)
 
-
-@partial(jax.jit, static_argnums=0)  # one program, not one for every part
-def _key(seed: int, step: int) -> jax.Array:
+@partial(jax.jit, static_argnums=0)  # one program for both operations
+def step_key(seed: int, step: int) -> jax.Array:
+    """The key that all random numbers of a step are folded from."""
     return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def shard_state(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """Puts every leaf of a fresh state where updates leave it, so that the second update need not be compiled."""
+    return jax.device_put(state, shardings(state, mesh))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a stage is, and what happens on the way.
+    """How long a stage is, and when it is evaluated.
 
     Attributes:
         max_steps: updates.
@@ -76,9 +76,9 @@ class Plan:
 class Stage:
     """One stage: a context manager whose `steps()` are the updates still to be done.
 
-    The figures of update n are read from the device after update n+1 was dispatched, so that the device never waits for
-    the host to write. Evaluations and checkpoints happen between updates; a checkpoint comes last, so that whatever is
-    written after it is written again by the run that resumes from it.
+    The metrics of update n are fetched after update n+1 was dispatched, so that the device never waits for the host.
+    Evaluations and checkpoints happen between updates; a checkpoint comes last, so that whatever is logged after it is
+    logged again by the run that resumes from it.
 
     Attributes:
         state: trained parameters and optimizer; the loop's body replaces it.
@@ -94,9 +94,9 @@ class Stage:
         self._learning_rate = schedule(plan.optim, plan.max_steps)
         self._checkpoints = run.checkpoints(plan.name)
         self._first_step, self._num_tokens = 1, 0
-        self._pending: _Pending | None = None
+        self._pending: _PendingMetrics | None = None
         if self._checkpoints.latest_step() is not None:
-            step, self.state, position = self._checkpoints.restore(_form_of_deleted(state))
+            step, self.state, position = self._checkpoints.restore(_free_and_describe(state))
             stream.set_state(position["stream"])
             self._first_step, self._num_tokens = step + 1, position["num_tokens"]
         self._num_skipped = int(self.state.num_skipped)
@@ -129,30 +129,36 @@ class Stage:
         """Whether what happens every so many steps, and after the last, happens after this one; 0 is never."""
         return every > 0 and (step % every == 0 or step == self._plan.max_steps)
 
-    def record(self, step: int, figures: Mapping[str, Any], *, num_tokens: int, host: Mapping[str, float]) -> None:
-        """Takes the figures of an update, from device and host; those of the update before are written."""
+    def record(self, step: int, metrics: Mapping[str, Any], *, num_tokens: int, host: Mapping[str, float]) -> None:
+        """Queues the metrics of an update, and writes those of the update before.
+
+        Args:
+            metrics: scalars that the device may still be computing.
+            num_tokens: of this update.
+            host: metrics computed on the host.
+        """
         self._flush()
         self._num_tokens += num_tokens
-        told = {**host, "num_tokens": self._num_tokens, "epoch": step / self._plan.updates_per_epoch}
+        host = {**host, "num_tokens": self._num_tokens, "epoch": step / self._plan.updates_per_epoch}
         now = time.perf_counter()
         seconds, self._last_time = now - self._last_time, now
         timings = {"step_time": seconds, "perf/throughput": num_tokens / seconds} | self._run.timers.take()
-        self._pending = _Pending(step, figures, told, timings)
+        self._pending = _PendingMetrics(step, metrics, host, timings)
 
     def _flush(self) -> None:
-        """Waits for the figures of the update dispatched last, checks and writes them."""
+        """Waits for the metrics of the last update that was dispatched, checks and writes them."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        metrics = {name: float(value) for name, value in jax.device_get(pending.figures).items()} | pending.told
-        num_applied = pending.step - 1 - self._num_skipped  # the schedule stands still while updates are skipped
+        metrics = {name: float(value) for name, value in jax.device_get(pending.device).items()} | pending.host
+        num_applied = pending.step - 1 - self._num_skipped  # the schedule does not advance when an update is skipped
         metrics["learning_rate"] = float(np.asarray(self._learning_rate(num_applied)))
         self._num_skipped = int(metrics["num_skipped"])
         self._run.writer.write(self._plan.name, pending.step, metrics, pending.timings)
         self._progress.update(pending.step, {name: metrics[name] for name in _SHOWN if name in metrics})
-        self._refuse_if_broken(pending.step, metrics)
+        self._raise_if_diverged(pending.step, metrics)
 
-    def _refuse_if_broken(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _raise_if_diverged(self, step: int, metrics: Mapping[str, float]) -> None:
         limit = self._run.config.train.max_skipped_updates
         if metrics["num_skipped"] > limit:
             raise FloatingPointError(
@@ -169,7 +175,7 @@ class Stage:
         message = self._alarm(step, evaluated) if processes.is_main_process() else None
         if message:
             logging.getLogger(__name__).warning("ALARM: %s", message)
-        self._write_aside(step, evaluated | {"eval/alarm": float(message is not None)})
+        self._write_between_updates(step, evaluated | {"eval/alarm": float(message is not None)})
 
     def _alarm(self, step: int, evaluated: Mapping[str, float]) -> str | None:
         lines = read_lines(self._run.workdir / METRICS)
@@ -181,37 +187,35 @@ class Stage:
         with self._run.timers("save"):
             position = {"stream": self._stream.get_state(), "num_tokens": self._num_tokens}
             self._checkpoints.save(step, self.state, position)
-        self._write_aside(step, {})
+        self._write_between_updates(step, {})
         self._run.resource_usage.write()
 
-    def _write_aside(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes what was done after an update; its time belongs to no update."""
+    def _write_between_updates(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes what was done after an update; its time counts for no update."""
         timings = self._run.timers.take()
         self._last_time += sum(timings.values())
         self._run.writer.write(self._plan.name, step, metrics, timings)
 
 
-def _form_of_deleted(state: TrainState) -> TrainState:
-    """Shapes and places of a state, whose memory is given back: there is no room for two."""
-    form = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+def _free_and_describe(state: TrainState) -> TrainState:
+    """Shapes, dtypes and shardings of a state whose memory is freed: there is no room for two."""
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
     for leaf in jax.tree.leaves(state):
         leaf.delete()
-    return form
+    return abstract
 
 
 @dataclass(frozen=True)
-class _Pending:
-    """An update whose figures may still be being computed.
+class _PendingMetrics:
+    """Metrics of an update that the device may still be computing.
 
     Attributes:
-        figures: from the device.
-        told: from the host.
-        timings: of the host, from the update before to this one.
+        timings: seconds on the host, from the update before to this one.
     """
 
     step: int
-    figures: Mapping[str, Any]
-    told: dict[str, float]
+    device: Mapping[str, Any]
+    host: dict[str, float]
     timings: dict[str, float]
 
 

@@ -44,48 +44,54 @@ _compute_rewards_on_device = jax.jit(compute_rewards_on_device, static_argnums=0
 
 
 class Rewarder:
-    """Rewards completions with the help of the host: the reference on strings, math-verify, functions in Python."""
+    """Rewards completions as the configuration says, with the host's help.
 
-    def __init__(self, scheme: RewardSpec, vocabulary: Vocabulary, judge: Judge | None):
-        """`judge` is asked about answers that a plain comparison does not settle; None leaves them undecided."""
-        self.spec, self.vocabulary, self.pack = scheme, vocabulary, TargetPacker(scheme.settings.semantics)
+    What runs where: step rewards by kernels on the device or by the definition on strings; math-verify in worker
+    processes; functions of the user's own on the host (Python) or the device (pure).
+    """
+
+    def __init__(self, spec: RewardSpec, vocabulary: Vocabulary, judge: Judge | None):
+        """`judge` verifies answers that a plain comparison does not settle; None leaves these undecided."""
+        self.spec, self.vocabulary, self.pack = spec, vocabulary, TargetPacker(spec.settings.semantics)
         self._judge = judge
-        self._is_on_device = scheme.settings.backend == "kernels"
-        self._has_pure = any(function.runs_on_device for function in scheme.functions)
+        self._uses_kernels = spec.settings.backend == "kernels"
+        self._has_pure_functions = any(function.runs_on_device for function in spec.functions)
 
     def __call__(self, completions: Completions, records: Sequence[Record]) -> RewardOutput:
-        """What G completions of each record earned."""
-        in_words = functools.cache(lambda: self._decode_completions(completions, records))
-        if self._is_on_device:
-            earned = self._by_kernels(completions, records)
-            reward, custom = earned.reward, earned.custom
+        """The rewards of G completions of each record; row p*G + g is sample g of record p."""
+        decoded = functools.cache(lambda: self._decode_completions(completions, records))
+        if self._uses_kernels:
+            output = self._by_kernels(completions, records)
+            reward, custom = output.reward, output.custom
             if self.spec.settings.undecided == "host":
-                reward = rewards.resolve_undecided(reward, *in_words(), self._by_reference)
-            undecided_B, overflow_B = earned.undecided_B, earned.overflow_B
+                reward = rewards.resolve_undecided(reward, *decoded(), self._by_strings)
+            undecided_B, overflow_B = output.undecided_B, output.overflow_B
         else:
-            reward = self._by_reference(*in_words())
-            custom = self._by_kernels(completions, records).custom if self._has_pure else {}
+            reward = self._by_strings(*decoded())
+            custom = self._by_kernels(completions, records).custom if self._has_pure_functions else {}
             undecided_B, overflow_B = reward.undecided, np.zeros_like(reward.undecided)
-        custom = custom | self._on_host(in_words)
+        custom = custom | self._by_host_functions(decoded)
         return RewardOutput(reward, custom, np.asarray(self.spec.total(reward, custom)), undecided_B, overflow_B)
 
     def _by_kernels(self, completions: Completions, records: Sequence[Record]) -> RewardOutput:
-        earned = _compute_rewards_on_device(self.spec, completions, self.pack(records), self.vocabulary)
-        return jax.tree.map(np.asarray, earned)
+        output = _compute_rewards_on_device(self.spec, completions, self.pack(records), self.vocabulary)
+        return jax.tree.map(np.asarray, output)
 
-    def _by_reference(self, texts: list[bytes], rows: list[dict]) -> StepReward:
+    def _by_strings(self, texts: list[bytes], rows: list[dict]) -> StepReward:
         settings = self.spec.settings
         return rewards.score(texts, rows, semantics=settings.semantics, alpha=settings.alpha, judge=self._judge)
 
-    def _on_host(self, in_words: Callable[[], tuple[list[bytes], list[dict]]]) -> dict[str, Float[np.ndarray, " B"]]:
+    def _by_host_functions(
+        self, decoded: Callable[[], tuple[list[bytes], list[dict]]]
+    ) -> dict[str, Float[np.ndarray, " B"]]:
         functions = [function for function in self.spec.functions if not function.runs_on_device]
         if not functions:
             return {}
-        texts, rows = in_words()
-        decoded = [text.decode("utf-8", "replace") for text in texts]
+        texts, rows = decoded()
+        strings = [text.decode("utf-8", "replace") for text in texts]
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != "problem"}
         prompts = [row["problem"] for row in rows]
-        return {function.name: function.call_on_host(prompts, decoded, columns) for function in functions}
+        return {function.name: function.call_on_host(prompts, strings, columns) for function in functions}
 
     def _decode_completions(
         self, completions: Completions, records: Sequence[Record]

@@ -1,237 +1,161 @@
-"""A generation: prompts are drawn, completions sampled, scored and rewarded; then compared and split into updates."""
+"""Rollouts: prompts are drawn, completions sampled, scored under the reference, rewarded and compared."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Bool, Float, Key
+from jaxtyping import Float, Key
 
-from r1vl_jax import losses
-from r1vl_jax.arrays import (
-    Array,
-    Completions,
-    Params,
-    PromptBatch,
-    RewardSections,
-    Rollout,
-    SampledRows,
-    TrainBatch,
-    TrainRows,
-    bundle,
-)
+from r1vl_jax import losses, observe
+from r1vl_jax.arrays import Array, Completions, Params, PromptBatch, Rollout, TrainBatch, TrainRows
 from r1vl_jax.data.process_shards import ProcessStream
 from r1vl_jax.data.records import Record
-from r1vl_jax.learner.advantages import apply_overlong_penalty, compute_advantages
+from r1vl_jax.learner.advantages import GroupRewards, compute_advantages, compute_group_rewards
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.learner.logprobs import add_reference_logps
-from r1vl_jax.rewards.text import token_sizes
-from r1vl_jax.rewards.weighted_sum import RewardOutput, assign_rewards_to_sections
+from r1vl_jax.rewards.weighted_sum import RewardOutput
 from r1vl_jax.runtime import processes
 from r1vl_jax.sampling.loop import sample
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sampling.weight_sync import SyncedParams, synced_params
-from r1vl_jax.training.loop import Run
-from r1vl_jax.training.metrics import completion_metrics, measure, reward_metrics
+from r1vl_jax.training.data_loader import DataLoader
+from r1vl_jax.training.dynamic_sampling import resample_zero_std_groups
+from r1vl_jax.training.loop import step_key
+from r1vl_jax.training.rewarder import Rewarder
+from r1vl_jax.training.rollout_batch import (
+    RolloutBatch,
+    RolloutMetrics,
+    concatenate_rows,
+    pad_columns,
+    split_rows,
+    truncate_columns,
+)
 
 
 @dataclass(frozen=True)
-class RolloutMetrics:
-    """What is recorded of a draw.
+class _Prompts:
+    """Records of this process; their prompts, on the devices; and the tokens of these, padding excluded."""
 
-    Attributes:
-        num_tokens: of prompts and completions.
-    """
-
-    metrics: dict[str, float]
+    records: list[Record]
+    batch: PromptBatch
     num_tokens: int
 
 
 @dataclass(frozen=True)
-class RolloutBatch:
-    """Prompts of this process, G completions of each, and what these earned.
-
-    Attributes:
-        sampled: completions of all processes, on the devices.
-        completions, has_ended_B: the rows of `sampled` that this process's prompts gave.
-        reward_PG: the total that is compared, penalties included.
-        width: columns that hold every completion; those behind them are outside all masks.
-        num_draws: how often prompts were drawn, until groups of equal rewards were replaced.
-    """
-
-    records: list[Record]
-    prompts: PromptBatch
-    sampled: SampledRows
-    completions: Completions
-    has_ended_B: Bool[Array, " B"]
-    rewards: RewardOutput
-    reward_PG: Float[np.ndarray, "P G"]
-    width: int
-    num_draws: int = 1
-
-    def compute_metrics(self) -> RolloutMetrics:
-        """Counts and rewards over the draws of all processes, which must all call this."""
-        own = (self.rewards, self.reward_PG, measure(self.completions, self.has_ended_B), self.prompts.mask_PS.sum())
-        earned, rewards, measured, num_prompt_tokens = zip(
-            *processes.all_gather_objects(jax.device_get(own)), strict=True
-        )
-        measured = _concatenate(measured)
-        metrics = reward_metrics(_concatenate(earned), np.concatenate(rewards)) | completion_metrics(measured)
-        num_tokens = int(sum(num_prompt_tokens) + measured.length_B.sum())
-        return RolloutMetrics(metrics | {"sampling/num_draws": float(self.num_draws)}, num_tokens)
-
-
-@dataclass(frozen=True)
 class RolloutWorker:
-    """What draws and samples.
+    """Makes the batches of StepGRPO updates.
 
     Attributes:
         reference_params: the frozen reference; None where nothing needs it.
+        stream: gives records and prompts.
+        seed: with the step it determines the keys of sampling.
+        completion_bucket: completions are scored and learned from in a multiple of so many columns; 0 takes all.
     """
 
-    run: Run
     learner: Learner
     sampler: Sampler
+    rewarder: Rewarder
     reference_params: Params | None
     stream: ProcessStream
+    loader: DataLoader
+    timers: observe.Timers
+    seed: int
+    completion_bucket: int
 
     def generate(self, params: Params, step: int) -> list[tuple[RolloutBatch, RolloutMetrics, TrainBatch]]:
         """What one policy samples for the updates from `step` on: `steps_per_generation` batches."""
-        steps = range(step, step + self.learner.loss.steps_per_generation)
-        keys = [self.run.key(step) for step in steps]
-        draws = self._draw(params, keys)
-        if self.learner.loss.dynamic_sample:
-            draws = [self._with_spread(params, draw, key) for draw, key in zip(draws, keys, strict=True)]
-        with self.run.timers("reward"):
-            figures = [draw.compute_metrics() for draw in draws]  # now, for later they would wait for the update
-            rows = self._compare(draws)
-        batches = [
-            TrainBatch(draw.prompts, _truncate_columns(part, draw.width), self._denominator(part, rows))
-            for draw, part in zip(draws, _split(rows, len(draws)), strict=True)
+        loss = self.learner.loss
+        keys = [step_key(self.seed, step + number) for number in range(loss.steps_per_generation)]
+        batches = self._roll_out(params, keys)
+        if loss.dynamic_sample:
+            batches = [self._resample(params, batch, key) for batch, key in zip(batches, keys, strict=True)]
+        with self.timers("reward"):
+            metrics = [batch.compute_metrics() for batch in batches]  # before the update is dispatched: no waiting
+            rows = self._compute_advantages(batches)
+        train_batches = [
+            TrainBatch(batch.prompts, truncate_columns(part, batch.num_columns), self._denominator(part, rows))
+            for batch, part in zip(batches, split_rows(rows, len(batches)), strict=True)
         ]
-        return list(zip(draws, figures, batches, strict=True))
+        return list(zip(batches, metrics, train_batches, strict=True))
 
-    def _draw(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[RolloutBatch]:
-        """A draw for each key. The sampler's copy of the parameters is gone before anything is scored."""
-        asked = [self._prompts() for _ in keys]  # while devices are still at the update before
-        with synced_params(self.sampler, params) as copy:
-            rollouts = [
-                self._sample(params, copy, divided, key) for (_, _, divided), key in zip(asked, keys, strict=True)
-            ]
-        return [self._earned(params, *of_asked, rollout) for of_asked, rollout in zip(asked, rollouts, strict=True)]
+    def _roll_out(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[RolloutBatch]:
+        """A batch for each key. The sampler's copy of the parameters is freed before anything is scored."""
+        prompts = [self._next_prompts() for _ in keys]  # while devices are still busy with the last update
+        with synced_params(self.sampler, params) as synced:
+            rollouts = [self._sample(params, synced, each, key) for each, key in zip(prompts, keys, strict=True)]
+        return [self._score_and_reward(params, *pair) for pair in zip(prompts, rollouts, strict=True)]
 
-    def _prompts(self) -> tuple[list[Record], PromptBatch, PromptBatch]:
-        """Records, and their prompts on the host and on the devices."""
-        with self.run.timers("data"):
+    def _next_prompts(self) -> _Prompts:
+        """The next prompts, which go to the devices here and nowhere else."""
+        with self.timers("data"):
             records, prompts = next(self.stream)
-            return records, prompts, self.run.components.shard_batch(prompts)
+            return _Prompts(records, self.loader.shard_batch(prompts), int(prompts.mask_PS.sum()))
 
-    def _sample(self, params: Params, copy: SyncedParams, divided: PromptBatch, key: Key[Array, ""]) -> Rollout:
-        with self.run.timers("gen"):
-            return jax.block_until_ready(sample(self.sampler, params, divided, key, copy=copy))
+    def _sample(self, params: Params, synced: SyncedParams, prompts: _Prompts, key: Key[Array, ""]) -> Rollout:
+        with self.timers("gen"):
+            return jax.block_until_ready(sample(self.sampler, params, prompts.batch, key, synced=synced))
 
-    def _earned(
-        self, params: Params, records: list[Record], prompts: PromptBatch, divided: PromptBatch, rollout: Rollout
-    ) -> RolloutBatch:
-        """What the completions earned, and what an update needs to know of them."""
-        timers, length = self.run.timers, rollout.completions.token_BT.shape[1]
-        width = _completion_bucket(rollout.completions, self.run.config.train.completion_bucket)
-        with timers("ref"):  # dispatched only: the device computes while the host scores
+    def _score_and_reward(self, params: Params, prompts: _Prompts, rollout: Rollout) -> RolloutBatch:
+        """Reference log-probs on the devices, and rewards on the host meanwhile."""
+        num_columns = _completion_bucket(rollout.completions, self.completion_bucket)
+        with self.timers("ref"):  # dispatched only: the devices compute while the host computes rewards
             sampled = add_reference_logps(
-                self.learner, params, self.reference_params, divided, _truncate_columns(rollout, width)
+                self.learner, params, self.reference_params, prompts.batch, truncate_columns(rollout, num_columns)
             )
-        with timers("reward"):
-            completions, has_ended_B = self.run.components.process_local_rows(
-                (rollout.completions, rollout.has_ended_B)
-            )
-            earned = self.run.rewarder(completions, records)
-            total_B = np.asarray(apply_overlong_penalty(self.learner.loss, earned.total_B, completions))
-        reward_PG = total_B.reshape(len(records), -1)
-        sampled = _pad_columns(sampled, length)  # only now: where there are several devices, it waits for the scores
-        return RolloutBatch(records, prompts, sampled, completions, has_ended_B, earned, reward_PG, width)
-
-    def _with_spread(self, params: Params, first: RolloutBatch, key: Key[Array, ""]) -> RolloutBatch:
-        """Draws again for groups whose rewards are all equal."""
-        draws = [first]
-        while self._lack_spread(draws) and len(draws) <= self.learner.loss.max_resample_times:
-            draws += self._draw(params, [jax.random.fold_in(key, len(draws))])
-        return first if len(draws) == 1 else self._best_of(draws)
-
-    def _lack_spread(self, draws: Sequence[RolloutBatch]) -> bool:
-        """Whether fewer groups than one draw of all processes has are of use."""
-        num_missing = len(draws[0].records) - sum(int(_has_spread(draw.reward_PG).sum()) for draw in draws)
-        return sum(processes.all_gather_objects(num_missing)) > 0
-
-    def _best_of(self, draws: Sequence[RolloutBatch]) -> RolloutBatch:
-        """As many prompts as one draw has: those with spread first, then those without, in the order drawn.
-
-        Every process looks at the draws of all, and takes its share of the prompts.
-        """
-        parts = self.run.components
-        own = [(draw.records, parts.process_local_rows(draw.sampled), draw.rewards, draw.reward_PG) for draw in draws]
-        together = zip(
-            *processes.all_gather_objects(jax.device_get(own)), strict=True
-        )  # draw by draw, those of all processes
-        records, sampled, earned, rewards = zip(*itertools.chain(*together), strict=True)
-        reward_PG = np.concatenate(rewards)
-        num_prompts, num_generations = draws[0].reward_PG.shape
-        # Groups in the order in which one process would have drawn them.
-        drawn = np.arange(len(reward_PG)).reshape(len(draws), processes.count(), num_prompts).swapaxes(1, 2).reshape(-1)
-        best = drawn[np.argsort(~_has_spread(reward_PG[drawn]), kind="stable")]
-        groups = best[: num_prompts * processes.count()][processes.index() :: processes.count()]
-        rows = (groups[:, None] * num_generations + np.arange(num_generations)).reshape(-1)
-        sampled, earned = jax.tree.map(lambda leaf: leaf[rows], (_concatenate(sampled), _concatenate(earned)))
-        drawn_records = list(itertools.chain(*records))
-        with self.run.timers("data"):
-            prompts = parts.batch([parts.encoder.prompt(drawn_records[group]) for group in groups])
+        with self.timers("reward"):
+            completions, has_ended_B = self.loader.process_local_rows((rollout.completions, rollout.has_ended_B))
+            rewards = self.rewarder(completions, prompts.records)
+            group_rewards = self._group_rewards(rewards, completions, num_groups=len(prompts.records))
+        # Only now: with several devices of a CPU, dispatching this waits for the scores.
+        sampled = pad_columns(sampled, rollout.completions.token_BT.shape[1])
         return RolloutBatch(
-            records=[drawn_records[group] for group in groups],
-            prompts=prompts,
-            sampled=parts.shard_batch(sampled),
-            completions=sampled.completions,
-            has_ended_B=sampled.has_ended_B,
-            rewards=earned,
-            reward_PG=reward_PG[groups],
-            width=max(draw.width for draw in draws),
-            num_draws=len(draws),
+            records=prompts.records,
+            prompts=prompts.batch,
+            sampled=sampled,
+            completions=completions,
+            has_ended_B=has_ended_B,
+            rewards=rewards,
+            group_rewards=group_rewards,
+            num_prompt_tokens=prompts.num_tokens,
+            num_columns=num_columns,
         )
 
-    def _compare(self, draws: Sequence[RolloutBatch]) -> TrainRows:
-        sampled = _concatenate([draw.sampled for draw in draws])
-        rewards = _concatenate([self.run.components.shard_batch(self._to_compare(draw)) for draw in draws])
-        return compute_advantages(self.learner.loss, sampled, rewards.reward_PG, rewards.sections)
-
-    def _to_compare(self, draw: RolloutBatch) -> "GroupRewards":
-        sections = None
-        if self.learner.loss.credit == "step":
-            reward, (accuracy_weight, _) = draw.rewards.reward, self.run.config.reward.reward_weights
-            size_BT = token_sizes(np.asarray(draw.completions.token_BT), self.run.rewarder.vocabulary)
-            (num_sections,) = processes.all_reduce_max(reward.section_end_BJ.shape[1:])
-            sections = assign_rewards_to_sections(
-                reward, draw.reward_PG.reshape(-1), accuracy_weight, size_BT, num_sections=num_sections
+    def _group_rewards(self, rewards: RewardOutput, completions: Completions, *, num_groups: int) -> GroupRewards:
+        num_sections = 0
+        if self.learner.loss.credit == "step":  # sections of one width in all processes
+            (num_sections,) = processes.all_reduce_max(rewards.reward.section_end_BJ.shape[1:])
+        return jax.device_get(
+            compute_group_rewards(
+                self.learner.loss,
+                self.rewarder.spec,
+                rewards,
+                completions,
+                self.rewarder.vocabulary,
+                num_generations=len(completions.token_BT) // num_groups,
+                num_sections=num_sections,
             )
-        return GroupRewards(draw.reward_PG.astype(np.float32), sections)
+        )
+
+    def _resample(self, params: Params, first: RolloutBatch, key: Key[Array, ""]) -> RolloutBatch:
+        def draw(number: int) -> RolloutBatch:
+            (batch,) = self._roll_out(params, [jax.random.fold_in(key, number)])
+            return batch
+
+        return resample_zero_std_groups(
+            first, draw, self.loader, max_resample_times=self.learner.loss.max_resample_times
+        )
+
+    def _compute_advantages(self, batches: Sequence[RolloutBatch]) -> TrainRows:
+        sampled = concatenate_rows([batch.sampled for batch in batches])
+        rewards = concatenate_rows([self.loader.shard_batch(batch.group_rewards) for batch in batches])
+        return compute_advantages(self.learner.loss, sampled, rewards)
 
     def _denominator(self, rows_of_update: TrainRows, rows_of_generation: TrainRows) -> Float[Array, ""]:
         loss_type = self.learner.loss.loss_type
         rows = rows_of_generation if loss_type in losses.OVER_GENERATION else rows_of_update
         mask_BT = rows.completions.mask_BT
         return losses.denominator(mask_BT, loss_type=loss_type, max_completion_length=mask_BT.shape[1])
-
-
-@bundle
-class GroupRewards:
-    """What the samples of each prompt earned, and in which sections."""
-
-    reward_PG: Float[Array, "P G"]
-    sections: RewardSections | None
-
-
-def _has_spread(reward_PG: Float[np.ndarray, "P G"]) -> Bool[np.ndarray, " P"]:
-    return np.ptp(reward_PG, axis=1) > 0
 
 
 def _completion_bucket(completions: Completions, bucket: int) -> int:
@@ -241,43 +165,3 @@ def _completion_bucket(completions: Completions, bucket: int) -> int:
         return length
     longest = int(jnp.max(jnp.sum(completions.mask_BT, axis=1)))
     return min(-(-max(longest, 1) // bucket) * bucket, length)
-
-
-def _truncate_columns(bundle: Any, width: int) -> Any:
-    """The first columns of every array that has more."""
-    return jax.tree.map(lambda leaf: leaf[:, :width] if leaf.ndim == 2 and leaf.shape[1] > width else leaf, bundle)
-
-
-def _pad_columns(bundle: Any, width: int) -> Any:
-    """The opposite of `_narrowed`, with 0 and False in the new columns."""
-
-    def widen(leaf: Array) -> Array:
-        has_fewer = leaf.ndim == 2 and leaf.shape[1] < width
-        return jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1]))) if has_fewer else leaf
-
-    return jax.tree.map(widen, bundle)
-
-
-def _concatenate(bundles: Sequence[Any]) -> Any:
-    """Rows of several bundles below each other; sections that some lack are -1 (their ends) or 0 (what they earned)."""
-    if len(bundles) == 1:
-        return bundles[0]
-
-    def join(*parts: Any) -> Any:
-        library = np if isinstance(parts[0], np.ndarray) else jnp
-        if parts[0].ndim == 1:
-            return library.concatenate(parts)
-        width = max(part.shape[1] for part in parts)
-        fill = -1 if parts[0].dtype.kind == "i" else 0
-        padded = [library.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=fill) for p in parts]
-        return library.concatenate(padded)
-
-    return jax.tree.map(join, *bundles)
-
-
-def _split(rows: TrainRows, num_parts: int) -> list[TrainRows]:
-    """Equal parts of the rows, in order."""
-    if num_parts == 1:
-        return [rows]
-    size = rows.advantage_BT.shape[0] // num_parts
-    return [jax.tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], rows) for i in range(num_parts)]

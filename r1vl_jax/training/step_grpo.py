@@ -1,6 +1,7 @@
 """The StepGRPO stage: online reinforcement learning on the policy's own completions."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,93 +13,132 @@ from r1vl_jax.arrays import Array, Params
 from r1vl_jax.learner.fused_step import FusedProgram, fused_step
 from r1vl_jax.learner.gradients import Metrics
 from r1vl_jax.learner.steps import step_grpo_step
+from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import combine, partition
+from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.training.completions import keep_completions
 from r1vl_jax.training.components import make_learner
-from r1vl_jax.training.loop import Plan, Run, Stage
-from r1vl_jax.training.rollouts import RolloutBatch, RolloutMetrics, RolloutWorker
+from r1vl_jax.training.data_loader import DataLoader
+from r1vl_jax.training.loop import Plan, Run, Stage, shard_state, step_key
+from r1vl_jax.training.rewarder import Rewarder
+from r1vl_jax.training.rollout_batch import RolloutBatch, RolloutMetrics
+from r1vl_jax.training.rollouts import RolloutWorker
+
+STAGE = "step_grpo"
 
 
-def step_grpo(run: Run, name: str, params: Params) -> Params:
+def step_grpo(
+    run: Run, params: Params, *, definition: Definition, loader: DataLoader, sampler: Sampler, rewarder: Rewarder
+) -> Params:
     """StepGRPO from `params`, whose memory it takes; returns the parameters after the last update."""
     config, loss = run.config, run.config.loss
     trained, frozen = partition(params, config.model)
-    learner = make_learner(
-        config, run.components.definition, optim=config.optim, max_steps=config.train.max_steps, trained=trained
+    learner = make_learner(config, definition, optim=config.optim, max_steps=config.train.max_steps, trained=trained)
+    worker = RolloutWorker(
+        learner=learner,
+        sampler=sampler,
+        rewarder=rewarder,
+        reference_params=_copy_reference(trained, frozen, config.model.dtype) if loss.needs_reference else None,
+        stream=loader.prompt_batches("train", batch_size=config.train.prompts_per_update),
+        loader=loader,
+        timers=run.timers,
+        seed=config.seed,
+        completion_bucket=config.train.completion_bucket,
     )
-    reference = _reference(trained, frozen, config.model.dtype) if loss.needs_reference else None
-    initial = run.components.shard_state(learner.init(trained))
-    stream = run.components.prompt_stream()
-    generator = RolloutWorker(run, learner, run.components.sampler(), reference, stream)
-    update = _fused(generator, frozen) if config.train.fused else _staged(generator, frozen)
+    initial = shard_state(learner.init(trained), loader.mesh)
+    update = _fused(worker, frozen) if config.train.fused else _staged(worker, frozen)
     plan = Plan(
-        name,
+        STAGE,
         config.train.max_steps,
         config.optim,
         eval_steps=config.eval.steps,
-        updates_per_epoch=len(run.components.split("train")) / config.train.prompts_per_update * loss.num_iterations,
+        updates_per_epoch=len(loader.splits["train"]) / config.train.prompts_per_update * loss.num_iterations,
     )
-    with Stage(run, plan, initial, frozen, stream) as stage:
+    with Stage(run, plan, initial, frozen, worker.stream) as stage:
         for step in stage.steps():
-            is_profiled = step == config.observe.profile_step  # waited for, then: its time is its own
-            with observe.profiled(run.workdir, is_wanted=is_profiled, wait=lambda: jax.block_until_ready(stage.state)):
-                figures, draw, of_draw, advantage_BT = update(stage, step)
-            stage.record(step, figures, num_tokens=of_draw.num_tokens, host=of_draw.metrics)
+            is_profiled = step == config.observe.profile_step  # then the update is waited for, to be timed alone
+            with observe.profiled(run.workdir, enabled=is_profiled, wait=lambda: jax.block_until_ready(stage.state)):
+                output = update(stage, step)
+            rollout = output.rollout_metrics
+            stage.record(step, output.metrics, num_tokens=rollout.num_tokens, host=rollout.metrics)
             if stage.is_due(step, config.observe.log_completions):
-                keep_completions(run, step, draw, np.asarray(run.components.process_local_rows(advantage_BT)))
+                advantage_BT = np.asarray(loader.process_local_rows(output.advantage_BT))
+                keep_completions(run, step, output.batch, advantage_BT, vocabulary=rewarder.vocabulary)
     return stage.params
 
 
-def _reference(trained: Params, frozen: Params, dtype: str) -> Params:
-    """A copy, for updates take the memory of `trained`, in the dtype it is computed in; frozen parts are shared."""
+def _copy_reference(trained: Params, frozen: Params, dtype: str) -> Params:
+    """The frozen reference in the dtype of the computation: a copy, since updates donate `trained`."""
     return combine(jax.tree.map(lambda leaf: jnp.array(leaf, dtype), trained), frozen)
 
 
-# (stage, step) -> figures of the update, what was drawn for it, the draw's figures, advantages of all processes' rows;
-# the stage's state is replaced.
-_Update = Callable[[Stage, int], tuple[Metrics, RolloutBatch, RolloutMetrics, Float[Array, "B T"]]]
+@dataclass(frozen=True)
+class _UpdateOutput:
+    """What an update leaves behind, beside the stage's new state.
+
+    Attributes:
+        metrics: of the update, still on the devices.
+        advantage_BT: of the rows of all processes.
+    """
+
+    metrics: Metrics
+    batch: RolloutBatch
+    rollout_metrics: RolloutMetrics
+    advantage_BT: Float[Array, "B T"]
 
 
-def _staged(generator: RolloutWorker, frozen: Params) -> _Update:
-    """Draws a generation whenever the last one is used up, and makes an update of a part of it."""
-    loss, generation = generator.learner.loss, []
+# (stage, step) -> what the update leaves; the stage's state is replaced.
+_UpdateFn = Callable[[Stage, int], _UpdateOutput]
 
-    def update(stage: Stage, step: int):
+
+def _staged(worker: RolloutWorker, frozen: Params) -> _UpdateFn:
+    """Generates whenever the last generation is used up, and makes an update of a part of it."""
+    loss, generation = worker.learner.loss, []
+
+    def update(stage: Stage, step: int) -> _UpdateOutput:
         if (step - 1) % loss.updates_per_generation == 0:
-            generation[:] = generator.generate(stage.params, step)
-        draw, of_draw, batch = generation[(step - 1) % loss.steps_per_generation]
-        with generator.run.timers("update"):
-            divided = generator.run.components.shard_batch(batch)
-            stage.state, figures = step_grpo_step(generator.learner, stage.state, frozen, divided)
-        return figures, draw, of_draw, batch.rows.advantage_BT
+            generation[:] = worker.generate(stage.params, step)
+        batch, rollout_metrics, train_batch = generation[(step - 1) % loss.steps_per_generation]
+        with worker.timers("update"):
+            sharded = worker.loader.shard_batch(train_batch)
+            stage.state, metrics = step_grpo_step(worker.learner, stage.state, frozen, sharded)
+        return _UpdateOutput(metrics, batch, rollout_metrics, train_batch.rows.advantage_BT)
 
     return update
 
 
-def _fused(generator: RolloutWorker, frozen: Params) -> _Update:
+def _fused(worker: RolloutWorker, frozen: Params) -> _UpdateFn:
     """Does all of a step in one program; the time of everything in it is that of the update."""
-    run = generator.run
-    program = FusedProgram(generator.learner, generator.sampler, run.rewarder.spec)
+    rewarder, loader = worker.rewarder, worker.loader
+    program = FusedProgram(worker.learner, worker.sampler, rewarder.spec)
 
-    def update(stage: Stage, step: int):
-        with run.timers("data"):
-            records, prompts = next(generator.stream)
-            packed = run.rewarder.pack(records)
-        with run.timers("update"):
-            stage.state, figures, generated = fused_step(
+    def update(stage: Stage, step: int) -> _UpdateOutput:
+        with worker.timers("data"):
+            records, host_prompts = next(worker.stream)
+            targets = rewarder.pack(records)
+        with worker.timers("update"):
+            prompts = loader.shard_batch(host_prompts)
+            stage.state, metrics, output = fused_step(
                 program,
                 stage.state,
                 frozen,
-                generator.reference_params,
-                run.components.shard_batch(prompts),
-                run.components.shard_batch(packed),
-                run.rewarder.vocabulary,
-                run.key(step),
+                worker.reference_params,
+                prompts,
+                loader.shard_batch(targets),
+                rewarder.vocabulary,
+                step_key(worker.seed, step),
             )
-            sampled = generated.sampled
-            given = (sampled.completions, sampled.has_ended_B, generated.rewards, generated.reward_PG)
-            own = jax.device_get(run.components.process_local_rows(given))
-            draw = RolloutBatch(records, prompts, sampled, *own, width=sampled.completions.token_BT.shape[1])
-        return figures, draw, draw.compute_metrics(), generated.advantage_BT
+            sampled = output.sampled
+            of_all = (sampled.completions, sampled.has_ended_B, output.rewards, output.group_rewards)
+            own = jax.device_get(loader.process_local_rows(of_all))
+            batch = RolloutBatch(
+                records,
+                prompts,
+                sampled,
+                *own,
+                num_prompt_tokens=int(host_prompts.mask_PS.sum()),
+                num_columns=sampled.completions.token_BT.shape[1],
+            )
+        return _UpdateOutput(metrics, batch, batch.compute_metrics(), output.advantage_BT)
 
     return update

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from r1vl_jax.arrays import PackedVision, PromptBatch
+from r1vl_jax.arrays import Completions, PackedVision, PromptBatch, TrainBatch, TrainRows
 from r1vl_jax.config import Model
 from r1vl_jax.data.records import Record
-from r1vl_jax.models.lora import LoRA, fold, is_adapter
+from r1vl_jax.models.lora import LoRA, is_adapter, merge_adapter
 from r1vl_jax.models.qwen2_vl.config import Config, VisionConfig
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import partition
@@ -123,6 +123,17 @@ def merged_params(params, lora: LoRA):
     merged = {path: leaf for path, leaf in flat.items() if not is_adapter(path)}
     for module in (path.removesuffix(".lora_a") for path in flat if path.endswith(".lora_a")):
         kernel = flat[f"{module}.kernel"]
-        folded = fold(kernel, flat[f"{module}.lora_a"], flat[f"{module}.lora_b"], lora.scale)
+        folded = merge_adapter(kernel, flat[f"{module}.lora_a"], flat[f"{module}.lora_b"], lora.scale)
         merged[f"{module}.kernel"] = folded.astype(kernel.dtype)
     return unflatten_dict(merged, sep=".")
+
+
+def make_train_batch(num_prompts=4, num_generations=2, length=6, seed=0) -> TrainBatch:
+    """A StepGRPO update of random completions, advantages and reference log-probs."""
+    rng = np.random.default_rng(seed)
+    rows = num_prompts * num_generations
+    mask = np.arange(length)[None] < rng.integers(1, length + 1, rows)[:, None]
+    completions = Completions(rng.integers(8, 40, (rows, length)).astype(np.int32), mask)
+    logp = np.where(mask, -rng.uniform(1, 5, mask.shape), 0).astype(np.float32)
+    advantage = np.repeat(rng.normal(size=(rows, 1)), length, axis=1).astype(np.float32)
+    return TrainBatch(make_prompts(num_prompts), TrainRows(completions, advantage, logp, logp))

@@ -1,4 +1,4 @@
-"""Tiny models of transformers with large random weights, their twins imported from the saved files, and inputs."""
+"""Tiny transformers models with large random weights, the same models loaded by this package, and inputs for both."""
 
 import math
 import re
@@ -21,12 +21,12 @@ from r1vl_jax.checkpoint.pretrained import Pretrained, load
 Grid = tuple[int, int, int]  # frames, rows and columns, in patches
 
 IMAGE, VIDEO, VISION_START, VISION_END = 90, 91, 92, 93
-NUM_WORDS = 80  # ids below are plain text
+NUM_TEXT_TOKENS = 80  # ids below it are plain text
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models in transformers, and a small vision tower of it."""
+    """A model family in transformers, and the configuration of a small vision tower of it."""
 
     config: type
     model: type[PreTrainedModel]
@@ -58,14 +58,14 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Twins:
-    """One model twice."""
+    """The same weights in both implementations."""
 
     torch_model: PreTrainedModel
     ours: Pretrained
 
 
 def make_twins(directory: Path, *, tie_word_embeddings: bool, architecture: str = "qwen2_vl") -> Twins:
-    """Saves a torch model to an empty directory and loads it from there."""
+    """Saves a torch model to an empty directory and loads it from there with this package."""
     torch_model = make_torch_model(architecture=architecture, tie_word_embeddings=tie_word_embeddings)
     torch_model.save_pretrained(directory)
     return Twins(torch_model, load(str(directory)))
@@ -96,7 +96,7 @@ def make_torch_model(*, tie_word_embeddings: bool, architecture: str = "qwen2_vl
     torch_model = family.model(config).eval()
     with torch.no_grad():
         for name, parameter in torch_model.named_parameters():
-            # Large enough that every part of the model matters to the result.
+            # Large enough that every part of the model affects the result.
             is_norm_scale = re.search(r"norm.*weight|ln_q\.weight", name) is not None
             parameter.normal_(mean=1.0 if is_norm_scale else 0.0, std=0.2)
     return torch_model
@@ -105,10 +105,10 @@ def make_torch_model(*, tie_word_embeddings: bool, architecture: str = "qwen2_vl
 def make_inputs(
     grids_of_rows: list[list[Grid]], *, padding_side: str = "left", is_video: bool = False
 ) -> dict[str, np.ndarray]:
-    """What a Hugging Face processor gives: a row of text for each list of images, every image in its place."""
+    """What a Hugging Face processor returns for a batch: one row of text and images for each list of grids."""
     rng = np.random.default_rng(1)
     vision_id = VIDEO if is_video else IMAGE
-    rows = [_row(grids, vision_id, num_words=3 + 2 * i, rng=rng) for i, grids in enumerate(grids_of_rows)]
+    rows = [_row(grids, vision_id, num_text_tokens=3 + 2 * i, rng=rng) for i, grids in enumerate(grids_of_rows)]
     length = max(map(len, rows))
     token_BT, mask_BT = np.zeros((2, len(rows), length), np.int64)
     for row, token_T, mask_T in zip(rows, token_BT, mask_BT, strict=True):
@@ -127,8 +127,8 @@ def to_torch(inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(array) for name, array in inputs.items()}
 
 
-def _row(grids: list[Grid], vision_id: int, *, num_words: int, rng: np.random.Generator) -> list[int]:
-    row = rng.integers(1, NUM_WORDS, num_words).tolist()
+def _row(grids: list[Grid], vision_id: int, *, num_text_tokens: int, rng: np.random.Generator) -> list[int]:
+    row = rng.integers(1, NUM_TEXT_TOKENS, num_text_tokens).tolist()
     for grid in grids:
-        row += [VISION_START, *[vision_id] * (math.prod(grid) // 4), VISION_END, *rng.integers(1, NUM_WORDS, 2)]
+        row += [VISION_START, *[vision_id] * (math.prod(grid) // 4), VISION_END, *rng.integers(1, NUM_TEXT_TOKENS, 2)]
     return row

@@ -15,7 +15,7 @@ from r1vl_jax.checkpoint.hf.export import export_adapter, export_run
 from r1vl_jax.config import Config, resolve
 from r1vl_jax.train import run
 from r1vl_jax.training import step_grpo as stages
-from r1vl_jax.training.components import build_components
+from r1vl_jax.training.components import build_components, initial_params
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -77,7 +77,9 @@ def _exports_agree(workdir: Path, directory: Path) -> None:
     adapter = load_file(directory / "adapter" / "adapter_model.safetensors")
     name = "model.language_model.layers.1.self_attn.q_proj"
     a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
-    initial = build_components(settings(workdir, directory / "data")).initial_params()
+    config = settings(workdir, directory / "data")
+    components = build_components(config)
+    initial = initial_params(config, components.inputs.model, components.definition)
     base = np.asarray(initial["text"]["layers"]["self_attn"]["q_proj"]["kernel"][1], np.float32).T
     # The base is kept in bfloat16; the sum is rounded to the dtype of the export alone.
     np.testing.assert_allclose(merged[f"{name}.weight"], base + 16 * b @ a, atol=1e-6, rtol=1e-6)

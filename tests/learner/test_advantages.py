@@ -6,7 +6,7 @@ import pytest
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, RewardSections, SampledRows
 from r1vl_jax.config import Loss
-from r1vl_jax.learner.advantages import compute_advantages
+from r1vl_jax.learner.advantages import GroupRewards, compute_advantages
 
 REWARD = np.array([[0.0, 1.0], [2.0, 2.5]], np.float32)
 
@@ -20,7 +20,7 @@ def sampled():
 
 
 def test_one_advantage_for_a_completion(sampled):
-    rows = compute_advantages(Loss(scale_rewards="batch"), sampled, REWARD)
+    rows = compute_advantages(Loss(scale_rewards="batch"), sampled, GroupRewards(REWARD, None))
     wanted = losses.group_advantage(REWARD, scale_rewards="batch").reshape(-1, 1)
     np.testing.assert_allclose(rows.advantage_BT, np.tile(wanted, 4), rtol=1e-6)
     assert rows.old_logp_BT is None
@@ -32,20 +32,22 @@ def test_one_advantage_for_a_section(sampled):
     """The first group's second sample earns all in its first section of two; tokens are of two bytes."""
     reward = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, 2.5]], np.float32)
     sections = RewardSections(np.array([[4, 8]] * 4, np.int32), reward, np.full((4, 4), 2, np.int32))
-    advantage = compute_advantages(Loss(credit="step"), sampled, REWARD, sections).advantage_BT
+    advantage = compute_advantages(Loss(credit="step"), sampled, GroupRewards(REWARD, sections)).advantage_BT
     np.testing.assert_allclose(advantage[1], [0.707, 0.707, 0, 0], atol=1e-3)
     np.testing.assert_allclose(advantage[3], [0.707] * 4, atol=1e-3)
 
 
 def test_truncated_completions_leave_the_loss(sampled):
-    rows = compute_advantages(Loss(mask_truncated_completions=True), sampled, REWARD)
+    rows = compute_advantages(Loss(mask_truncated_completions=True), sampled, GroupRewards(REWARD, None))
     assert not rows.completions.mask_BT[3].any()
     np.testing.assert_array_equal(rows.completions.mask_BT[:3], sampled.completions.mask_BT[:3])
 
 
 @pytest.mark.parametrize("level", ["trajectory", "step"])
 def test_weights_are_those_of_egsw(sampled, level):
-    rows = compute_advantages(Loss(egsw_level=level, egsw_entropy_weight=0.3, egsw_temperature=2.0), sampled, REWARD)
+    rows = compute_advantages(
+        Loss(egsw_level=level, egsw_entropy_weight=0.3, egsw_temperature=2.0), sampled, GroupRewards(REWARD, None)
+    )
     wanted = losses.egsw_weight(
         losses.group_advantage(REWARD).reshape(-1),
         sampled.entropy_BT,
@@ -59,5 +61,5 @@ def test_weights_are_those_of_egsw(sampled, level):
 
 
 def test_later_updates_know_the_policy_that_sampled(sampled):
-    rows = compute_advantages(Loss(num_iterations=2), sampled, REWARD)
+    rows = compute_advantages(Loss(num_iterations=2), sampled, GroupRewards(REWARD, None))
     np.testing.assert_array_equal(rows.old_logp_BT, sampled.policy_logp_BT)

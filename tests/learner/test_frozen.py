@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.small import DEFINITION, make_adapter, make_params
-from test_learner import make_batch
+from helpers.small import DEFINITION, make_adapter, make_params, make_train_batch
 
 from r1vl_jax.config import Loss, Model
 from r1vl_jax.learner.learner import Learner
@@ -57,7 +56,7 @@ def assert_moved_down(state, trained, gradient):
 
 @pytest.mark.parametrize("settings", [TOWER_AND_MERGER, TOWER, LANGUAGE_MODEL])
 def test_an_update_of_parts(params, settings):
-    batch = make_batch()
+    batch = make_train_batch()
     trained, frozen = partition(params, settings)
     state = updated(LEARNER, trained, frozen, batch)
     assert_moved_down(state, trained, partition(plain_gradient(LEARNER, params, batch), settings)[0])
@@ -65,7 +64,7 @@ def test_an_update_of_parts(params, settings):
 
 
 def test_an_update_of_an_adapter(params):
-    batch, adapter = make_batch(), make_adapter(ADAPTED)
+    batch, adapter = make_train_batch(), make_adapter(ADAPTED)
     learner = dataclasses.replace(ON_ADAPTER, micro_batches=2)
     gradient, _ = partition(plain_gradient(ON_ADAPTER, combine(adapter, params), batch), Model(lora_r=2))
     assert_moved_down(updated(learner, adapter, params, batch), adapter, gradient)
@@ -77,13 +76,15 @@ def test_optimizer_state_and_updates_are_of_the_adapter_alone(params):
     state = learner.init(adapter)
     num_values = sum(leaf.size for leaf in jax.tree.leaves(adapter))
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 3 * num_values + 3  # moments; step, count, num_skipped
-    after, _ = jax.eval_shape(lambda state, batch: step_grpo_step(learner, state, params, batch), state, make_batch())
+    after, _ = jax.eval_shape(
+        lambda state, batch: step_grpo_step(learner, state, params, batch), state, make_train_batch()
+    )
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_the_reference_is_the_base_under_a_fresh_adapter(params):
     """Bit by bit, and with the base's own arrays: there is no second copy."""
-    batch = make_batch()
+    batch = make_train_batch()
     fresh, _ = partition(jax.jit(ADAPTED.init)(jax.random.key(3)), Model(lora_r=2))
     together = combine(fresh, params)
     assert all(any(leaf is other for other in jax.tree.leaves(together)) for leaf in jax.tree.leaves(params))
@@ -98,7 +99,7 @@ def products_in_vision(function, *args) -> int:
 
 
 def test_a_frozen_tower_has_no_backward_pass(params):
-    batch = make_batch()
+    batch = make_train_batch()
 
     def products(settings: Model) -> int:
         trained, frozen = partition(params, settings)
@@ -114,7 +115,7 @@ def test_a_frozen_tower_has_no_backward_pass(params):
 
 
 def test_a_bfloat16_base_under_a_float32_adapter(params):
-    batch, adapter = make_batch(), make_adapter(ADAPTED, scale=0.05)
+    batch, adapter = make_train_batch(), make_adapter(ADAPTED, scale=0.05)
     half = dataclasses.replace(ON_ADAPTER, definition=dataclasses.replace(ADAPTED, dtype="bfloat16"))
     base = partition(cast_frozen(combine(adapter, params), Model(dtype="bfloat16", lora_r=2)), Model(lora_r=2))[1]
     state = updated(half, adapter, base, batch)

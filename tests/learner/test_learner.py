@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.small import DEFINITION, make_params, make_prompts, take
+from helpers.small import DEFINITION, make_params, make_prompts, make_train_batch, take
 from jax.sharding import Mesh
 
-from r1vl_jax.arrays import Completions, SFTBatch, TrainBatch, TrainRows
+from r1vl_jax.arrays import SFTBatch, TrainBatch
 from r1vl_jax.config import Loss, Optim
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.learner.logprobs import compute_logps
@@ -26,16 +26,6 @@ def params():
     return make_params(scale=0.5)
 
 
-def make_batch(num_prompts=4, num_generations=2, length=6, seed=0):
-    rng = np.random.default_rng(seed)
-    rows = num_prompts * num_generations
-    mask = np.arange(length)[None] < rng.integers(1, length + 1, rows)[:, None]
-    completions = Completions(rng.integers(8, 40, (rows, length)).astype(np.int32), mask)
-    logp = np.where(mask, -rng.uniform(1, 5, mask.shape), 0).astype(np.float32)
-    advantage = np.repeat(rng.normal(size=(rows, 1)), length, axis=1).astype(np.float32)
-    return TrainBatch(make_prompts(num_prompts), TrainRows(completions, advantage, logp, logp))
-
-
 def updated(learner, params, batch, step=step_grpo_step):
     state, metrics = step(learner, learner.init(jax.tree.map(jnp.copy, params)), {}, batch)
     return state, {name: float(value) for name, value in metrics.items()}
@@ -48,7 +38,7 @@ def distance(tree, other, start):
 
 
 def test_the_loss_is_the_formula(params):
-    batch = make_batch()
+    batch = make_train_batch()
     logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     mask, ref = batch.rows.completions.mask_BT, batch.rows.ref_logp_BT
     d = ref - np.asarray(logp)
@@ -60,7 +50,7 @@ def test_the_loss_is_the_formula(params):
 
 
 def test_sampling_difference_is_the_distance_to_the_reported_logp(params):
-    batch = make_batch()
+    batch = make_train_batch()
     logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     rows = dataclasses.replace(batch.rows, sampling_logp_BT=logp + 0.25 * batch.rows.completions.mask_BT)
     _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=rows))
@@ -70,7 +60,7 @@ def test_sampling_difference_is_the_distance_to_the_reported_logp(params):
 
 def test_reading_a_prompt_once_for_its_completions_changes_nothing(params):
     """Against rows that all have a prompt of their own, which is then read as often."""
-    batch = make_batch(num_prompts=3, num_generations=4)
+    batch = make_train_batch(num_prompts=3, num_generations=4)
     apart = dataclasses.replace(batch, prompts=take(batch.prompts, [row // 4 for row in range(12)]))
     assert [LEARNER.num_sequences(number, 12) for number in (3, 12)] == [3, 12]
     shared, metrics = updated(LEARNER, params, batch)
@@ -101,7 +91,7 @@ def test_parts_are_as_few_as_hold_the_tokens(limit, num_devices, num_parts):
 
 @pytest.mark.parametrize(("setting", "num_parts"), [({"micro_batches": 2}, 2), ({"tokens_per_micro_batch": 30}, 4)])
 def test_micro_batches_change_nothing(params, setting, num_parts):
-    batch = make_batch()
+    batch = make_train_batch()
     whole, metrics = updated(LEARNER, params, batch)
     split = dataclasses.replace(LEARNER, **setting)
     shapes = batch.prompts.token_PS.shape, batch.rows.completions.token_BT.shape
@@ -121,7 +111,7 @@ def test_micro_batches_change_nothing(params, setting, num_parts):
     "loss", [Loss(loss_type="dapo", epsilon_high=0.28), Loss(importance_sampling_level="sequence")]
 )
 def test_micro_batches_change_no_loss_type(params, loss):
-    batch = off_policy(make_batch())
+    batch = off_policy(make_train_batch())
     whole, metrics = updated(dataclasses.replace(LEARNER, loss=loss), params, batch)
     parts, metrics_of_parts = updated(dataclasses.replace(LEARNER, loss=loss, micro_batches=4), params, batch)
     assert distance(parts.params, whole.params, params) < 1e-5
@@ -136,7 +126,7 @@ def off_policy(batch):
 
 def test_the_first_ratio_is_one_and_later_ones_are_clipped(params):
     """The scoring pass and the update compute the same numbers; after an update the policy has moved."""
-    batch = make_batch()
+    batch = make_train_batch()
     logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     as_sampled = dataclasses.replace(batch.rows, sampling_logp_BT=logp)
     _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=as_sampled))
@@ -156,7 +146,7 @@ def test_the_first_ratio_is_one_and_later_ones_are_clipped(params):
 def test_the_denominator_may_span_several_updates(params):
     """As with dapo, where it counts the tokens of a whole generation."""
     learner = dataclasses.replace(LEARNER, loss=Loss(loss_type="dapo"))
-    batch = make_batch()
+    batch = make_train_batch()
     num_tokens = batch.rows.completions.mask_BT.sum()
     _, alone = updated(learner, params, batch)
     _, half = updated(learner, params, dataclasses.replace(batch, denominator=jnp.float32(2 * num_tokens)))
@@ -165,7 +155,7 @@ def test_the_denominator_may_span_several_updates(params):
 
 
 def test_permuted_prompts_give_the_same_update(params):
-    batch = make_batch()
+    batch = make_train_batch()
     order = np.array([2, 0, 3, 1])
     rows = (2 * order[:, None] + np.arange(2)).reshape(-1)
     permuted = TrainBatch(take(batch.prompts, list(order)), jax.tree.map(lambda leaf: leaf[rows], batch.rows))
@@ -175,7 +165,7 @@ def test_permuted_prompts_give_the_same_update(params):
 
 
 def test_equal_rewards_give_no_gradient_but_the_kl(params):
-    batch = make_batch()
+    batch = make_train_batch()
     logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
     silent = dataclasses.replace(batch.rows, advantage_BT=np.zeros((8, 6), np.float32), ref_logp_BT=logp)
     _, metrics = updated(LEARNER, params, dataclasses.replace(batch, rows=silent))
@@ -187,7 +177,7 @@ def test_equal_rewards_give_no_gradient_but_the_kl(params):
 
 def test_the_vision_tower_learns_from_every_row(params):
     """The gradient through the shared features is the one of a loss that runs the tower inside."""
-    batch = make_batch()
+    batch = make_train_batch()
 
     def loss(params):
         logp, _ = compute_logps(LEARNER, params, batch.prompts, batch.rows.completions)
@@ -203,7 +193,7 @@ def test_the_vision_tower_learns_from_every_row(params):
 
 
 def test_a_step_down_the_gradient_lowers_the_warmup_loss(params):
-    warmup = SFTBatch(make_prompts(8), make_batch().rows.completions)
+    warmup = SFTBatch(make_prompts(8), make_train_batch().rows.completions)
     learner = dataclasses.replace(LEARNER, optimizer=optax.adam(3e-3))
     state, first = sft_step(learner, learner.init(jax.tree.map(jnp.copy, params)), {}, warmup)
     for _ in range(10):
@@ -215,7 +205,7 @@ def test_a_step_down_the_gradient_lowers_the_warmup_loss(params):
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(params, platform):
     """On a CPU by a branch, elsewhere number by number."""
-    batch = make_batch()
+    batch = make_train_batch()
     broken = dataclasses.replace(batch.rows, advantage_BT=np.full((8, 6), np.nan, np.float32))
     definition = dataclasses.replace(DEFINITION, platform=platform)
     learner = dataclasses.replace(LEARNER, definition=definition, optimizer=optax.adam(1e-2))
@@ -230,7 +220,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(params, platform):
 
 
 def test_a_gradient_that_overflows_is_skipped_although_the_loss_is_finite(params):
-    batch = make_batch()
+    batch = make_train_batch()
     steep = dataclasses.replace(batch.rows, advantage_BT=1e37 * batch.rows.advantage_BT)
     without_kl = dataclasses.replace(LEARNER, loss=Loss(beta=0.0))
     state, metrics = updated(without_kl, params, dataclasses.replace(batch, rows=steep))
@@ -241,10 +231,10 @@ def test_a_gradient_that_overflows_is_skipped_although_the_loss_is_finite(params
 
 
 def test_the_second_update_compiles_nothing(params):
-    batch = make_batch(seed=1)
+    batch = make_train_batch(seed=1)
     state, _ = step_grpo_step(LEARNER, LEARNER.init(jax.tree.map(jnp.copy, params)), {}, batch)
     before = step_grpo_step._cache_size()
-    step_grpo_step(LEARNER, state, {}, make_batch(seed=2))
+    step_grpo_step(LEARNER, state, {}, make_train_batch(seed=2))
     assert step_grpo_step._cache_size() == before
 
 
@@ -255,7 +245,7 @@ def test_an_update_holds_its_gradient_once_and_copies_no_moment(params):
     state = jax.eval_shape(lambda: definition.init(jax.random.key(0)))
     learner = Learner(definition, optimizer(Optim(), 10, state), chunk_size=16, loss=Loss(beta=0.04))
     state = jax.eval_shape(learner.init, state)
-    compiled = step_grpo_step.lower(learner, state, {}, make_batch()).compile()
+    compiled = step_grpo_step.lower(learner, state, {}, make_train_batch()).compile()
     gradient = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
     logits = 4 * learner.chunk_size * config.vocab_size
     memory = compiled.memory_analysis()

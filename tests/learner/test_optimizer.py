@@ -106,8 +106,10 @@ def test_only_shapes_are_needed():
 def test_clipping_is_that_of_optax():
     gradient = {"w": jnp.arange(12.0).reshape(3, 4), "b": -jnp.ones(4)}
     for max_norm in (0.5, 1e3):
-        actual, _ = optimizer.clip_by_one_factor(max_norm).update(gradient, optax.EmptyState())
+        actual, _ = optimizer.clip_by_global_norm_on_cpu(max_norm).update(gradient, optax.EmptyState())
         expected, _ = optax.clip_by_global_norm(max_norm).update(gradient, optax.EmptyState())
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), actual, expected)
-    zero, _ = optimizer.clip_by_one_factor(1.0).update(jax.tree.map(jnp.zeros_like, gradient), optax.EmptyState())
+    zero, _ = optimizer.clip_by_global_norm_on_cpu(1.0).update(
+        jax.tree.map(jnp.zeros_like, gradient), optax.EmptyState()
+    )
     assert not any(leaf.any() for leaf in jax.tree.leaves(zero))

@@ -1,4 +1,4 @@
-"""The parts of a run on a small data set of the embedded task; no model is computed."""
+"""The components of a run on a small data set of the embedded task; no model is computed."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from r1vl_jax.data.digits import task
 from r1vl_jax.data.records import open_split, write_splits
 from r1vl_jax.data.tokenizer import END_OF_TEXT, END_OF_TURN, VISION_TOKENS
 from r1vl_jax.sampling.methods import Greedy, Temperature
-from r1vl_jax.training.components import build_components
+from r1vl_jax.training.components import build_components, forbidden_token_ids
 
 _SPLITS = ("warmup", "train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("assembly") / "data"
+    directory = tmp_path_factory.mktemp("components") / "data"
     task.write(directory, difficulty=1, warmup_records=10, train_records=10, eval_records=5, seed=0)
     return directory
 
@@ -35,26 +35,25 @@ def make_config(tmp_path, data):
 
 
 def test_samplers_are_as_the_configuration_says(make_config):
-    parts = build_components(make_config(sampling__temperature=0.7, loss__temperature_in_loss=True))
-    drawing, greedy = parts.sampler(), parts.greedy_sampler()
-    assert (drawing.method, drawing.num_generations, drawing.logp_temperature) == (Temperature(0.7), 4, 0.7)
+    components = build_components(make_config(sampling__temperature=0.7, loss__temperature_in_loss=True))
+    sampler, greedy = components.sampler, components.evaluator.sampler
+    assert (sampler.method, sampler.num_generations, sampler.logp_temperature) == (Temperature(0.7), 4, 0.7)
     assert (greedy.method, greedy.num_generations, greedy.logp_temperature) == (Greedy(), 1, 1.0)
-    assert build_components(make_config(sampling__temperature=0.7)).sampler().logp_temperature == 1.0
+    assert build_components(make_config(sampling__temperature=0.7)).sampler.logp_temperature == 1.0
 
 
 def test_vision_tokens_are_never_drawn_and_the_end_of_a_turn_may_be(make_config):
-    parts = build_components(make_config())
-    forbidden = set(parts.tokenizer.convert_ids_to_tokens(parts.sampler().forbidden_token_ids))
+    components = build_components(make_config())
+    forbidden = set(components.inputs.tokenizer.convert_ids_to_tokens(components.sampler.forbidden_token_ids))
     assert forbidden == set(VISION_TOKENS)
-    ends = parts.tokenizer.convert_ids_to_tokens(list(parts.eos_token_ids))
+    ends = components.inputs.tokenizer.convert_ids_to_tokens(list(components.sampler.eos_token_ids))
     assert set(ends) == {END_OF_TURN, END_OF_TEXT}
 
 
-def test_ids_without_a_token_are_never_drawn(make_config, monkeypatch):
-    parts = build_components(make_config())
-    size = parts.definition.config.vocab_size
-    monkeypatch.setattr(type(parts.tokenizer), "__len__", lambda self: size - 3)
-    assert {size - 3, size - 2, size - 1} <= set(parts.sampler().forbidden_token_ids)
+def test_ids_without_a_token_are_never_drawn(make_config):
+    tokenizer = build_components(make_config()).inputs.tokenizer
+    size = len(tokenizer) + 3
+    assert {size - 3, size - 2, size - 1} <= set(forbidden_token_ids(tokenizer, size))
 
 
 @pytest.mark.parametrize(
@@ -78,13 +77,13 @@ def test_splits_that_no_stage_reads_may_be_missing(make_config, data, tmp_path):
 
 
 def test_the_fingerprint_is_of_the_records(make_config, data, tmp_path):
-    before = build_components(make_config()).data_fingerprint
+    before = build_components(make_config()).inputs.fingerprints()
     write_splits(tmp_path / "same", {name: open_split(data, name) for name in _SPLITS}, settings={"other": 1})
-    assert build_components(make_config(data__source=str(tmp_path / "same"))).data_fingerprint == before
+    assert build_components(make_config(data__source=str(tmp_path / "same"))).inputs.fingerprints() == before
     changed = {name: list(open_split(data, name)) for name in _SPLITS}
     changed["test"].pop()
     write_splits(tmp_path / "changed", changed, settings={})
-    assert build_components(make_config(data__source=str(tmp_path / "changed"))).data_fingerprint != before
+    assert build_components(make_config(data__source=str(tmp_path / "changed"))).inputs.fingerprints() != before
 
 
 def test_a_run_killed_while_it_saves_the_tokenizer_begins_it_anew(make_config, monkeypatch):
@@ -99,7 +98,7 @@ def test_a_run_killed_while_it_saves_the_tokenizer_begins_it_anew(make_config, m
     with pytest.raises(KeyboardInterrupt):
         build_components(config)
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", save)
-    assert len(build_components(config).tokenizer) > 256
+    assert len(build_components(config).inputs.tokenizer) > 256
     assert sorted(path.name for path in Path(config.workdir).iterdir()) == ["tokenizer"]
 
 
@@ -114,7 +113,7 @@ def reward(byte_BU, length_B, key_steps, answers):
 def test_functions_of_the_host_are_refused_in_a_fused_step(make_config):
     settings = {"reward__functions": (f"{__name__}:shortness",), "reward__function_weights": (1.0,)}
     fused = {"train__fused": True, "reward__backend": "kernels", "reward__undecided": "wrong"}
-    assert build_components(make_config(**settings)).reward_spec.functions[0].name == "shortness"
+    assert build_components(make_config(**settings)).rewarder.spec.functions[0].name == "shortness"
     with pytest.raises(ValueError, match="train.fused: reward functions shortness run on the host; write them as"):
         build_components(make_config(**settings, **fused))
 
@@ -135,5 +134,5 @@ def test_batches_that_the_devices_cannot_share_are_refused(make_config):
 
 
 def test_more_devices_than_prompts_share_the_heads(make_config):
-    parts = build_components(make_config(train__prompts_per_update=4, warmup__batch_size=4))
-    assert dict(parts.mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+    components = build_components(make_config(train__prompts_per_update=4, warmup__batch_size=4))
+    assert dict(components.loader.mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}

@@ -1,0 +1,114 @@
+"""Prompts of an update with their sampled completions and rewards, and operations on such rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from r1vl_jax.arrays import Array, Completions, PromptBatch, SampledRows
+from r1vl_jax.data.records import Record
+from r1vl_jax.learner.advantages import GroupRewards
+from r1vl_jax.rewards.weighted_sum import RewardOutput
+from r1vl_jax.runtime import processes
+from r1vl_jax.training.metrics import completion_metrics, measure, reward_metrics
+
+
+@dataclass(frozen=True)
+class RolloutMetrics:
+    """What is logged of a rollout batch.
+
+    Attributes:
+        num_tokens: of prompts and completions of all processes.
+    """
+
+    metrics: dict[str, float]
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """P prompts, G completions of each, and their rewards.
+
+    `prompts` and `sampled` are on the devices and hold those of all processes; all else is this process's, on the host.
+
+    Attributes:
+        completions, has_ended_B: this process's rows of `sampled`.
+        rewards: before the overlong penalty.
+        group_rewards: what is compared within groups.
+        num_prompt_tokens: padding excluded.
+        num_columns: hold every completion; columns behind these are outside all masks.
+        num_draws: how often prompts were drawn, groups without a spread of rewards being replaced.
+    """
+
+    records: list[Record]
+    prompts: PromptBatch
+    sampled: SampledRows
+    completions: Completions
+    has_ended_B: Bool[Array, " B"]
+    rewards: RewardOutput
+    group_rewards: GroupRewards
+    num_prompt_tokens: int
+    num_columns: int
+    num_draws: int = 1
+
+    @property
+    def reward_PG(self) -> Float[np.ndarray, "P G"]:
+        """Total rewards, overlong penalty included."""
+        return self.group_rewards.reward_PG
+
+    def compute_metrics(self) -> RolloutMetrics:
+        """Means over the rollouts of all processes, which must all call this."""
+        own = (self.rewards, self.reward_PG, measure(self.completions, self.has_ended_B), self.num_prompt_tokens)
+        rewards, totals, measured, num_prompt_tokens = zip(
+            *processes.all_gather_objects(jax.device_get(own)), strict=True
+        )
+        measured = concatenate_rows(measured)
+        metrics = reward_metrics(concatenate_rows(rewards), np.concatenate(totals)) | completion_metrics(measured)
+        num_tokens = int(sum(num_prompt_tokens) + measured.length_B.sum())
+        return RolloutMetrics(metrics | {"sampling/num_draws": float(self.num_draws)}, num_tokens)
+
+
+def concatenate_rows(bundles: Sequence[Any]) -> Any:
+    """Rows of several bundles as one; narrower arrays are padded with -1 (integers) or 0, as absent sections are."""
+    if len(bundles) == 1:
+        return bundles[0]
+
+    def concatenate(*parts: Any) -> Any:
+        library = np if isinstance(parts[0], np.ndarray) else jnp
+        if parts[0].ndim == 1:
+            return library.concatenate(parts)
+        width = max(part.shape[1] for part in parts)
+        fill = -1 if parts[0].dtype.kind == "i" else 0
+        padded = [library.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=fill) for p in parts]
+        return library.concatenate(padded)
+
+    return jax.tree.map(concatenate, *bundles)
+
+
+def split_rows(bundle: Any, num_parts: int) -> list[Any]:
+    """Equal parts of the rows, in order."""
+    if num_parts == 1:
+        return [bundle]
+    size = len(jax.tree.leaves(bundle)[0]) // num_parts
+    return [jax.tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], bundle) for i in range(num_parts)]
+
+
+def truncate_columns(bundle: Any, num_columns: int) -> Any:
+    """The first columns of every [B, T] array that has more."""
+    return jax.tree.map(
+        lambda leaf: leaf[:, :num_columns] if leaf.ndim == 2 and leaf.shape[1] > num_columns else leaf, bundle
+    )
+
+
+def pad_columns(bundle: Any, num_columns: int) -> Any:
+    """Pads every narrower [B, T] array with 0 and False; undoes `truncate_columns`."""
+
+    def pad(leaf: Array) -> Array:
+        is_narrower = leaf.ndim == 2 and leaf.shape[1] < num_columns
+        return jnp.pad(leaf, ((0, 0), (0, num_columns - leaf.shape[1]))) if is_narrower else leaf
+
+    return jax.tree.map(pad, bundle)
