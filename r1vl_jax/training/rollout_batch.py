@@ -14,7 +14,7 @@ from r1vl_jax.data.records import Record
 from r1vl_jax.learner.advantages import GroupRewards
 from r1vl_jax.rewards.weighted_sum import RewardOutput
 from r1vl_jax.runtime import processes
-from r1vl_jax.training.metrics import completion_metrics, measure, reward_metrics
+from r1vl_jax.training.metrics import completion_metrics, completion_stats, reward_metrics
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,12 @@ class RolloutBatch:
 
     def compute_metrics(self) -> RolloutMetrics:
         """Means over the rollouts of all processes, which must all call this."""
-        own = (self.rewards, self.reward_PG, measure(self.completions, self.has_ended_B), self.num_prompt_tokens)
-        rewards, totals, measured, num_prompt_tokens = zip(
-            *processes.all_gather_objects(jax.device_get(own)), strict=True
-        )
-        measured = concatenate_rows(measured)
-        metrics = reward_metrics(concatenate_rows(rewards), np.concatenate(totals)) | completion_metrics(measured)
-        num_tokens = int(sum(num_prompt_tokens) + measured.length_B.sum())
+        stats = completion_stats(self.completions, self.has_ended_B)
+        own = jax.device_get((self.rewards, self.reward_PG, stats, self.num_prompt_tokens))
+        rewards, totals, stats, num_prompt_tokens = zip(*processes.all_gather_objects(own), strict=True)
+        stats = concatenate_rows(stats)
+        metrics = reward_metrics(concatenate_rows(rewards), np.concatenate(totals)) | completion_metrics(stats)
+        num_tokens = int(sum(num_prompt_tokens) + stats.length_B.sum())
         return RolloutMetrics(metrics | {"sampling/num_draws": float(self.num_draws)}, num_tokens)
 
 

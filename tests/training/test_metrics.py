@@ -6,7 +6,7 @@ import pytest
 from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions
 from r1vl_jax.rewards.weighted_sum import RewardOutput
-from r1vl_jax.training.metrics import completion_metrics, measure, repeated, reward_metrics
+from r1vl_jax.training.metrics import completion_metrics, completion_stats, repetition, reward_metrics
 
 RIGHT = "### Image Description:\n1\n\n### Rationales:\nr\n\n### Step 1:\n1+1=2\n\n### The final answer is:\n2"
 WRONG = RIGHT[:-1] + "3"
@@ -50,16 +50,17 @@ def completions(lengths: list[int]) -> Completions:
     ],
 )
 def test_repetition(tokens, fraction):
-    assert repeated(np.array(tokens, np.int32)) == pytest.approx(fraction)
+    assert repetition(np.array(tokens, np.int32)) == pytest.approx(fraction)
 
 
 def test_repetition_stops_at_the_end_of_a_completion():
     padded = Completions(np.zeros((2, 9), np.int32), np.arange(9)[None] < np.array([[9], [4]]))
-    assert completion_metrics(measure(padded, np.ones(2, bool)))["completions/repetition"] == pytest.approx(5 / 6 / 2)
+    metrics = completion_metrics(completion_stats(padded, np.ones(2, bool)))
+    assert metrics["completions/repetition"] == pytest.approx(5 / 6 / 2)
 
 
 def test_completion_metrics():
-    metrics = completion_metrics(measure(completions([4, 9, 2, 9]), np.array([True, False, True, False])))
+    metrics = completion_metrics(completion_stats(completions([4, 9, 2, 9]), np.array([True, False, True, False])))
     assert metrics == {
         "completions/clipped_ratio": 0.5,
         "completions/repetition": 0.0,
@@ -73,6 +74,6 @@ def test_completion_metrics():
 
 
 def test_completions_none_of_which_ended():
-    metrics = completion_metrics(measure(completions([9, 9]), np.array([False, False])))
+    metrics = completion_metrics(completion_stats(completions([9, 9]), np.array([False, False])))
     assert metrics["completions/clipped_ratio"] == 1.0
     assert metrics["completions/mean_terminated_length"] == 0.0
