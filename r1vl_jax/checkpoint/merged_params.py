@@ -9,7 +9,7 @@ from jaxtyping import Array
 from r1vl_jax import config
 from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf.load import ParameterReader
-from r1vl_jax.models.lora import fold
+from r1vl_jax.models.lora import merge_adapter
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import cast_frozen, partition
 from r1vl_jax.sharding.batch import replicated
@@ -51,7 +51,7 @@ def merged_params(settings: config.Config, definition: Definition, saved: ReadPa
         base, module = initial(path), path.removesuffix(".kernel")
         if definition.lora is None or f"{module}.lora_a" not in paths:
             return base
-        return fold(base, saved(f"{module}.lora_a"), saved(f"{module}.lora_b"), definition.lora.scale)
+        return merge_adapter(base, saved(f"{module}.lora_a"), saved(f"{module}.lora_b"), definition.lora.scale)
 
     return parameter
 

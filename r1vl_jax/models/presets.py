@@ -1,4 +1,4 @@
-"""Every model size that has a name."""
+"""The named model configurations of all architectures."""
 
 from r1vl_jax.models.qwen2_5_vl import config as qwen2_5_vl
 from r1vl_jax.models.qwen2_vl import config as qwen2_vl
@@ -8,10 +8,10 @@ PRESETS: dict[str, Config] = qwen2_vl.PRESETS | qwen2_5_vl.PRESETS
 
 
 def preset(name: str) -> Config:
-    """The sizes of that name.
+    """The configuration of that name.
 
     Raises:
-        ValueError: there is none; lists those there are.
+        ValueError: there is no such preset; lists those that exist.
     """
     if name not in PRESETS:
         raise ValueError(f"model.preset={name!r}: expected one of {', '.join(PRESETS)}")

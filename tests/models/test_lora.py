@@ -1,4 +1,4 @@
-"""Adapters: what they add, where they stand, and that a fresh one is the base."""
+"""LoRA: initial values, the function an adapter computes, merging, and target modules."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from helpers.small import CONFIG, DEFINITION, make_adapter, make_params, make_prompts, merged_params
 
 from r1vl_jax.config import LORA_TARGETS
-from r1vl_jax.models.lora import LoRA, is_adapter, linear_maps
+from r1vl_jax.models.lora import LoRA, is_adapter, linear_module_paths
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import FROZEN_BY, combine
 
@@ -28,7 +28,7 @@ def hidden_states(definition: Definition, params) -> np.ndarray:
     return np.asarray(compute(params, prompts))[prompts.mask_PS]
 
 
-def test_a_fresh_adapter_is_the_base_to_the_bit():
+def test_a_new_adapter_computes_the_base_model_to_the_bit():
     params = jax.jit(ADAPTED.init)(jax.random.key(0))
     base = jax.jit(DEFINITION.init)(jax.random.key(0))
     flat = flatten_dict(params, sep=".")
@@ -38,7 +38,7 @@ def test_a_fresh_adapter_is_the_base_to_the_bit():
     np.testing.assert_array_equal(hidden_states(ADAPTED, params), hidden_states(DEFINITION, base))
 
 
-def test_a_fresh_a_is_uniform_as_in_peft_and_b_zero():
+def test_initial_a_is_uniform_as_in_peft_and_b_zero():
     """torch.nn.init.kaiming_uniform_(a=sqrt(5)) is uniform in +-1/sqrt(in)."""
     wide = dataclasses.replace(ADAPTED, config=dataclasses.replace(CONFIG, intermediate_size=512))
     wide = dataclasses.replace(wide, lora=LoRA(16, 8.0, ("down_proj",)))
@@ -51,7 +51,7 @@ def test_a_fresh_a_is_uniform_as_in_peft_and_b_zero():
     assert not np.any(down_proj["lora_b"])
 
 
-def test_merged_and_adapted_are_the_same_function():
+def test_merged_weights_compute_the_same_function():
     adapter, base = make_adapter(ADAPTED), make_params()
     params = combine(adapter, base)
     merged = merged_params(params, LORA)
@@ -70,18 +70,18 @@ def test_merging_keeps_the_dtype_of_the_base():
     assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype("bfloat16")}
 
 
-def test_targets_that_are_not_there_are_listed_with_those_that_are():
+def test_unknown_target_modules_are_listed_with_the_known_ones():
     wrong = dataclasses.replace(DEFINITION, lora=LoRA(2, 2.0, ("q_proj", "c_attn", "roj", "lm_head")))
     expected = (
-        "lora_target_modules: no linear map that can have an adapter is called c_attn, roj, lm_head; choose among"
+        "lora_target_modules: no linear layer that can have an adapter is called c_attn, roj, lm_head; choose among"
         " down_proj, fc1, fc2, gate_proj, k_proj, mlp_0, mlp_2, o_proj, proj, q_proj, qkv, up_proj, v_proj"
     )
     with pytest.raises(ValueError, match=expected):
         wrong.abstract_params()
 
 
-def test_the_configuration_knows_every_target():
-    """Apart from those of later architectures, whose towers have the text's names."""
-    names = {path.rsplit(".", 1)[-1] for path in linear_maps(DEFINITION.abstract_params())}
+def test_the_configuration_knows_every_target_module():
+    """Towers of other architectures use the names of the text decoder."""
+    names = {path.rsplit(".", 1)[-1] for path in linear_module_paths(DEFINITION.abstract_params())}
     assert names == {name for names in LORA_TARGETS.values() for name in names}
     assert LORA_TARGETS.keys() == FROZEN_BY.keys()

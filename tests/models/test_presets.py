@@ -1,4 +1,4 @@
-"""Model sizes with a name: they are sound, and as large as what transformers would build."""
+"""Presets are consistent, and have the published numbers of parameters, which transformers builds too."""
 
 import jax
 import pytest
@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from r1vl_jax.models.presets import PRESETS, preset
 from r1vl_jax.models.qwen2_vl.model import Definition
 
-# What config.json says beside the published weights, as far as it matters to the number of parameters, and that number
-# as the safetensors indices report it.
+# What determines the number of parameters in the published config.json files (TEXT_NAMES), and that number as the
+# safetensors indices report it.
 PUBLISHED = {
     "2b": ("1536 8960 28 12 2 151936", 2_208_985_600),
     "7b": ("3584 18944 28 28 4 152064", 8_291_375_616),
@@ -31,7 +31,7 @@ def test_presets_are_consistent(name: str):
     assert config.vision.head_dim % 4 == 0
 
 
-def test_an_unknown_name_is_refused_with_those_there_are():
+def test_an_unknown_preset_is_an_error_that_lists_the_presets():
     with pytest.raises(ValueError, match=r"model.preset='2.5-8b': expected one of tiny, 2b, 7b, 72b, 2.5-tiny, 2.5-3b"):
         preset("2.5-8b")
 
@@ -44,7 +44,7 @@ def test_published_sizes(name: str):
 
 
 def _parameters_in_transformers(name: str) -> int:
-    """Counted without arrays."""
+    """Counted on the meta device, without arrays."""
     text = dict(zip(TEXT_NAMES.split(), map(int, PUBLISHED[name][0].split()), strict=True))
     if name.startswith("2.5"):
         mlp_size = 3456 if name == "2.5-72b" else 3420

@@ -1,4 +1,4 @@
-"""Which parameters are trained, under which settings."""
+"""Which parameters are trained and which are frozen, by settings."""
 
 import dataclasses
 
@@ -13,12 +13,12 @@ from r1vl_jax.config import Model
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import cast_frozen, combine, make_lora, partition
 
-# With a head of its own, so that every part of the table has parameters.
+# With an untied head, so that every part of the table has parameters.
 UNTIED = Definition(dataclasses.replace(CONFIG, tie_word_embeddings=False))
 
 
 def tops(params: dict) -> set[str]:
-    """Where the leaves stand: the first part of the path, and for the vision the second too."""
+    """The first part of every leaf's path, and for the vision tower the second too."""
     paths = flatten_dict(params, sep=".")
     return {".".join(path.split(".")[: 2 if path.startswith("visual") else 1]) for path in paths}
 
@@ -36,7 +36,7 @@ ALL = {"visual.patch_embed", "visual.blocks", "visual.merger", "text", "lm_head"
         ({"freeze_vision_tower": True, "freeze_language_model": True}, ALL - {"visual.merger"}),
     ],
 )
-def test_parts(settings, frozen):
+def test_partition_and_combine(settings, frozen):
     params = UNTIED.abstract_params()
     trained_params, frozen_params = partition(params, Model(**settings))
     assert tops(frozen_params) == frozen
@@ -44,7 +44,7 @@ def test_parts(settings, frozen):
     assert combine(trained_params, frozen_params) == params
 
 
-def test_with_an_adapter_only_the_adapter_is_trained():
+def test_with_lora_only_the_adapter_is_trained():
     model = Model(lora_r=4, lora_target_modules=("q_proj", "qkv"))
     definition = dataclasses.replace(DEFINITION, lora=make_lora(DEFINITION, model))
     trained, frozen = partition(definition.abstract_params(), model)
@@ -57,13 +57,13 @@ def test_with_an_adapter_only_the_adapter_is_trained():
 def test_frozen_parts_get_no_adapter():
     model = Model(lora_r=4, lora_target_modules=("q_proj",), freeze_vision_tower=True)
     assert make_lora(DEFINITION, model).target_modules == ("text.layers.self_attn.q_proj",)
-    only_there = dataclasses.replace(model, lora_target_modules=("q_proj", "qkv"))
+    with_frozen_target = dataclasses.replace(model, lora_target_modules=("q_proj", "qkv"))
     with pytest.raises(ValueError, match="that can have an adapter is called qkv; choose among down_proj,"):
-        make_lora(DEFINITION, only_there)
+        make_lora(DEFINITION, with_frozen_target)
     assert make_lora(DEFINITION, Model()) is None
 
 
-def test_the_merger_has_peft_names_too():
+def test_the_merger_may_be_targeted_by_pefts_names():
     by_peft = Model(lora_r=4, lora_target_modules=("mlp.0", "mlp.2", "mlp_2"))
     assert make_lora(DEFINITION, by_peft).target_modules == ("visual.merger.mlp_0", "visual.merger.mlp_2")
 

@@ -1,4 +1,4 @@
-"""Log-probabilities computed in bfloat16 are as near to float32 as transformers' own are."""
+"""The bfloat16 error of log-probabilities is no larger than that of transformers."""
 
 import copy
 import dataclasses
@@ -24,16 +24,16 @@ def logp(logits_BTV: np.ndarray) -> np.ndarray:
     return np.asarray(jax.nn.log_softmax(logits_BTV.astype(np.float32)))[INPUTS["attention_mask"] != 0]
 
 
-def test_no_further_from_float32_than_transformers(twins: Twins):
-    half = copy.deepcopy(twins.torch_model).to(torch.bfloat16)
+def test_error_against_float32_is_no_larger_than_that_of_transformers(twins: Twins):
+    in_bfloat16 = copy.deepcopy(twins.torch_model).to(torch.bfloat16)
     with torch.no_grad():
         expected = logp(twins.torch_model(**to_torch(INPUTS)).logits.numpy())
-        theirs = np.abs(logp(half(**to_torch(INPUTS)).logits.float().numpy()) - expected)
+        transformers_error = np.abs(logp(in_bfloat16(**to_torch(INPUTS)).logits.float().numpy()) - expected)
     definition = dataclasses.replace(twins.ours.definition, dtype="bfloat16")
-    ours = np.abs(logp(np.asarray(dataclasses.replace(twins.ours, definition=definition)(**INPUTS))) - expected)
-    figures = {"mean": np.mean, "p99": lambda difference: np.quantile(difference, 0.99), "max": np.max}
+    our_error = np.abs(logp(np.asarray(dataclasses.replace(twins.ours, definition=definition)(**INPUTS))) - expected)
+    statistics = {"mean": np.mean, "p99": lambda error: np.quantile(error, 0.99), "max": np.max}
     print(f"{expected.size} log-probabilities: |bfloat16 - float32| in nats")
-    for name, figure in figures.items():
-        print(f"{name:5} ours {figure(ours):.4f}   transformers {figure(theirs):.4f}")
-        assert figure(ours) <= figure(theirs)
-    assert ours.mean() > 1e-4, "this was no bfloat16"
+    for name, statistic in statistics.items():
+        print(f"{name:5} ours {statistic(our_error):.4f}   transformers {statistic(transformers_error):.4f}")
+        assert statistic(our_error) <= statistic(transformers_error)
+    assert our_error.mean() > 1e-4, "this was not computed in bfloat16"

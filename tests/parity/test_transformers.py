@@ -1,4 +1,4 @@
-"""The port against transformers' torch models, both architectures: the same random weights and inputs, float32."""
+"""Both architectures against transformers' torch models, with the same random weights and inputs, in float32."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 
 
 class Outputs(NamedTuple):
-    """Of our model: what leaves each block of the tower, features, hidden states as transformers lists them, logits."""
+    """Of this package's model: outputs of each vision block, features, hidden states as in transformers, logits."""
 
     block_LME: np.ndarray
     feature_MD: np.ndarray
@@ -39,7 +39,7 @@ CASES = {
     "padding on the right": make_inputs([[(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)]], padding_side="right"),
     "a video": make_inputs([[(3, 4, 2)], [(2, 2, 4)]], is_video=True),
 }
-SECONDS = np.array([0.7, 1.4], np.float32)  # between the frames of each video of CASES, times 3 no whole steps
+SECONDS = np.array([0.7, 1.4], np.float32)  # a temporal patch of each video in CASES; times 3 no integer positions
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -65,7 +65,7 @@ def test_hidden_states_and_logits(tied: Twins, inputs: dict[str, np.ndarray]):
     assert np.isfinite(outputs.hidden_LBTD).all()
 
 
-def test_logits_of_an_untied_head(untied: Twins):
+def test_logits_with_an_untied_head(untied: Twins):
     inputs = CASES["different numbers of images"]
     is_real_BT = inputs["attention_mask"] != 0
     with torch.no_grad():
@@ -74,17 +74,17 @@ def test_logits_of_an_untied_head(untied: Twins):
 
 
 @pytest.mark.parametrize("name", ["one image", "different numbers of images"])
-def test_blocks_and_features_of_the_tower(tied: Twins, name: str):
+def test_vision_blocks_and_features(tied: Twins, name: str):
     inputs = CASES[name]
-    given = to_torch(inputs)
+    tensors = to_torch(inputs)
     with torch.no_grad():
         expected = tied.torch_model.model.visual(
-            given["pixel_values"], grid_thw=given["image_grid_thw"], output_hidden_states=True
+            tensors["pixel_values"], grid_thw=tensors["image_grid_thw"], output_hidden_states=True
         )
     outputs = _forward(tied, inputs)
     assert len(outputs.block_LME) == len(expected.hidden_states)
     for block, (x_ME, expected_ME) in enumerate(zip(outputs.block_LME, expected.hidden_states, strict=True)):
-        expected_ME = _in_order(expected_ME, given["image_grid_thw"], tied)
+        expected_ME = _in_input_order(expected_ME, tensors["image_grid_thw"], tied)
         _assert_close(x_ME[: len(expected_ME)], expected_ME, f"block {block}")
     expected_MD = expected.pooler_output.numpy()
     _assert_close(outputs.feature_MD[: len(expected_MD)], expected_MD, "features")
@@ -92,14 +92,14 @@ def test_blocks_and_features_of_the_tower(tied: Twins, name: str):
 
 
 @pytest.mark.parametrize("untied", ["qwen2_5_vl"], indirect=True)
-def test_a_video_with_its_seconds(untied: Twins):
+def test_a_video_with_seconds_per_frame(untied: Twins):
     inputs = CASES["a video"] | {"second_per_grid_ts": SECONDS}
     is_real_BT = inputs["attention_mask"] != 0
     with torch.no_grad():
         expected = untied.torch_model(**to_torch(inputs)).logits.numpy()
     logits = np.asarray(untied.ours(**inputs))
     _assert_close(logits[is_real_BT], expected[is_real_BT], "logits")
-    assert np.abs(logits - untied.ours(**CASES["a video"])).max() > 0.01, "the seconds have no influence"
+    assert np.abs(logits - untied.ours(**CASES["a video"])).max() > 0.01, "the seconds have no effect"
 
 
 @pytest.mark.parametrize("untied", ["qwen2_5_vl"], indirect=True)
@@ -109,12 +109,12 @@ def test_bfloat16_stays_near_float32(untied: Twins):
     definition = dataclasses.replace(untied.ours.definition, dtype="bfloat16")
     logits = dataclasses.replace(untied.ours, definition=definition)(**inputs)
     assert logits.dtype == np.float32
-    # bfloat16 has 8 bits: some per cent of the logits' spread after five layers, and never exactly nothing.
+    # bfloat16 has 8 significant bits: an error of some per cent of the logits' standard deviation, and never exactly 0.
     assert 1e-4 < np.abs(logits - expected).mean() / np.std(expected) < 0.1
 
 
 def _forward(twins: Twins, inputs: dict[str, np.ndarray]) -> Outputs:
-    """Padded to the shape of the largest case, so that one program serves all."""
+    """Runs a case padded to the shape of the largest one, so that one compiled program serves all."""
     num_rows, length = inputs["input_ids"].shape
     padding = ((0, 3 - num_rows), (0, 24 - length))
     names = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -142,34 +142,34 @@ def _compute(definition: Definition, params: Params, batch: PromptBatch) -> Outp
         feature_index_BT=batch.feature_index_PS,
         feature_MD=feature_MD,
     )
-    inputs_of_layers = _inputs_of_layers(model, batch, feature_MD)
+    layer_inputs = _layer_inputs(model, batch, feature_MD)
     return Outputs(
-        block_LME=jnp.concatenate(list(_outputs_of_blocks(model, batch))),
+        block_LME=jnp.concatenate(list(_block_outputs(model, batch))),
         feature_MD=feature_MD,
-        hidden_LBTD=jnp.stack([*inputs_of_layers, hidden_BTD]),
+        hidden_LBTD=jnp.stack([*layer_inputs, hidden_BTD]),
         logits_BTV=hidden_BTD @ model.head(),
     )
 
 
-def _outputs_of_blocks(model: Qwen2VL, batch: PromptBatch) -> Iterator[jax.Array]:
-    """What leaves the patch embedding and each block of the tower, the blocks taken apart."""
+def _block_outputs(model: Qwen2VL, batch: PromptBatch) -> Iterator[jax.Array]:
+    """Outputs of the patch embedding and of each vision block, run one by one."""
     tower, vision = model.visual, batch.vision
-    rotation = vision_rope_angles(vision.position_ZM2, tower.config.head_dim)
+    angles = vision_rope_angles(vision.position_ZM2, tower.config.head_dim)
     x_ZME = tower.patch_embed.proj(vision.patch_ZMC)
     yield x_ZME
     blocks = _unstacked(tower.blocks, tower.config.depth)
-    for block, segment_ZM in zip(blocks, tower.segments(vision), strict=True):
-        x_ZME = block(x_ZME, rotation, segment_ZM)
+    for block, segment_ZM in zip(blocks, tower.segment_ids(vision), strict=True):
+        x_ZME = block(x_ZME, angles, segment_ZM)
         yield x_ZME
 
 
-def _inputs_of_layers(model: Qwen2VL, batch: PromptBatch, feature_MD: jax.Array) -> Iterator[jax.Array]:
-    """What enters each decoder layer, the layers taken apart."""
+def _layer_inputs(model: Qwen2VL, batch: PromptBatch, feature_MD: jax.Array) -> Iterator[jax.Array]:
+    """Inputs of each decoder layer, run one by one."""
     x_BTD = model.embed(batch.token_PS, batch.feature_index_PS, feature_MD)
-    rotation = text_rope_angles(batch.position_3PS, model.definition.config)
+    angles = text_rope_angles(batch.position_3PS, model.definition.config)
     for layer in _unstacked(model.text.layers, model.definition.config.num_hidden_layers):
         yield x_BTD
-        x_BTD, _ = layer(x_BTD, rotation, batch.mask_PS)
+        x_BTD, _ = layer(x_BTD, angles, batch.mask_PS)
 
 
 def _unstacked(layers: nnx.Module, num_layers: int) -> list[Any]:
@@ -177,8 +177,8 @@ def _unstacked(layers: nnx.Module, num_layers: int) -> list[Any]:
     return [nnx.merge(graphdef, jax.tree.map(lambda leaf, i=i: leaf[i], state)) for i in range(num_layers)]
 
 
-def _in_order(x_ME: torch.Tensor, grids: torch.Tensor, twins: Twins) -> np.ndarray:
-    """Patches in the order they came in; inside Qwen2.5-VL's tower transformers has them sorted by window."""
+def _in_input_order(x_ME: torch.Tensor, grids: torch.Tensor, twins: Twins) -> np.ndarray:
+    """Patches in the order of the input: transformers sorts them by window inside Qwen2.5-VL's tower."""
     vision = twins.torch_model.config.vision_config
     if vision.model_type != "qwen2_5_vl_vision":
         return x_ME.numpy()
@@ -187,5 +187,5 @@ def _in_order(x_ME: torch.Tensor, grids: torch.Tensor, twins: Twins) -> np.ndarr
 
 
 def _assert_close(actual: np.ndarray, expected: np.ndarray, what: str):
-    assert expected.std() > 0.1, f"{what}: too small to tell right from wrong at {TOLERANCE}"
+    assert expected.std() > 0.1, f"{what}: values too small for a tolerance of {TOLERANCE} to mean anything"
     np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE, err_msg=what)

@@ -1,14 +1,19 @@
-"""Attention on GPU: cuDNN's kernels, which never write scores to memory, as JAX offers them.
+"""Attention on GPU by cuDNN's fused (flash) attention, through `jax.nn.dot_product_attention`.
 
-They read a mask as an array of numbers added to the scores, which halves their speed. So none is given to them:
+cuDNN takes a mask only as a bias array [T, S] that is added to the scores, and reading it halves the speed. So no mask
+is passed:
 
-- Causal attention knows no segments, only padding. That is moved behind everything else, where nobody sees it.
-- Otherwise the number of a query's segment is written behind its width, and that of a key behind the key's: a bit is +c
-  or -c. Products of queries and keys rise by c^2 for every bit, and fall short of it by 2 c^2 for every one that
-  differs. Softmax leaves nothing of such a score, unless it would be larger than all that are seen by hundreds.
+- Causal attention needs no segment ids, only padding masked out. A permutation moves the padding after all real
+  tokens, where causality hides it.
+- Bidirectional attention encodes segment ids in the head dimension. Each of the 24 bits of a query's segment id is
+  appended to the query as a component +c or -c, likewise for keys. Then a query and a key of the same segment have all
+  their scores raised by 24 c^2, and those of another segment by at least 2 c^2 less, so after softmax their weight is
+  exp(-2 c^2 / sqrt(H)) or less, which is 0 unless the original scores differ by hundreds.
+
+      query | q_1 ... q_H | +c -c -c ... |     key | k_1 ... k_H | +c -c +c ... |     value | v_1 ... v_H | 0 ... 0 |
 """
 
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +21,19 @@ from jaxtyping import Array, Float, Int
 
 from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 
-_BITS = 24  # of a segment's number; widths are multiples of 8
-_BIT = 64.0  # exact in bfloat16; scores of 80 numbers fall short by 916 then, and are right to 1e-3
-_WIDEST = 128
+_SEGMENT_BITS = 24  # of a segment id; a multiple of 8, as head widths must be
+# c, exact in bfloat16. At a head width of 80, scores of other segments are 916 lower, and float32 scores, which are
+# raised to 11,000, are still accurate to 1e-3.
+_BIT_VALUE = 64.0
+_MAX_HEAD_DIM = 128
 
-_attend: Any = jax.nn.dot_product_attention  # its types tell apart what is one thing here
+_Implementation = Literal["xla", "cudnn"]  # of `jax.nn.dot_product_attention`
 
 
 def is_supported(query_BTNH: Array, *, is_causal: bool) -> bool:
-    """Whether there is a kernel, with its gradient, for these queries: of 16 bits, and not too wide."""
-    width = query_BTNH.shape[-1] + (0 if is_causal else _BITS)
-    return query_BTNH.dtype in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= _WIDEST
+    """Whether cuDNN has a forward and a backward kernel for this dtype and, segment bits included, this head width."""
+    head_dim = query_BTNH.shape[-1] + (0 if is_causal else _SEGMENT_BITS)
+    return query_BTNH.dtype in (jnp.bfloat16, jnp.float16) and head_dim % 8 == 0 and head_dim <= _MAX_HEAD_DIM
 
 
 def cudnn_attention(
@@ -36,18 +43,18 @@ def cudnn_attention(
     segment_BT: Int[Array, "B T"],
     *,
     is_causal: bool,
-    branches: SharedPrefix | None = None,
-    implementation: str = "cudnn",
+    shared_prefix: SharedPrefix | None = None,
+    implementation: _Implementation = "cudnn",
 ) -> Float[Array, "B T N H"]:
-    """`attention.attention` for what is suited.
+    """`attention.attention` by cuDNN, where `is_supported`.
 
     Args:
-        segment_BT: below 2**24; causal attention takes all that is not padding as one segment.
-        implementation: "xla" computes the same on whatever device there is; for tests.
+        segment_BT: segment ids below 2**24; causal attention takes all that is not padding as one segment.
+        implementation: "xla" computes the same on any device; for tests.
     """
-    if branches is not None:
-        return _shared_prefix_attention(query_BTNH, key_BTKH, value_BTKH, segment_BT, branches, implementation)
-    attend = _causal if is_causal else _within_segments
+    if shared_prefix is not None:
+        return _shared_prefix_attention(query_BTNH, key_BTKH, value_BTKH, segment_BT, shared_prefix, implementation)
+    attend = _causal_attention if is_causal else _segment_attention
     output_BTNH = attend(query_BTNH, key_BTKH, value_BTKH, segment_BT, implementation)
     return jnp.where((segment_BT != 0)[:, :, None, None], output_BTNH, 0)
 
@@ -57,67 +64,73 @@ def _shared_prefix_attention(
     key_BTKH: Array,
     value_BTKH: Array,
     segment_BT: Array,
-    branches: SharedPrefix,
-    implementation: str,
+    shared_prefix: SharedPrefix,
+    implementation: _Implementation,
 ) -> Array:
-    """Every branch as a row of its own behind the whole stem, which the first of them attends for, too.
+    """Every completion as a row after a copy of the prefix; the prefix's output is taken from the first of them.
 
-    Queries of a stem are read as often as there are branches behind it. A kernel for queries of the last columns alone
-    would want a mask again.
+    This computes the prefix's attention once for each completion. A kernel for the completions' queries alone, against
+    all keys, would need a mask again.
     """
-    stem = branches.prefix_length(segment_BT.shape[1])
+    prefix_length = shared_prefix.prefix_length(segment_BT.shape[1])
     output = cudnn_attention(
-        *map(branches.repeat_prefix, (query_BTNH, key_BTKH, value_BTKH, segment_BT)),
+        *map(shared_prefix.repeat_prefix, (query_BTNH, key_BTKH, value_BTKH, segment_BT)),
         is_causal=True,
         implementation=implementation,
     )
-    of_stem = output[:: branches.num_completions, :stem]
-    return jnp.concatenate([of_stem, output[:, stem:].reshape(query_BTNH[:, stem:].shape)], axis=1)
+    prefix_output = output[:: shared_prefix.num_completions, :prefix_length]
+    completion_output = output[:, prefix_length:].reshape(query_BTNH[:, prefix_length:].shape)
+    return jnp.concatenate([prefix_output, completion_output], axis=1)
 
 
-def _causal(query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT: Array, implementation: str) -> Array:
-    order_BT = jnp.argsort(segment_BT == 0, axis=1, stable=True)
-    place_BT = jnp.argsort(order_BT, axis=1)
-    inputs = (_permuted(array, order_BT, place_BT) for array in (query_BTNH, key_BTKH, value_BTKH))
-    output_BTNH = _attend(*inputs, is_causal=True, implementation=implementation)
-    return _permuted(output_BTNH, place_BT, order_BT)
-
-
-def _within_segments(
-    query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT: Array, implementation: str
+def _causal_attention(
+    query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT: Array, implementation: _Implementation
 ) -> Array:
-    bit_BTC = (segment_BT[:, :, None] >> jnp.arange(_BITS)[None, None]) & 1
-    code_BTC = jnp.where(bit_BTC == 1, _BIT, -_BIT).astype(query_BTNH.dtype)
+    # Stable, so that real tokens keep their order and causality stays what it was.
+    order_BT = jnp.argsort(segment_BT == 0, axis=1, stable=True)
+    inverse_BT = jnp.argsort(order_BT, axis=1)
+    inputs = (_permute_columns(array, order_BT, inverse_BT) for array in (query_BTNH, key_BTKH, value_BTKH))
+    # Padding comes last: it may attend to real tokens, but not they to it. The caller zeroes its outputs.
+    output_BTNH = jax.nn.dot_product_attention(*inputs, is_causal=True, implementation=implementation)
+    return _permute_columns(output_BTNH, inverse_BT, order_BT)
 
-    def behind(array_BTNH: Array, added_BTC: Array) -> Array:
-        added_BTNC = jnp.broadcast_to(added_BTC[:, :, None], (*array_BTNH.shape[:3], _BITS))
-        return jnp.concatenate([array_BTNH, added_BTNC], axis=-1)
 
-    width = query_BTNH.shape[-1]
-    output = _attend(
-        behind(query_BTNH, code_BTC),
-        behind(key_BTKH, code_BTC),
-        behind(value_BTKH, jnp.zeros_like(code_BTC)),
-        scale=width**-0.5,
+def _segment_attention(
+    query_BTNH: Array, key_BTKH: Array, value_BTKH: Array, segment_BT: Array, implementation: _Implementation
+) -> Array:
+    bit_BTC = (segment_BT[:, :, None] >> jnp.arange(_SEGMENT_BITS)[None, None]) & 1
+    # +c and -c, not c and 0: with 0, a query of segment 0b01 could not tell keys of segments 0b01 and 0b11 apart.
+    code_BTC = jnp.where(bit_BTC == 1, _BIT_VALUE, -_BIT_VALUE).astype(query_BTNH.dtype)
+
+    def append(array_BTNH: Array, code_BTC: Array) -> Array:
+        code_BTNC = jnp.broadcast_to(code_BTC[:, :, None], (*array_BTNH.shape[:3], _SEGMENT_BITS))
+        return jnp.concatenate([array_BTNH, code_BTNC], axis=-1)
+
+    head_dim = query_BTNH.shape[-1]
+    output = jax.nn.dot_product_attention(
+        append(query_BTNH, code_BTC),
+        append(key_BTKH, code_BTC),
+        append(value_BTKH, jnp.zeros_like(code_BTC)),  # the kernel wants one head width for all three
+        scale=head_dim**-0.5,
         implementation=implementation,
     )
-    return output[..., :width]
+    return output[..., :head_dim]
 
 
 @jax.custom_vjp
-def _permuted(array_BT: Array, order_BT: Array, inverse_BT: Array) -> Array:
-    """Columns of every row in another order. On the way back the other order is gathered, where JAX would scatter."""
+def _permute_columns(array_BT: Array, order_BT: Array, inverse_BT: Array) -> Array:
+    """Columns of every row in another order. Its gradient is a gather by the inverse, where autodiff would scatter."""
     del inverse_BT
     return jnp.take_along_axis(array_BT, order_BT[:, :, None, None], axis=1)
 
 
-def _permuted_forward(array_BT: Array, order_BT: Array, inverse_BT: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _permuted(array_BT, order_BT, inverse_BT), (order_BT, inverse_BT)
+def _permute_columns_fwd(array_BT: Array, order_BT: Array, inverse_BT: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _permute_columns(array_BT, order_BT, inverse_BT), (order_BT, inverse_BT)
 
 
-def _permuted_backward(kept: tuple[Array, Array], gradient_BT: Array) -> tuple[Array, None, None]:
-    order_BT, inverse_BT = kept
-    return _permuted(gradient_BT, inverse_BT, order_BT), None, None
+def _permute_columns_bwd(residuals: tuple[Array, Array], gradient_BT: Array) -> tuple[Array, None, None]:
+    order_BT, inverse_BT = residuals
+    return _permute_columns(gradient_BT, inverse_BT, order_BT), None, None
 
 
-_permuted.defvjp(_permuted_forward, _permuted_backward)
+_permute_columns.defvjp(_permute_columns_fwd, _permute_columns_bwd)

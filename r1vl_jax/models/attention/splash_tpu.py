@@ -1,7 +1,10 @@
-"""Attention on TPU: the splash kernel that ships with JAX, which never writes scores to memory.
+"""Attention on TPU by splash attention, the block-sparse flash attention kernel that ships with JAX (Pallas).
 
-The compiler does not divide a kernel over devices, so on a mesh it runs under `shard_map`: each device attends for its
-own rows and its own heads, which needs no word from another.
+It never writes scores to HBM, and skips the blocks of queries and keys that its mask rules out entirely: for that the
+mask is a static object, known when the kernel is built, and segment ids, known at run time, are passed separately.
+
+XLA cannot partition a custom kernel, so on a mesh it runs inside `shard_map`: each device attends for its own rows and
+its own heads, without communication.
 """
 
 from collections.abc import Callable
@@ -21,8 +24,8 @@ from r1vl_jax.arrays import BATCH_AXES
 from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.sharding.batch import num_batch_shards
 
-_LANES = 128  # columns are padded to a multiple of this
-_BLOCKS = (512, 384, 256, 128)  # queries and keys whose scores exist at one time, on the chip
+_LANES = 128  # of a TPU's vector register; sequences are padded to a multiple of it
+_BLOCK_SIZES = (512, 384, 256, 128)  # queries, and keys, of a block in VMEM; the largest that divides the columns
 
 
 def splash_attention(
@@ -32,28 +35,29 @@ def splash_attention(
     segment_BT: Int[Array, "B T"],
     *,
     is_causal: bool,
-    branches: SharedPrefix | None = None,
+    shared_prefix: SharedPrefix | None = None,
     mesh: Mesh | None,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """`attention.attention` among the columns of one sequence.
+    """`attention.attention` by splash attention, forward and backward.
 
     Args:
-        mesh: rows lie over its (data, fsdp) if they divide so, heads over its tensor axis; None is one device.
-        interpret: computes what the kernel would on whatever device there is, slowly; for tests.
+        mesh: rows are sharded over (data, fsdp), if these divide them, and heads over tensor; None is one device.
+        interpret: runs the kernel in Pallas' interpreter, slowly, on any device; for tests.
     """
-    mask = _mask(query_BTNH.shape[1], is_causal=is_causal, branches=branches)
+    mask = _make_mask(query_BTNH.shape[1], is_causal=is_causal, shared_prefix=shared_prefix)
     attend = partial(_attend, mask=mask, interpret=interpret)
     if mesh is not None:
-        is_divided = query_BTNH.shape[0] % num_batch_shards(mesh) == 0
-        rows = PartitionSpec(BATCH_AXES if is_divided else None)
+        # A batch that the mesh cannot shard evenly is computed by all devices.
+        rows_are_divisible = query_BTNH.shape[0] % num_batch_shards(mesh) == 0
+        rows = PartitionSpec(BATCH_AXES if rows_are_divisible else None)
         heads = PartitionSpec(*rows, None, "tensor")
         attend = jax.shard_map(
             attend,
             mesh=mesh,
             in_specs=(heads, heads, heads, rows),
             out_specs=heads,
-            check_vma=False,  # kernels do not tell over which axes their results vary
+            check_vma=False,  # pallas_call does not declare over which mesh axes its results vary
         )
     return attend(query_BTNH, key_BTKH, value_BTKH, segment_BT)
 
@@ -64,16 +68,14 @@ def _attend(
     length = query_BTNH.shape[1]
     padding = mask.shape[0] - length
 
-    def padded(array_BT: Array) -> Array:
+    def pad(array_BT: Array) -> Array:
         return jnp.pad(array_BT, ((0, 0), (0, padding), *((0, 0),) * (array_BT.ndim - 2)))
 
-    # The kernel's order: heads before columns.
-    query_BNTH, key_BKTH, value_BKTH = (
-        jnp.swapaxes(padded(array), 1, 2) for array in (query_BTNH, key_BTKH, value_BTKH)
-    )
-    scale = query_BNTH.shape[-1] ** -0.5
-    segment = padded(segment_BT)  # padding sees padding here; what it gets is thrown away
-    attend = _kernel(query_BNTH.shape[1], mask, interpret=interpret)
+    # The kernel takes one sequence [N, T, H], heads before columns; `vmap` adds the rows.
+    query_BNTH, key_BKTH, value_BKTH = (jnp.swapaxes(pad(array), 1, 2) for array in (query_BTNH, key_BTKH, value_BTKH))
+    scale = query_BNTH.shape[-1] ** -0.5  # the kernel does not scale
+    segment = pad(segment_BT)  # padding attends to padding (segment 0) here; its output is replaced by zeros below
+    attend = _make_splash_kernel(query_BNTH.shape[1], mask, interpret=interpret)
     output_BNTH = jax.vmap(attend)(query_BNTH * scale, key_BKTH, value_BKTH, kernel.SegmentIds(segment, segment))
     output_BTNH = jnp.swapaxes(output_BNTH, 1, 2)[:, :length]
     return jnp.where(segment_BT[:, :, None, None] != 0, output_BTNH, 0).astype(query_BTNH.dtype)
@@ -81,16 +83,18 @@ def _attend(
 
 @dataclass(frozen=True)
 class _SharedPrefixMask(masks.Mask):
-    """Who sees whom along a stem and its branches; columns past the last branch see themselves and the stem.
+    """The mask shown at `SharedPrefix`, evaluated lazily for one block of queries and keys.
+
+    Padding columns after the last completion count as further completions: they see the prefix and themselves.
 
     Attributes:
         size: columns, padding included.
-        stem: columns before the first branch.
+        prefix_length: columns before the first completion.
     """
 
     size: int
-    stem: int
-    branch_length: int
+    prefix_length: int
+    completion_length: int
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,21 +102,25 @@ class _SharedPrefixMask(masks.Mask):
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         query, key = (np.arange(self.size)[part] for part in index)
-        branch_of_query, branch_of_key = ((column - self.stem) // self.branch_length for column in (query, key))
-        is_shared = (key < self.stem)[None] | (branch_of_query[:, None] == branch_of_key[None])
-        return is_shared & (key[None] <= query[:, None])
+        # Prefix columns get negative numbers here, which no completion has.
+        completion_of_query, completion_of_key = (
+            (column - self.prefix_length) // self.completion_length for column in (query, key)
+        )
+        is_same = (key < self.prefix_length)[None] | (completion_of_query[:, None] == completion_of_key[None])
+        return is_same & (key[None] <= query[:, None])
 
 
-def _mask(length: int, *, is_causal: bool, branches: SharedPrefix | None) -> masks.Mask:
-    """For so many columns and the padding that the kernel needs behind them."""
+def _make_mask(length: int, *, is_causal: bool, shared_prefix: SharedPrefix | None) -> masks.Mask:
+    """The static mask over the columns, padded to a multiple of the lanes."""
     size = length + -length % _LANES
-    if branches is not None:
-        return _SharedPrefixMask(size, branches.prefix_length(length), branches.length)
+    if shared_prefix is not None:
+        return _SharedPrefixMask(size, shared_prefix.prefix_length(length), shared_prefix.completion_length)
     return masks.CausalMask((size, size)) if is_causal else masks.FullMask((size, size))
 
 
-def _kernel(num_heads: int, mask: masks.Mask, *, interpret: bool) -> Callable[..., Array]:
-    block = next(size for size in _BLOCKS if mask.shape[0] % size == 0)
+def _make_splash_kernel(num_heads: int, mask: masks.Mask, *, interpret: bool) -> Callable[..., Array]:
+    block = next(size for size in _BLOCK_SIZES if mask.shape[0] % size == 0)
+    # One size for the forward kernel and for both backward kernels, of dK and dV (dkv) and of dQ (dq).
     blocks = kernel.BlockSizes(
         block_q=block,
         block_kv=block,
@@ -122,5 +130,6 @@ def _kernel(num_heads: int, mask: masks.Mask, *, interpret: bool) -> Callable[..
         block_kv_dq=block,
     )
     heads = masks.MultiHeadMask([mask] * num_heads)
+    # "mha" also covers grouped-query attention: the kernel maps query heads to fewer key/value heads.
     attend = kernel.make_splash_mha(heads, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
-    return cast(Callable[..., Array], attend)  # which could return residuals too
+    return cast(Callable[..., Array], attend)  # its type also allows a tuple with residuals

@@ -1,4 +1,4 @@
-"""Sizes of Qwen2.5-VL models: Qwen2-VL's configuration with another vision tower, and presets."""
+"""Architecture configuration of Qwen2.5-VL models: Qwen2-VL's with another vision tower, and presets."""
 
 from dataclasses import dataclass, replace
 
@@ -8,13 +8,13 @@ from r1vl_jax.models.qwen2_vl.config import Config, TowerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig(TowerConfig):
-    """Sizes of Qwen2.5-VL's vision tower and of the merger behind it.
+    """Qwen2.5-VL's vision tower and the merger after it.
 
     Attributes:
         intermediate_size: MLP width.
-        window_size: side of the square of a frame within which patches see each other, in pixels.
-        fullatt_block_indexes: the blocks in which they see the whole frame instead.
-        tokens_per_second: steps of rope's time in a second of video.
+        window_size: side, in pixels, of the square windows within which patches attend to each other.
+        fullatt_block_indexes: the blocks with full attention, to the whole frame.
+        tokens_per_second: temporal RoPE positions in a second of video.
     """
 
     intermediate_size: int
@@ -34,13 +34,13 @@ _TINY_VISION = VisionConfig(
     embed_dim=96,
     num_heads=4,
     intermediate_size=256,
-    window_size=56,  # two digits wide
+    window_size=56,  # two digits of the embedded task's images
     fullatt_block_indexes=(1,),
     tokens_per_second=2,
 )
 
-# Published sizes: Bai et al., Qwen2.5-VL, 2025, https://arxiv.org/abs/2502.13923, and the config.json files beside the
-# weights. Where the size is an old one, only the tower differs from Qwen2-VL's.
+# Published sizes: Bai et al., Qwen2.5-VL, 2025, https://arxiv.org/abs/2502.13923, and the config.json files of the
+# weights. At 7B and 72B only the vision tower differs from Qwen2-VL's.
 PRESETS: dict[str, Config] = {
     "2.5-tiny": replace(qwen2_vl.PRESETS["tiny"], vision=_TINY_VISION),
     "2.5-3b": Config(

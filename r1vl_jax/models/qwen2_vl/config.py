@@ -1,20 +1,20 @@
-"""Sizes of Qwen2-VL models, with Hugging Face's names, and presets."""
+"""Architecture configuration of Qwen2-VL models, under Hugging Face's names, and presets."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TowerConfig:
-    """What all vision towers are described by.
+    """What the vision towers of all architectures have in common.
 
     Attributes:
         depth: number of blocks.
-        embed_dim: width E.
-        num_heads: attention heads; each is embed_dim / num_heads wide.
+        embed_dim: width E of the residual stream.
+        num_heads: attention heads, each of width embed_dim / num_heads.
         patch_size: side of a patch, in pixels.
         temporal_patch_size: frames a patch spans.
-        spatial_merge_size: side, in patches, of the square that becomes one feature.
-        tokens_per_second: steps of rope's time in a second of video; None where time counts pairs of frames instead.
+        spatial_merge_size: side, in patches, of the square that the merger turns into one feature.
+        tokens_per_second: temporal RoPE positions in a second of video; None where time counts pairs of frames instead.
     """
 
     depth: int
@@ -32,7 +32,7 @@ class TowerConfig:
 
     @property
     def patch_dim(self) -> int:
-        """Values C of a patch: (channel, frame, row, column) flattened."""
+        """Values C of a flattened patch (channel, frame, row, column)."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
@@ -43,10 +43,10 @@ class TowerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig(TowerConfig):
-    """Sizes of Qwen2-VL's vision tower and of the merger behind it.
+    """Qwen2-VL's vision tower and the merger after it.
 
     Attributes:
-        mlp_ratio: MLP width over E.
+        mlp_ratio: MLP width as a multiple of E.
     """
 
     mlp_ratio: int = 4
@@ -54,12 +54,13 @@ class VisionConfig(TowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes and constants of a whole model.
+    """A whole model: text decoder, vision tower, special tokens.
 
     Attributes:
-        initializer_range: standard deviation of fresh embeddings; matters only without weights.
-        mrope_section: how many of the H/2 rope frequencies turn with time, height and width.
-        image_token_id, video_token_id, vision_start_token_id, vision_end_token_id: never sampled; they mark images.
+        initializer_range: standard deviation of the embeddings at initialisation; unused with pretrained weights.
+        mrope_section: how many of the H/2 RoPE frequencies belong to time, height and width.
+        image_token_id, video_token_id, vision_start_token_id, vision_end_token_id: placeholders of images in a prompt;
+            never sampled.
     """
 
     vocab_size: int
@@ -74,6 +75,7 @@ class Config:
     rope_theta: float = 1_000_000.0
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+    # Ids of Qwen's tokenizer.
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
@@ -86,8 +88,8 @@ class Config:
 
 _PUBLISHED_VISION = VisionConfig(depth=32, embed_dim=1280, num_heads=16)
 
-# Published sizes: Wang et al., Qwen2-VL, 2024, https://arxiv.org/abs/2409.12191, and the config.json files beside the
-# weights. "tiny" is ours, for the embedded task; its vocabulary and token ids give way to the tokenizer's.
+# Published sizes: Wang et al., Qwen2-VL, 2024, https://arxiv.org/abs/2409.12191, and the config.json files of the
+# weights. "tiny" is this project's, for the embedded task; the tokenizer's vocabulary and token ids replace its own.
 PRESETS: dict[str, Config] = {
     "tiny": Config(
         vocab_size=512,
@@ -99,8 +101,11 @@ PRESETS: dict[str, Config] = {
         vision=VisionConfig(depth=1, embed_dim=96, num_heads=4),
         tie_word_embeddings=True,
         mrope_section=(4, 6, 6),
-        rope_theta=4.0,  # width turns with the slowest planes; at larger values neighbours in a row look alike
-        initializer_range=0.5,  # large embeddings are told apart, and copied, from the first steps on
+        # Width uses the lowest frequencies. With a larger theta these would be so low that neighbouring columns of an
+        # image have nearly the same angles.
+        rope_theta=4.0,
+        # With large embeddings tokens are distinguishable, and can be copied, from the first steps on.
+        initializer_range=0.5,
     ),
     "2b": Config(
         vocab_size=151_936,

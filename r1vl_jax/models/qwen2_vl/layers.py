@@ -1,8 +1,8 @@
-"""What the text and the vision tower share: linear maps, and layers that are alike stacked on a leading axis L.
+"""Building blocks of text decoder and vision tower: linear layers, norms, and stacks of equal layers to scan over.
 
-A stack is a module like its layers, with every parameter's first axis counting them. `scan` walks through it, so that
-it compiles as one layer, whatever the depth, unless it is unrolled. Decoding takes the layers apart instead
-(`sampling.sync`).
+A stack is a module like one of its layers, whose parameters have a leading axis L. `scan` applies it as one `lax.scan`,
+so that a layer is compiled once, whatever the depth; with `scan_layers=False` the loop is unrolled. The sampler
+unstacks the layers again (`sampling.weight_sync`).
 """
 
 from collections.abc import Callable
@@ -15,23 +15,25 @@ from jaxtyping import Array, DTypeLike, Float
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 
-# Fresh kernels that add to the residual stream are smaller by this, so that embeddings are heard above them.
+# Initial scale of the kernels that write to the residual stream (output and down projections), relative to the others:
+# residual branches start small so that embeddings dominate at initialisation.
 RESIDUAL_GAIN = 0.5
 
 _LAYER_INPUT = "layer_input"
-_CUDNN_ATTENTION = "dot_product_attention_fwd_wrapper"  # as JAX names the kernel that gives result and log-sum-exp
+_CUDNN_ATTENTION = "dot_product_attention_fwd_wrapper"  # JAX's primitive that returns output and log-sum-exp
 
 
-def _is_product(primitive: Any, *operands: Any, **settings: Any) -> bool:
-    """Whether what a primitive computes is the result of a linear map, or of a kernel of attention."""
+def _is_saveable_with_dots(primitive: Any, *operands: Any, **settings: Any) -> bool:
+    """Policy of remat="dots": saves the outputs of linear layers, and of cuDNN's fused attention."""
     is_dot = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *operands, **settings)
     return is_dot or primitive.name == _CUDNN_ATTENTION
 
 
-# remat -> what the backward pass finds in memory; the rest of a layer it computes again. "none" keeps all.
-_KEPT = {
+# Setting `remat` -> policy: what of a layer's forward pass is saved for its backward pass; the rest is recomputed.
+# "none" is not here: without `jax.checkpoint` everything is saved.
+_REMAT_POLICIES = {
     "block": jax.checkpoint_policies.nothing_saveable,
-    "dots": _is_product,
+    "dots": _is_saveable_with_dots,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=[_LAYER_INPUT],
@@ -42,13 +44,14 @@ _KEPT = {
 
 
 class Linear(nnx.Linear):
-    """x @ kernel + bias, and what an adapter of `models.lora` adds to it, with all leading axes of x flattened to one.
+    """x @ kernel + bias, plus the LoRA adapter if there is one (`models.lora`).
 
-    The gradient of the kernel contracts these axes; XLA's CPU code takes several times longer to contract two than one.
+    Leading axes of x are flattened to one, for speed: the gradient of the kernel contracts them, and XLA for CPU takes
+    several times longer to contract two axes than one.
 
     Attributes:
         lora_a, lora_b: [in, r] and [r, out]; None without an adapter.
-        lora_scale: what their product is multiplied with.
+        lora_scale: factor alpha / r of their product.
     """
 
     lora_a: nnx.Param | None = None
@@ -59,25 +62,26 @@ class Linear(nnx.Linear):
         x_RI = x.reshape(-1, x.shape[-1])
         y_RO = super().__call__(x_RI)
         if self.lora_a is not None and self.lora_b is not None:
+            # (x A) B, never A B: the low-rank path costs two thin matmuls and no matrix of the kernel's size.
             low_rank = x_RI.astype(y_RO.dtype) @ self.lora_a.astype(y_RO.dtype)
             y_RO += self.lora_scale * (low_rank @ self.lora_b.astype(y_RO.dtype))
         return y_RO.reshape(*x.shape[:-1], -1)
 
 
 def linear(dim_in: int, dim_out: int, *, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs, gain: float = 1.0) -> Linear:
-    """A linear map computed in `dtype`, with float32 parameters.
+    """A linear layer computed in `dtype`, with float32 parameters.
 
-    A fresh kernel has variance gain**2 / dim_in: at the published widths about Hugging Face's constant 0.02**2, and at
-    small ones large enough to let signals through.
+    The kernel is initialised with variance gain**2 / dim_in. At the published widths this is close to Hugging Face's
+    constant 0.02**2; at the widths of small models that constant would be too small for signals to propagate.
     """
     kernel_init = nnx.initializers.variance_scaling(gain**2, "fan_in", "normal")
     return Linear(dim_in, dim_out, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, rngs=rngs)
 
 
 class RMSNorm(nnx.RMSNorm):
-    """x divided by its root mean square, with all leading axes flattened to one.
+    """x / sqrt(mean(x^2) + epsilon) * scale, with all leading axes flattened to one.
 
-    XLA's CPU code sums over the last of three axes up to eight times as slowly as over the last of two.
+    Flattened for speed: XLA for CPU reduces the last of three axes up to eight times as slowly as the last of two.
     """
 
     def __call__(self, x: Float[Array, "*rows D"], mask: None = None) -> Float[Array, "*rows D"]:
@@ -85,7 +89,7 @@ class RMSNorm(nnx.RMSNorm):
 
 
 class LayerNorm(nnx.LayerNorm):
-    """The same of x less its mean."""
+    """Layer normalisation with scale and bias, with all leading axes flattened to one, as in `RMSNorm`."""
 
     def __call__(self, x: Float[Array, "*rows D"], mask: None = None) -> Float[Array, "*rows D"]:
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(x.shape)
@@ -97,7 +101,7 @@ def stack(create: Callable[[nnx.Rngs], Layer], num_layers: int, rngs: nnx.Rngs) 
 
 
 class Scan(Protocol):
-    """`scan` with its settings."""
+    """`scan` with `remat` and `is_unrolled` bound."""
 
     def __call__(
         self, layers: nnx.Module, apply: Callable[..., tuple[Array, Any]], x: Array, *per_layer: Array
@@ -112,24 +116,26 @@ def scan(
     remat: str,
     is_unrolled: bool,
 ) -> tuple[Array, Any]:
-    """Sends x through a stack, layer by layer.
+    """Applies a stack of layers to x, one after another.
 
     Args:
-        apply: (one layer, x, its part of `per_layer`) -> (x, what to keep of this layer).
-        per_layer: what else each layer needs, on a leading axis L.
-        remat: what the backward pass needs of a layer's inside is kept in memory ("none"), computed again from the
-            layer's input ("block"), or from the results of matrix products ("dots"); with "offload" the layers' inputs
-            wait in the host's memory, too.
-        is_unrolled: whether layers stand in the program one after another, and not as one in a loop.
+        apply: (one layer, x, its slices of `per_layer`) -> (x, output to collect from this layer).
+        per_layer: further inputs of each layer, on a leading axis L.
+        remat: activation checkpointing. What the backward pass needs from inside a layer is saved ("none"), recomputed
+            from the layer's input ("block"), or recomputed from the saved results of matmuls ("dots"); "offload" is
+            "block" with the layers' inputs moved to host memory in between.
+        is_unrolled: whether the program contains every layer, instead of one in a loop.
 
     Returns:
-        x behind the last layer, and what was kept, with a leading axis L.
+        x after the last layer, and the collected outputs with a leading axis L.
     """
+    # `lax.scan` slices the stacked parameters; the body rebuilds one layer from its slice.
     graphdef, state = nnx.split(layers)
 
-    def body(x: Array, of_layer: tuple[Any, ...]) -> tuple[Array, Any]:
-        state_of_layer, *own = of_layer
-        return apply(nnx.merge(graphdef, state_of_layer), checkpoint_name(x, _LAYER_INPUT), *own)
+    def body(x: Array, slices: tuple[Any, ...]) -> tuple[Array, Any]:
+        layer_state, *layer_inputs = slices
+        # The name marks the layer's input for the "offload" policy; other policies ignore it.
+        return apply(nnx.merge(graphdef, layer_state), checkpoint_name(x, _LAYER_INPUT), *layer_inputs)
 
-    body = body if remat == "none" else jax.checkpoint(body, policy=_KEPT[remat])
+    body = body if remat == "none" else jax.checkpoint(body, policy=_REMAT_POLICIES[remat])
     return jax.lax.scan(body, x, (state, *per_layer), unroll=is_unrolled)

@@ -1,4 +1,6 @@
-"""Qwen2-VL or Qwen2.5-VL as one module, and its definition: what binds plain nested parameters to it inside `jit`.
+"""Qwen2-VL or Qwen2.5-VL as one module, and its definition, which binds plain nested parameters to it inside `jit`.
+
+Example:
 
 definition = Definition(PRESETS["tiny"])
 params = jax.jit(definition.init)(jax.random.key(0))     # plain nested dict, float32
@@ -33,21 +35,21 @@ from r1vl_jax.models.qwen2_vl.rope import text_rope_angles
 from r1vl_jax.models.qwen2_vl.text import DecoderLayer, Text
 from r1vl_jax.models.qwen2_vl.vision import Vision
 
-# The two architectures differ in this alone.
+# The architectures share the text decoder and differ in the vision tower.
 _TOWER_OF: dict[type[TowerConfig], type[Vision]] = {VisionConfig: Vision, qwen2_5_vl.VisionConfig: WindowedVision}
 
 
 @dataclass(frozen=True)
 class Definition:
-    """How a model is computed; hashable, so it can be a static argument of `jit`.
+    """A model's architecture and how it is computed; hashable, so it can be a static argument of `jit`.
 
     Attributes:
-        dtype: of the computation; parameters stay as they are.
-        remat: what the backward pass computes again: "none", "block", "dots" or "offload" (see `layers.scan`).
-        scan_layers: whether layers compile as one, in a loop.
+        dtype: of the computation; parameters keep their own.
+        remat: activation checkpointing: "none", "block", "dots" or "offload" (see `layers.scan`).
+        scan_layers: whether layers are compiled as one, in a loop.
         platform: "cpu", "gpu" or "tpu", where the program will run.
-        mesh: the devices it will run on, see `sharding`; None leaves placement to the compiler.
-        lora: the adapter; None computes the base.
+        mesh: the devices it will run on, see `sharding`; None is a single device.
+        lora: the adapter; None is the base model.
     """
 
     config: Config
@@ -60,15 +62,15 @@ class Definition:
 
     @property
     def base(self) -> "Definition":
-        """The same model without its adapter."""
+        """The same model without an adapter."""
         return dataclasses.replace(self, lora=None)
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh float32 parameters: matrices normal, biases 0, norms 1; an adapter changes none of them."""
+        """Randomly initialised float32 parameters. An adapter adds its own and changes none of the base's."""
         return nnx.to_pure_dict(nnx.state(Qwen2VL(self, rngs=nnx.Rngs(key))))
 
     def abstract_params(self) -> Params:
-        """The shapes and dtypes `init` would give, without an array."""
+        """Shapes and dtypes of what `init` returns, without allocating it."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def bind(self, params: Params) -> "Qwen2VL":
@@ -76,13 +78,14 @@ class Definition:
         return nnx.merge(_graphdef(self), params)
 
 
+# Cached: every trace binds, and the structure of a definition is always the same.
 @functools.cache
 def _graphdef(definition: Definition) -> nnx.GraphDef:
     return nnx.graphdef(nnx.eval_shape(lambda: Qwen2VL(definition, rngs=nnx.Rngs(0))))
 
 
 class Qwen2VL(nnx.Module):
-    """Vision tower, text decoder and head."""
+    """Vision tower, text decoder and language-model head."""
 
     def __init__(self, definition: Definition, *, rngs: nnx.Rngs):
         config, dtype = definition.config, jnp.dtype(definition.dtype)
@@ -93,17 +96,19 @@ class Qwen2VL(nnx.Module):
             config.vision, config.hidden_size, dtype=dtype, scan=self.scan, attend=attend, rngs=rngs
         )
         self.text = Text(config, dtype=dtype, attend=attend, rngs=rngs)
+        # A tied head is the embedding and has no parameters of its own, see `head`.
         if not config.tie_word_embeddings:
             self.lm_head = linear(config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, rngs=rngs)
         if definition.lora is not None:
+            # Last, so that the base's parameters get the same random keys with and without an adapter.
             add_adapters(self, definition.lora, rngs)
 
     def image_features(self, vision: PackedVision) -> Float[Array, "M D"]:
-        """One feature for every four patches, over the flattened [Z, M/4]: what `feature_index` counts in."""
+        """One feature for each 2x2 square of patches, flattened over [Z, M/4] as `feature_index` counts them."""
         return self.visual(vision).reshape(-1, self.definition.config.hidden_size)
 
     def head(self) -> Float[Array, "D V"]:
-        """What turns hidden states into logits, in the dtype of the computation."""
+        """The language-model head (the transposed embedding if tied), in the dtype of the computation."""
         config = self.definition.config
         head_DV = self.text.embed_tokens.embedding.T if config.tie_word_embeddings else self.lm_head.kernel[...]
         return head_DV.astype(self.definition.dtype)
@@ -111,8 +116,9 @@ class Qwen2VL(nnx.Module):
     def embed(
         self, token_BT: Int[Array, "B T"], feature_index_BT: Int[Array, "B T"], feature_MD: Float[Array, "M D"]
     ) -> Float[Array, "B T D"]:
-        """Embeddings of the tokens, with features in the place of image tokens."""
+        """Token embeddings, with image features in the place of image tokens."""
         embedding_BTD = self.text.embed(token_BT)
+        # Every token gathers some feature, text tokens the first one, which `where` discards: shapes stay static.
         feature_BTD = feature_MD[jnp.maximum(feature_index_BT, 0)].astype(embedding_BTD.dtype)
         return jnp.where(feature_index_BT[:, :, None] >= 0, feature_BTD, embedding_BTD)
 
@@ -124,20 +130,20 @@ class Qwen2VL(nnx.Module):
         position_3BT: Int[Array, "3 B T"],
         feature_index_BT: Int[Array, "B T"],
         feature_MD: Float[Array, "M D"],
-        branches: SharedPrefix | None = None,
+        shared_prefix: SharedPrefix | None = None,
     ) -> Float[Array, "B T D"]:
-        """Hidden states behind the final norm, for whole sequences with padding anywhere.
+        """Hidden states after the final norm, for whole sequences with padding anywhere.
 
         Args:
-            mask_BT: True where a token is real; elsewhere hidden states are finite and without meaning.
+            mask_BT: True where a token is real; elsewhere hidden states are finite but meaningless.
             feature_index_BT: which feature replaces a token's embedding; -1 for text.
-            branches: columns at the end that do not see each other.
+            shared_prefix: the layout, if a row holds several completions after one prompt.
         """
         x_BTD = self.embed(token_BT, feature_index_BT, feature_MD)
-        rotation = text_rope_angles(position_3BT, self.definition.config)
+        angles = text_rope_angles(position_3BT, self.definition.config)
 
         def apply(layer: DecoderLayer, x_BTD: Float[Array, "B T D"]):
-            return layer(x_BTD, rotation, mask_BT, branches)[0], None
+            return layer(x_BTD, angles, mask_BT, shared_prefix)[0], None  # training needs no cache
 
         x_BTD, _ = self.scan(self.text.layers, apply, x_BTD)
         return self.text.norm(x_BTD)
@@ -145,13 +151,14 @@ class Qwen2VL(nnx.Module):
     def prefill(
         self, prompts: PromptBatch, feature_MD: Float[Array, "M D"]
     ) -> tuple[Float[Array, "P S D"], PrefixCache]:
-        """Hidden states of the prompts behind the final norm, and the keys and values that decoding attends to."""
+        """Hidden states of the prompts after the final norm, and the key/value cache that decoding attends to."""
         x_PSD = self.embed(prompts.token_PS, prompts.feature_index_PS, feature_MD)
-        rotation = text_rope_angles(prompts.position_3PS, self.definition.config)
+        angles = text_rope_angles(prompts.position_3PS, self.definition.config)
 
         def apply(layer: DecoderLayer, x_PSD: Float[Array, "P S D"]):
-            return layer(x_PSD, rotation, prompts.mask_PS)
+            return layer(x_PSD, angles, prompts.mask_PS)
 
         x_PSD, (key_LPSKH, value_LPSKH) = self.scan(self.text.layers, apply, x_PSD)
+        # Once to the layouts of the cache, and unstacked, instead of at every decode step (see `cache`).
         key_LPKHS, value_LPKSH = jnp.moveaxis(key_LPSKH, 2, 4), jnp.swapaxes(value_LPSKH, 2, 3)
         return self.text.norm(x_PSD), PrefixCache(list(key_LPKHS), list(value_LPKSH), prompts.mask_PS)

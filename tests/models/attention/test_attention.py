@@ -1,4 +1,4 @@
-"""Attention against plain loops in NumPy, its gradients, and decoding against whole sequences."""
+"""Attention over whole sequences against plain loops in NumPy, and its gradients."""
 
 import math
 import re
@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from r1vl_jax.models.attention.attention import attention
-from r1vl_jax.models.attention.decode import decode_attention
 from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 
 B, T, N, K, H = 2, 7, 4, 2, 3
-# Two packed sequences and padding in the middle; then padding on the left.
+# Two packed segments with padding in between; then padding on the left.
 SEGMENT_BT = np.array([[1, 1, 1, 0, 2, 2, 2], [0, 0, 1, 1, 1, 1, 1]])
 
 
@@ -62,7 +61,7 @@ def test_padding_gets_zeros_and_finite_gradients():
 
 
 def test_gradients_in_bfloat16_are_near_those_in_float32():
-    """Keys and values that have much in common, as a projection with a bias makes them: errors must cancel."""
+    """With keys and values of large mean, as a projection with a bias makes them: rounding errors must cancel."""
     query, key, value = (_random(2, 64, heads, 64, seed=heads + 7 * n) for n, heads in enumerate((4, 2, 2)))
     inputs = [jnp.asarray(each, jnp.bfloat16) for each in (query, key + 4.0, value + 2.0)]
     weight, segment = _random(2, 64, 4, 64, seed=4), np.ones((2, 64), int)
@@ -70,14 +69,14 @@ def test_gradients_in_bfloat16_are_near_those_in_float32():
     def loss(*inputs):
         return jnp.sum(weight * _attention(*inputs, segment=segment).astype(jnp.float32))
 
-    rough = jax.grad(loss, argnums=(0, 1, 2))(*inputs)
-    exact = jax.grad(loss, argnums=(0, 1, 2))(*(each.astype(jnp.float32) for each in inputs))
-    for gradient, wanted in zip(rough, exact, strict=True):
-        error = jnp.linalg.norm(gradient.astype(jnp.float32) - wanted) / jnp.linalg.norm(wanted)
+    in_bfloat16 = jax.grad(loss, argnums=(0, 1, 2))(*inputs)
+    in_float32 = jax.grad(loss, argnums=(0, 1, 2))(*(each.astype(jnp.float32) for each in inputs))
+    for gradient, expected in zip(in_bfloat16, in_float32, strict=True):
+        error = jnp.linalg.norm(gradient.astype(jnp.float32) - expected) / jnp.linalg.norm(expected)
         assert error < 0.01
 
 
-def test_chunks_have_the_same_gradients():
+def test_chunked_attention_has_the_same_gradients():
     def loss(chunk_size):
         return lambda *inputs: jnp.sum(_attention(*inputs, chunk_size=chunk_size) ** 2)
 
@@ -85,8 +84,8 @@ def test_chunks_have_the_same_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, chunked)
 
 
-def test_chunks_never_hold_all_scores():
-    """At 4,096 positions whole scores would take 512 MiB; a chunk of 512 takes an eighth."""
+def test_chunked_attention_never_materialises_all_scores():
+    """At 4,096 positions all scores would take 512 MiB; those of a chunk of 512 take an eighth."""
     shape = jax.ShapeDtypeStruct((1, 4096, 8, 16), jnp.float32)
     segment = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
 
@@ -98,37 +97,38 @@ def test_chunks_never_hold_all_scores():
 
 
 @pytest.mark.parametrize("chunk_size", [512, 2])
-def test_branches_are_rows_of_their_own_behind_the_same_stem(chunk_size: int):
-    """Values and gradients; the stem is padded on the left, branches on the right."""
-    number, length = 3, 5
-    branches = SharedPrefix(number, length)
-    columns = 4 + number * length
+def test_completions_with_a_shared_prefix_equal_separate_rows(chunk_size: int):
+    """Outputs and gradients; the prefix is padded on the left, completions on the right."""
+    num_completions, length = 3, 5
+    shared_prefix = SharedPrefix(num_completions, length)
+    columns = 4 + num_completions * length
     segment_BT = np.ones((B, columns), int)
     segment_BT[0, :2] = segment_BT[1, -2:] = segment_BT[1, 8] = 0
     inputs = [_random(B, columns, heads, H, seed=heads + 7 * n) for n, heads in enumerate((N, K, K))]
     weight = _random(B, columns, N, H, seed=4)
 
-    def together(*inputs):
-        return _attention(*inputs, segment=segment_BT, branches=branches, chunk_size=chunk_size)
+    def packed(*inputs):
+        return _attention(*inputs, segment=segment_BT, shared_prefix=shared_prefix, chunk_size=chunk_size)
 
-    def apart(*inputs):
-        rows = [[*range(4), *range(4 + n * length, 4 + (n + 1) * length)] for n in range(number)]
+    def separate(*inputs):
+        rows = [[*range(4), *range(4 + n * length, 4 + (n + 1) * length)] for n in range(num_completions)]
         outputs = [_attention(*(part[:, row] for part in inputs), segment=segment_BT[:, row]) for row in rows]
         return jnp.concatenate([outputs[0][:, :4], *(output[:, 4:] for output in outputs)], axis=1)
 
-    def of(attend):
+    def gradients_and_output(attend):
         def loss(*inputs):
             output = attend(*inputs)
             return jnp.sum(weight * output), output
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), of(together), of(apart))
+    actual, expected = gradients_and_output(packed), gradients_and_output(separate)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
 
 
-def test_scores_are_never_turned_around_nor_masked_by_their_own_size():
-    """In a loop over layers, compiled for CPU: both took longer than the products."""
-    rows, length, heads, kv_heads, width, layers = 2, 64, 4, 2, 32, 3
+def test_scores_are_neither_transposed_nor_masked_by_a_boolean_of_their_size():
+    """In a scan over layers, compiled for CPU, where either took longer than the matmuls."""
+    rows, length, heads, kv_heads, head_dim, layers = 2, 64, 4, 2, 32, 3
 
     def loss(query_LBTNH, key, value, segment):
         def layer(x, query):
@@ -137,85 +137,25 @@ def test_scores_are_never_turned_around_nor_masked_by_their_own_size():
         return jnp.sum(jax.lax.scan(jax.checkpoint(layer), jnp.zeros(query_LBTNH.shape[1:]), query_LBTNH)[0] ** 2)
 
     query, key = (
-        jax.ShapeDtypeStruct((*stack, rows, length, n, width), jnp.float32)
+        jax.ShapeDtypeStruct((*stack, rows, length, n, head_dim), jnp.float32)
         for stack, n in (((layers,), heads), ((), kv_heads))
     )
     segment = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(query, key, key, segment).compile().as_text()
     num_scores = rows * heads * length * length
-    as_large = [
+    score_sized = [
         (name, dtype)
         for name, dtype, shape in re.findall(r"([\w.\-]+) = (\w+)\[([\d,]+)\]", text)
         if math.prod(map(int, shape.split(","))) >= num_scores
     ]
-    assert as_large
-    assert not [(name, dtype) for name, dtype in as_large if dtype == "pred" or "copy" in name]
+    assert score_sized
+    assert not [(name, dtype) for name, dtype in score_sized if dtype == "pred" or "copy" in name]
 
 
 def test_large_scores_do_not_overflow():
     assert np.isfinite(_attention(1e4 * QUERY, KEY, VALUE)).all()
 
 
-def test_an_unknown_platform_is_refused():
+def test_an_unknown_platform_is_an_error():
     with pytest.raises(ValueError, match="platform: expected 'cpu', 'gpu' or 'tpu', got 'cuda'"):
         attention(QUERY, KEY, VALUE, segment_BT=SEGMENT_BT, is_causal=True, platform="cuda")
-
-
-@pytest.mark.parametrize("step", [0, 2, 4])
-def test_decoding_equals_the_last_query_of_whole_sequences(step: int):
-    num_prompts, num_generations, prefix_length, suffix_length = 2, 3, 4, 5
-    num_rows = num_prompts * num_generations
-    prefix_mask_PS = np.array([[True] * prefix_length, [False, False, True, True]])
-    prefix_key, prefix_value = _random(2, num_prompts, prefix_length, K, H, seed=5)
-    suffix_key, suffix_value = _random(2, num_rows, suffix_length, K, H, seed=6)
-    query_BNH = _random(num_rows, N, H, seed=7)
-    stale_key, stale_value = (part.copy() for part in (suffix_key, suffix_value))
-    stale_key[:, step] = stale_value[:, step] = np.nan
-
-    actual_BNH, (written_key, written_value) = decode_attention(
-        query_BNH,
-        (suffix_key[:, step], suffix_value[:, step]),
-        prefix=(np.moveaxis(prefix_key, 1, 3), prefix_value.swapaxes(1, 2)),
-        prefix_mask_PS=prefix_mask_PS,
-        suffix=(np.moveaxis(stale_key, 1, 3), stale_value.swapaxes(1, 2)),
-        step=jnp.int32(step),
-        platform="cpu",
-    )
-    np.testing.assert_array_equal(written_key, np.moveaxis(suffix_key, 1, 3))
-    np.testing.assert_array_equal(written_value, suffix_value.swapaxes(1, 2))
-    prompt_of_row = np.arange(num_rows) // num_generations
-    written = slice(0, step + 1)
-    mask_BS = np.concatenate([prefix_mask_PS[prompt_of_row], np.ones((num_rows, step + 1), bool)], axis=1)
-    expected_BSNH = attention(
-        np.repeat(query_BNH[:, None], mask_BS.shape[1], axis=1),
-        np.concatenate([prefix_key[prompt_of_row], suffix_key[:, written]], axis=1),
-        np.concatenate([prefix_value[prompt_of_row], suffix_value[:, written]], axis=1),
-        segment_BT=mask_BS.astype(int),
-        is_causal=True,
-        platform="cpu",
-    )
-    np.testing.assert_allclose(actual_BNH, expected_BSNH[:, -1], atol=1e-6)
-
-
-def test_rows_may_be_at_steps_of_their_own():
-    num_rows, length = 6, 5
-    query, new_key, new_value = (_random(num_rows, heads, H, seed=heads + n) for n, heads in enumerate((N, K, K)))
-    prefix = _random(2, K, H, 4, seed=5), _random(2, K, 4, H, seed=6)
-    suffix = tuple(jnp.asarray(_random(num_rows, K, *shape, seed=7)) for shape in ((H, length), (length, H)))
-
-    def decode(step):
-        return decode_attention(
-            query,
-            (new_key, new_value),
-            prefix=prefix,
-            prefix_mask_PS=np.ones((2, 4), bool),
-            suffix=suffix,
-            step=step,
-            platform="cpu",
-        )
-
-    step_B = jnp.arange(num_rows) % length
-    together = jax.tree.leaves(decode(step_B))
-    for row, step in enumerate(step_B):
-        for actual, expected in zip(together, jax.tree.leaves(decode(step)), strict=True):
-            np.testing.assert_allclose(actual[row], expected[row], atol=1e-6)

@@ -1,4 +1,4 @@
-"""The TPU's kernel: interpreted, against the plain attention; and compiled for TPUs that are not there."""
+"""Splash attention: interpreted, against plain attention; and compiled ahead of time for TPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,13 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from r1vl_jax import config
-from r1vl_jax.aot.topologies import parse, without_hardware
+from r1vl_jax.aot.topologies import parse_topology, set_up_compile_only
 from r1vl_jax.models.attention.attention import attention
 from r1vl_jax.models.attention.shared_prefix import SharedPrefix
 from r1vl_jax.models.attention.splash_tpu import splash_attention
 from r1vl_jax.sharding.mesh import make_mesh
 
-B, T, N, K, H = 2, 200, 4, 2, 80  # columns are no multiple of a block; the vision tower's head width
+B, T, N, K, H = 2, 200, 4, 2, 80  # columns are not a multiple of any block; head width of the vision tower
 
 
 def make_inputs():
@@ -37,15 +37,17 @@ def plain(query, key, value, segment, is_causal):
     return attention(query, key, value, segment_BT=segment, is_causal=is_causal, platform="cpu")
 
 
-@pytest.mark.parametrize("branches", [SharedPrefix(2, 60), SharedPrefix(1, 72), SharedPrefix(5, 33)])
-def test_branches_are_those_of_the_plain_attention(branches):
+@pytest.mark.parametrize("shared_prefix", [SharedPrefix(2, 60), SharedPrefix(1, 72), SharedPrefix(5, 33)])
+def test_completions_with_a_shared_prefix_equal_plain_attention(shared_prefix):
     def splash(query, key, value, segment, is_causal):
         return splash_attention(
-            query, key, value, segment, is_causal=is_causal, branches=branches, mesh=None, interpret=True
+            query, key, value, segment, is_causal=is_causal, shared_prefix=shared_prefix, mesh=None, interpret=True
         )
 
     def plain(query, key, value, segment, is_causal):
-        return attention(query, key, value, segment_BT=segment, is_causal=is_causal, branches=branches, platform="cpu")
+        return attention(
+            query, key, value, segment_BT=segment, is_causal=is_causal, shared_prefix=shared_prefix, platform="cpu"
+        )
 
     actual, expected = (value_and_gradients(attend, True) for attend in (splash, plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), actual, expected)
@@ -53,8 +55,8 @@ def test_branches_are_those_of_the_plain_attention(branches):
 
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("sizes", [None, (1, 2, 2), (2, 1, 1), (4, 1, 2)])
-def test_equals_the_plain_attention(is_causal, sizes):
-    """Segments, padding, grouped heads, both directions; rows and heads divided, or rows that do not divide."""
+def test_equals_plain_attention(is_causal, sizes):
+    """Segments, padding, grouped-query heads, gradients; rows and heads sharded, and rows that cannot be sharded."""
     mesh = None if sizes is None else make_mesh(config.Mesh(*sizes), jax.devices()[: int(np.prod(sizes))])
 
     def splash(query, key, value, segment, is_causal):
@@ -66,23 +68,25 @@ def test_equals_the_plain_attention(is_causal, sizes):
 
 @pytest.mark.parametrize("slice_name", ["v5e:1x1", "v5p:2x2x1", "v6e:1x1"])
 @pytest.mark.parametrize(
-    ("num_heads", "num_kv_heads", "width", "is_causal"), [(28, 4, 128, True), (16, 16, 80, False)], ids=["7b", "tower"]
+    ("num_heads", "num_kv_heads", "head_dim", "is_causal"),
+    [(28, 4, 128, True), (16, 16, 80, False)],
+    ids=["7b", "tower"],
 )
-def test_is_compiled_for_a_tpu(slice_name, num_heads, num_kv_heads, width, is_causal):
-    """Forward and gradient, for one chip, by the compiler that a TPU has."""
+def test_compiles_for_a_tpu(slice_name, num_heads, num_kv_heads, head_dim, is_causal):
+    """Forward and backward, for one chip, by the TPU's own compiler."""
     pytest.importorskip("libtpu")
-    without_hardware()
-    on_chip = SingleDeviceSharding(parse(slice_name).devices()[0])
+    set_up_compile_only()
+    on_chip = SingleDeviceSharding(parse_topology(slice_name).devices()[0])
 
     def loss(query, key, value, segment):
         return jnp.sum(splash_attention(query, key, value, segment, is_causal=is_causal, mesh=None))
 
     columns = 600  # padded to 640, which the largest block does not divide
     query, key, value = (
-        jax.ShapeDtypeStruct((1, columns, heads, width), jnp.bfloat16, sharding=on_chip)
+        jax.ShapeDtypeStruct((1, columns, heads, head_dim), jnp.bfloat16, sharding=on_chip)
         for heads in (num_heads, num_kv_heads, num_kv_heads)
     )
     segment = jax.ShapeDtypeStruct((1, columns), jnp.int32, sharding=on_chip)
     lowered = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(query, key, value, segment)
     kernels = lowered.compile().as_text().count('custom_call_target="tpu_custom_call"')
-    assert kernels == 3  # forward, gradient of queries, gradient of keys and values
+    assert kernels == 3  # forward, dQ, dK and dV

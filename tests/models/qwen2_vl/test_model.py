@@ -1,4 +1,4 @@
-"""What the model promises whatever its weights: causality, padding, caches, shapes, places of parameters."""
+"""Properties of the model whatever its weights: causality, padding, caches, initialisation, published sizes."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def _forward(params, prompts: PromptBatch):
     return _hidden(params, prompts, _features(params, prompts.vision))
 
 
-def test_a_token_sees_the_past_only():
+def test_a_token_attends_to_the_past_only():
     """The gradient of one position's hidden state with respect to an image token is 0 before that token."""
     feature_MD = jax.jit(_features)(PARAMS, PROMPTS.vision)
     jacobian_SDMD = jax.jacrev(lambda feature: _hidden(PARAMS, take(PROMPTS, [1]), feature)[0, :, :2])(feature_MD)
@@ -51,7 +51,7 @@ def test_a_token_sees_the_past_only():
     assert not np.any(np.asarray(jacobian_SDMD)[:, :, [0, 2]]), "an image of another prompt has influence"
 
 
-def test_patches_see_their_own_frame_only():
+def test_patches_attend_to_their_own_frame_only():
     def second_feature(patch_ZMC):
         return _features(PARAMS, dataclasses.replace(PROMPTS.vision, patch_ZMC=patch_ZMC))[1].sum()
 
@@ -88,7 +88,7 @@ def test_permuting_rows_permutes_results():
     )
 
 
-def test_prefill_and_decode_give_the_hidden_states_of_whole_sequences():
+def test_prefill_and_decode_equal_the_forward_pass_of_whole_sequences():
     num_prompts, num_generations, length = 3, 2, 4
     num_rows = num_prompts * num_generations
     token_BT = np.random.default_rng(1).integers(8, 40, (num_rows, length)).astype(np.int32)
@@ -100,11 +100,13 @@ def test_prefill_and_decode_give_the_hidden_states_of_whole_sequences():
         decoder = Decoder(DEFINITION, sampler_params(sampler, params))
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
         suffix = SuffixCache.empty(CONFIG, num_rows, length, jnp.float32)
-        rotation = decoder.rope_angles(jnp.repeat(prompts.next_position_P, num_generations), length)
+        angles = decoder.rope_angles(jnp.repeat(prompts.next_position_P, num_generations), length)
         hidden = []
         for step in range(length):
-            of_step = jax.tree.map(lambda part_BT, step=step: part_BT[:, step : step + 1], rotation)
-            hidden_BD, suffix = decoder(token_BT[:, step], of_step, prefix=prefix, suffix=suffix, step=jnp.int32(step))
+            step_angles = jax.tree.map(lambda angle_BT, step=step: angle_BT[:, step : step + 1], angles)
+            hidden_BD, suffix = decoder(
+                token_BT[:, step], step_angles, prefix=prefix, suffix=suffix, step=jnp.int32(step)
+            )
             hidden.append(hidden_BD)
         return hidden_PSD, jnp.stack(hidden, axis=1)
 
@@ -117,7 +119,7 @@ def test_prefill_and_decode_give_the_hidden_states_of_whole_sequences():
 
 
 def _continue(prompts: PromptBatch, token_BT: np.ndarray, num_generations: int) -> PromptBatch:
-    """Prompts with their completions behind them, row by row."""
+    """The prompts with their completions appended, row by row."""
     rows = take(prompts, np.repeat(np.arange(len(prompts.token_PS)), num_generations).tolist())
     position_BT = rows.next_position_P[:, None] + np.arange(token_BT.shape[1])
     return dataclasses.replace(
@@ -129,12 +131,12 @@ def _continue(prompts: PromptBatch, token_BT: np.ndarray, num_generations: int) 
     )
 
 
-def test_fresh_parameters():
+def test_initialisation():
     params = make_params(scale=1.0)
     layers = params["text"]["layers"]
     kernel_LDF = layers["mlp"]["up_proj"]["kernel"]
     assert float(jnp.std(kernel_LDF)) == pytest.approx(kernel_LDF.shape[1] ** -0.5, rel=0.1)
-    assert jnp.max(jnp.abs(kernel_LDF[0] - kernel_LDF[1])) > 0.01, "layers start from the same numbers"
+    assert jnp.max(jnp.abs(kernel_LDF[0] - kernel_LDF[1])) > 0.01, "layers start from the same values"
     assert not np.any(layers["self_attn"]["q_proj"]["bias"])
     assert np.all(np.asarray(params["visual"]["blocks"]["norm1"]["scale"]) == 1)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}

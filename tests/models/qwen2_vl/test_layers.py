@@ -1,4 +1,4 @@
-"""What is kept for the backward pass changes its memory and not its result."""
+"""Activation checkpointing (`remat`) changes the memory of the backward pass, not its result."""
 
 import dataclasses
 import re
@@ -13,7 +13,7 @@ from r1vl_jax.models.qwen2_vl import layers
 from r1vl_jax.models.qwen2_vl.config import VisionConfig
 
 REMATS = ("none", "dots", "block", "offload")
-# Deep and narrow: what layers keep outweighs everything else.
+# Deep and narrow: the memory of saved activations outweighs everything else.
 DEEP = dataclasses.replace(CONFIG, num_hidden_layers=8, vision=VisionConfig(depth=8, embed_dim=16, num_heads=2))
 
 
@@ -55,7 +55,7 @@ def test_gradients_are_equal(programs, inputs):
         jax.tree.map(compare, programs[remat](*inputs), expected)
 
 
-def test_layers_one_after_another_give_the_same(programs, inputs):
+def test_unrolled_layers_give_the_same(programs, inputs):
     definition = dataclasses.replace(DEFINITION, config=DEEP, remat="dots", scan_layers=False)
 
     def loss(params, prompts):
@@ -74,17 +74,17 @@ def test_layers_one_after_another_give_the_same(programs, inputs):
     )
 
 
-def test_results_of_cudnn_are_kept():
-    """No GPU is needed to see that JAX still calls its kernel so, and that what a layer keeps knows the name."""
+def test_dots_policy_saves_the_results_of_cudnn():
+    """JAX still calls its primitive by the name that the policy knows; this needs no GPU."""
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
     primitive = fused._dot_product_attention_fwd_p_wrapper
-    assert layers._KEPT["dots"](primitive)
-    assert not layers._KEPT["dots"](fused._dot_product_attention_bwd_p_wrapper)
-    assert not layers._KEPT["block"](primitive)
+    assert layers._REMAT_POLICIES["dots"](primitive)
+    assert not layers._REMAT_POLICIES["dots"](fused._dot_product_attention_bwd_p_wrapper)
+    assert not layers._REMAT_POLICIES["block"](primitive)
 
 
-def test_memory_falls_with_what_is_kept(programs):
+def test_memory_falls_with_what_is_saved(programs):
     """`pytest -s` shows it. A CPU offloads to itself, which saves nothing."""
     mebibytes = {name: program.memory_analysis().temp_size_in_bytes / 2**20 for name, program in programs.items()}
     for remat, size in mebibytes.items():
@@ -95,8 +95,8 @@ def test_memory_falls_with_what_is_kept(programs):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_accelerators_keep_the_inputs_of_layers_in_the_host(traces, platform):
-    """Of 16 prompts x 32 tokens x 32 wide in the text, and of a row of 64 patches x 16 wide in the tower."""
+def test_accelerators_offload_the_inputs_of_layers_to_the_host(traces, platform):
+    """Inputs of 16 prompts x 32 tokens x width 32 in the text, and of one row of 64 patches x width 16 in the tower."""
     lowered = traces["offload"].lower(lowering_platforms=(platform,)).as_text()
     moved = re.findall(r"annotate_device_placement.*pinned_host.*-> tensor<(\w+)>", lowered)
     assert set(moved) == {"16x32x32xf32", "1x64x16xf32"}
