@@ -15,7 +15,7 @@ On the device, as pure functions of arrays:
     reward = rewards.kernels.step_reward(byte_BU, length_B, key_steps, answers, semantics="paper", alpha=0.1)
 """
 
-from r1vl_jax.rewards import kernels, text
+from r1vl_jax.rewards import custom, kernels, text
 from r1vl_jax.rewards.bundles import Answers, KeySteps, StepReward
 from r1vl_jax.rewards.math_verify import Judge, Verdict
 from r1vl_jax.rewards.pack import pack
@@ -28,6 +28,7 @@ __all__ = [
     "KeySteps",
     "StepReward",
     "Verdict",
+    "custom",
     "kernels",
     "key_step_spans",
     "pack",
