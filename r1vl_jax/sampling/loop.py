@@ -1,11 +1,11 @@
-"""Draws G completions for each prompt, by three programs, which can be compiled each by itself:
+"""Samples G completions for each prompt, in three programs that can also be compiled one by one:
 
-    prefill(sampler)    parameters, prompts -> Prefilled: vision tower, and the prompts' keys and values
-    sync                parameters -> the sampler's copy of the decoder, group by group (a module of its own)
-    decode(sampler)     copy, Prefilled, key -> Rollout: one loop over token positions
+    prefill(sampler)    parameters, prompts -> Prefilled: vision tower, forward pass of the prompts, prefix cache
+    weight_sync         parameters -> the sampler's parameters (a module of its own)
+    decode(sampler)     the sampler's parameters, Prefilled, key -> Rollout: one loop over token positions
 
-The key of a draw is folded from (seed, step, prompt, sample, position). So a sample does not depend on which rows stand
-beside it, and a resumed run needs no generator state.
+Random numbers are keyed by (seed, step, prompt, sample, position), folded into one key. So a sample does not depend on
+the other rows of its batch, and a resumed run has no generator state to restore.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ from r1vl_jax.sampling.weight_sync import SyncedParams, sampler_params
 
 @bundle
 class Prefilled:
-    """P prompts, read: what their completions go on from.
+    """The state of P prompts after prefill, from which their completions are decoded.
 
     Attributes:
-        hidden_PD: hidden states behind the final norm, at the last token of each prompt.
-        prefix: what decoding attends to.
+        hidden_PD: hidden states after the final norm, at the last token of each prompt.
+        prefix: keys and values of the prompts.
         next_position_P, prompt_id_P: as in `PromptBatch`.
     """
 
@@ -50,8 +50,15 @@ class Prefilled:
 
 
 @bundle
-class _State:
-    """The loop's state; `hidden_BD` is what the next token is drawn from."""
+class _DecodeState:
+    """The carry of the decode loop.
+
+    Attributes:
+        step: tokens sampled so far, of every row.
+        hidden_BD: hidden states from which the next token is sampled.
+        is_running_B: False once a row has sampled an end-of-sequence token.
+        token_BT, mask_BT, logp_BT, entropy_BT: output buffers, as in `Rollout`.
+    """
 
     step: Int[Array, ""]
     hidden_BD: Float[Array, "B D"]
@@ -69,63 +76,68 @@ def sample(
     prompts: PromptBatch,
     key: Key[Array, ""],
     *,
-    copy: SyncedParams | None = None,
+    synced: SyncedParams | None = None,
 ) -> Rollout:
-    """Samples `num_generations` completions for every prompt: `prefill`, `sync` and `decode`, one after another.
+    """Samples `num_generations` completions for every prompt: prefill, weight sync if needed, decode.
 
     Args:
         sampler: the fixed settings.
-        params: parameters of the policy.
+        params: parameters of the policy, as the trainer holds them.
         prompts: P prompts, padded on the left.
         key: folded from seed and step by the caller; prompt, sample and position are folded in here.
-        copy: gives that of `sync`, where several calls share one, see `copied`; None makes one for this call.
+        synced: returns the sampler's parameters when called, see `weight_sync.synced_params`, with which several calls
+            share them; None syncs them for this call.
 
     Returns:
         A rollout of P * G rows; row p*G + g is sample g of prompt p.
     """
     prefilled = prefill(sampler)(params, prompts)
-    return decode(sampler)(sampler_params(sampler, params) if copy is None else copy(), prefilled, key)
+    # The sync is dispatched after the prefill, so that devices are busy while the host prepares it.
+    return decode(sampler)(sampler_params(sampler, params) if synced is None else synced(), prefilled, key)
 
 
 @functools.cache
 def prefill(sampler: Sampler) -> jax.stages.Wrapped:
-    """The program (parameters, prompts) -> Prefilled: the vision tower runs and the prompts are read, once each.
+    """The program (parameters, prompts) -> Prefilled, which runs vision tower and prompts once, for all G samples.
 
-    It computes on the trainer's mesh; what it returns lies on `sampler.prompts_mesh`.
+    It is computed on the trainer's mesh, with the trainer's parameters; its results are on `prefix_cache_mesh`.
     """
 
     def prefill(params: Params, prompts: PromptBatch) -> Prefilled:
         check_shapes(prompts)
         model = sampler.definition.bind(params)
         hidden_PSD, prefix = model.prefill(prompts, model.image_features(prompts.vision))
+        # Prompts are padded on the left, so the last column is the last token of each.
         return Prefilled(hidden_PSD[:, -1], prefix, prompts.next_position_P, prompts.prompt_id_P)
 
-    rows, caches = (make_sharding(sampler.prompts_mesh, spec) for spec in (ROWS_SPEC, CACHE_SPEC))
+    rows, caches = (make_sharding(sampler.prefix_cache_mesh, spec) for spec in (ROWS_SPEC, CACHE_SPEC))
     return jax.jit(prefill, out_shardings=Prefilled(rows, PrefixCache(caches, caches, rows), rows, rows))
 
 
 @functools.cache
 def decode(sampler: Sampler) -> jax.stages.Wrapped:
-    """The program (copy, Prefilled, key) -> Rollout: completions are drawn, token by token, on the sampler's mesh.
+    """The program (sampler's parameters, Prefilled, key) -> Rollout: samples token by token on the sampler's mesh.
 
-    Every shard draws its own rows in a loop of its own, which ends with them; with `sampler.tensor` above 1, with those
-    of all.
+    Each shard of the rows has a decode loop of its own, which ends when its rows have; with tensor parallelism all
+    loops end together.
     """
 
-    def of_shard(copy: Params, key: Key[Array, ""], prefilled: Prefilled) -> Rollout:
-        rollout = _decode(sampler, copy, prefilled, key)
+    def decode_shard(params: Params, key: Key[Array, ""], prefilled: Prefilled) -> Rollout:
+        rollout = _decode(sampler, params, prefilled, key)
+        # All results of a shard have rows: its number of steps becomes an array with one.
         return dataclasses.replace(rollout, num_steps=rollout.num_steps[None])
 
-    def decode(copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-        rollout = shard_map_rows(sampler, of_shard, num_whole=2)(copy, key, prefilled)
+    def decode(params: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
+        rollout = shard_map_rows(sampler, decode_shard, num_replicated=2)(params, key, prefilled)
         return dataclasses.replace(rollout, num_steps=jnp.max(rollout.num_steps))
 
-    rows, whole = (make_sharding(sampler.definition.mesh, spec) for spec in (ROWS_SPEC, PartitionSpec()))
-    return jax.jit(decode, out_shardings=Rollout(Completions(rows, rows), rows, rows, rows, whole))
+    rows, replicated = (make_sharding(sampler.definition.mesh, spec) for spec in (ROWS_SPEC, PartitionSpec()))
+    return jax.jit(decode, out_shardings=Rollout(Completions(rows, rows), rows, rows, rows, replicated))
 
 
-def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-    decoder = Decoder(sampler.definition, copy, is_divided=sampler.is_tensor_parallel)
+def _decode(sampler: Sampler, params: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
+    """Decodes the rows of a shard, in slots if there are fewer of them than rows, else all at one time."""
+    decoder = Decoder(sampler.definition, params, is_tensor_parallel=sampler.is_tensor_parallel)
     row_key_B = row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
     uniform_BT2 = uniform_noise(row_key_B, sampler.max_length)
     if 0 < sampler.slots < len(row_key_B) * sampler.num_shards:
@@ -133,18 +145,20 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
             sampler, decoder, prefilled.prefix, prefilled.hidden_PD, prefilled.next_position_P, uniform_BT2
         )
     next_position_B = jnp.repeat(prefilled.next_position_P, sampler.num_generations)
-    rotation = decoder.rope_angles(next_position_B, sampler.max_length)
+    angles = decoder.rope_angles(next_position_B, sampler.max_length)
 
-    def advance(state: _State) -> _State:
+    def decode_step(state: _DecodeState) -> _DecodeState:
         token_B, logp_B, entropy_B = sample_token(sampler, decoder.head_DV, state.hidden_BD, uniform_BT2[:, state.step])
         hidden_BD, suffix = decoder(
             token_B,
-            jax.tree.map(lambda part_BT: jax.lax.dynamic_slice_in_dim(part_BT, state.step, 1, axis=1), rotation),
+            jax.tree.map(lambda angle_BT: jax.lax.dynamic_slice_in_dim(angle_BT, state.step, 1, axis=1), angles),
             prefix=prefilled.prefix,
             suffix=state.suffix,
             step=state.step,
         )
-        return _State(
+        # Rows that have ended keep decoding with the batch; their tokens are masked. The mask is that from before this
+        # token, so an end-of-sequence token is part of the completion.
+        return _DecodeState(
             step=state.step + 1,
             hidden_BD=hidden_BD,
             is_running_B=state.is_running_B & ~is_eos(sampler, token_B),
@@ -155,11 +169,13 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
             entropy_BT=state.entropy_BT.at[:, state.step].set(jnp.where(state.is_running_B, entropy_B, 0.0)),
         )
 
-    def is_unfinished(state: _State) -> Bool[Array, ""]:
+    # A while loop and not a scan over `max_length`: it stops as soon as all rows have ended.
+    def should_continue(state: _DecodeState) -> Bool[Array, ""]:
         return (state.step < sampler.max_length) & any_unfinished(sampler, state.is_running_B)
 
+    # The first token is sampled from the prefill's hidden states, so the loop samples before it runs the decoder.
     hidden_BD = jnp.repeat(prefilled.hidden_PD, sampler.num_generations, axis=0)
-    final = jax.lax.while_loop(is_unfinished, advance, _first_state(sampler, hidden_BD))
+    final = jax.lax.while_loop(should_continue, decode_step, _initial_state(sampler, hidden_BD))
     return Rollout(
         completions=Completions(token_BT=final.token_BT, mask_BT=final.mask_BT),
         logp_BT=final.logp_BT,
@@ -169,11 +185,11 @@ def _decode(sampler: Sampler, copy: Params, prefilled: Prefilled, key: Key[Array
     )
 
 
-def _first_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _State:
+def _initial_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _DecodeState:
     num_rows = hidden_BD.shape[0]
     shape = (num_rows, sampler.max_length)
     suffix = SuffixCache.empty(sampler.definition.config, num_rows, sampler.max_length, hidden_BD.dtype)
-    return _State(
+    return _DecodeState(
         step=jnp.int32(0),
         hidden_BD=hidden_BD,
         is_running_B=jnp.ones(num_rows, bool),

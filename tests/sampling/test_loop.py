@@ -1,4 +1,4 @@
-"""The sampler against full forward passes: what it draws, what it reports, and what its draws depend on."""
+"""The sampler against full forward passes: what it samples, what it reports, and what its samples depend on."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ import optax
 import pytest
 from helpers.small import CONFIG, DEFINITION, EOS, IMAGE_TOKEN, VOCAB_SIZE, make_params, make_prompts, take
 
-from r1vl_jax.aot.hlo.parse import parse
+from r1vl_jax.aot.hlo.parse import parse_hlo
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.learner.logprobs import compute_logps, concat_prompt_and_completions
-from r1vl_jax.sampling import continuous_batching, loop
+from r1vl_jax.sampling import loop
 from r1vl_jax.sampling.loop import prefill, sample
 from r1vl_jax.sampling.methods import Greedy, Temperature
 from r1vl_jax.sampling.sampler import Sampler
@@ -20,10 +20,10 @@ from r1vl_jax.sampling.weight_sync import sampler_params
 
 FORBIDDEN = (IMAGE_TOKEN, 41, 42, 43)
 KEY = jax.random.key(5)
-DRAW = Temperature(1.0)
+PLAIN = Temperature(1.0)
 
 
-def make_sampler(method=DRAW, num_generations=2, max_length=9, **changes):
+def make_sampler(method=PLAIN, num_generations=2, max_length=9, **changes):
     return Sampler(DEFINITION, method, num_generations, max_length, (EOS,), FORBIDDEN, **changes)
 
 
@@ -47,7 +47,7 @@ def logits_of(params, prompts, completions):
     return np.array(hidden[:, first - 1 : -1] @ model.head())
 
 
-def test_greedy_is_the_arg_max_of_a_full_forward_pass(params):
+def test_greedy_is_the_argmax_of_a_full_forward_pass(params):
     prompts = make_prompts()
     rollout = sample(make_sampler(Greedy(), num_generations=1), params, prompts, KEY)
     logits = logits_of(params, prompts, rollout.completions)
@@ -59,10 +59,10 @@ def test_greedy_is_the_arg_max_of_a_full_forward_pass(params):
 
 def test_reported_logp_and_entropy_are_of_the_full_distribution(params):
     prompts = make_prompts()
-    for temperature_in_report in (1.0, 1.7):
-        sampler = make_sampler(Temperature(1.3), temperature_in_report=temperature_in_report)
+    for logp_temperature in (1.0, 1.7):
+        sampler = make_sampler(Temperature(1.3), logp_temperature=logp_temperature)
         rollout = sample(sampler, params, prompts, KEY)
-        logp = jax.nn.log_softmax(logits_of(params, prompts, rollout.completions) / temperature_in_report)
+        logp = jax.nn.log_softmax(logits_of(params, prompts, rollout.completions) / logp_temperature)
         chosen = np.take_along_axis(np.asarray(logp), np.asarray(rollout.completions.token_BT)[..., None], -1)[..., 0]
         mask = np.asarray(rollout.completions.mask_BT)
         np.testing.assert_allclose(rollout.logp_BT, np.where(mask, chosen, 0), atol=2e-5)
@@ -71,16 +71,16 @@ def test_reported_logp_and_entropy_are_of_the_full_distribution(params):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
-def test_the_learner_scores_what_the_sampler_reported(params, temperature):
+def test_logps_of_learner_and_sampler_agree(params, temperature):
     prompts = make_prompts()
-    rollout = sample(make_sampler(num_generations=3, temperature_in_report=temperature), params, prompts, KEY)
+    rollout = sample(make_sampler(num_generations=3, logp_temperature=temperature), params, prompts, KEY)
     learner = Learner(DEFINITION, optax.identity(), chunk_size=16, temperature=temperature)
     logp, entropy = compute_logps(learner, params, prompts, rollout.completions)
     np.testing.assert_allclose(logp, rollout.logp_BT, atol=2e-5)
     np.testing.assert_allclose(entropy, rollout.entropy_BT, atol=2e-5)
 
 
-def test_a_draw_does_not_depend_on_the_batch_around_it(params):
+def test_a_sample_does_not_depend_on_the_rest_of_the_batch(params):
     prompts = make_prompts(4)
     sampler = make_sampler(num_generations=2)
     whole = sample(sampler, params, prompts, KEY)
@@ -122,17 +122,17 @@ def test_more_padding_changes_nothing(params):
     np.testing.assert_allclose(plain.logp_BT, more.logp_BT, atol=1e-5)
 
 
-def test_vision_tokens_are_never_drawn(params):
+def test_forbidden_tokens_are_never_sampled(params):
     biased = jax.tree.map(lambda leaf: leaf, params)
     embedding = params["text"]["embed_tokens"]["embedding"]
     biased["text"]["embed_tokens"]["embedding"] = embedding.at[jnp.asarray(FORBIDDEN)].multiply(30.0)
     rollout = sample(make_sampler(num_generations=8), biased, make_prompts(), KEY)
     logits = logits_of(biased, make_prompts(), rollout.completions)
-    assert np.isin(logits.argmax(-1), FORBIDDEN).any()  # they would have been drawn
+    assert np.isin(logits.argmax(-1), FORBIDDEN).any()  # they would have been sampled
     assert not np.isin(np.asarray(rollout.completions.token_BT), FORBIDDEN).any()
 
 
-def test_the_mask_ends_with_the_first_end_token_and_the_loop_ends_early(params):
+def test_the_mask_ends_with_the_first_eos_and_the_loop_stops_early(params):
     always_end = jax.tree.map(lambda leaf: leaf, params)
     always_end["text"]["embed_tokens"]["embedding"] = params["text"]["embed_tokens"]["embedding"] * 0.01
     sampler = dataclasses.replace(make_sampler(num_generations=4, max_length=64), eos_token_ids=tuple(range(24)))
@@ -147,7 +147,7 @@ def test_the_mask_ends_with_the_first_end_token_and_the_loop_ends_early(params):
         assert (token[row, : length - 1] >= 24).all()
 
 
-def test_nothing_ends_without_an_end_token(params):
+def test_rows_without_eos_reach_the_length_limit(params):
     never = (VOCAB_SIZE - 1,)
     sampler = dataclasses.replace(make_sampler(), eos_token_ids=never, forbidden_token_ids=never)
     rollout = sample(sampler, params, make_prompts(), KEY)
@@ -156,67 +156,25 @@ def test_nothing_ends_without_an_end_token(params):
     assert CONFIG.vocab_size == VOCAB_SIZE
 
 
-def test_reading_prompts_costs_the_same_for_any_number_of_completions(params):
+def test_prefill_does_not_depend_on_the_number_of_completions(params):
     programs = {
         prefill(make_sampler(num_generations=number)).lower(params, make_prompts()).as_text() for number in (1, 8)
     }
     assert len(programs) == 1
 
 
-@pytest.mark.parametrize("slots", [1, 4, 5])
-def test_slots_draw_what_rows_of_their_own_would(params, slots):
-    """Also where a prompt's samples meet different neighbours, and slots do not divide the rows."""
-    prompts = make_prompts(4)
-    sampler = dataclasses.replace(make_sampler(num_generations=3, max_length=20), eos_token_ids=(EOS, 8, 9, 10))
-    together = sample(sampler, params, prompts, KEY)
-    queued = sample(dataclasses.replace(sampler, slots=slots), params, prompts, KEY)
-    lengths = np.asarray(together.completions.mask_BT).sum(1)
-    assert len(set(lengths)) > 3
-    np.testing.assert_array_equal(together.completions.mask_BT, queued.completions.mask_BT)
-    np.testing.assert_array_equal(together.has_ended_B, queued.has_ended_B)
-    tokens = (np.where(np.asarray(r.completions.mask_BT), r.completions.token_BT, 0) for r in (together, queued))
-    np.testing.assert_array_equal(*tokens)
-    np.testing.assert_allclose(together.logp_BT, queued.logp_BT, atol=2e-5)
-    np.testing.assert_allclose(together.entropy_BT, queued.entropy_BT, atol=2e-5)
-    assert queued.num_steps >= -(-lengths.sum() // slots)
-    assert slots > 1 or queued.num_steps == lengths.sum()
-
-
-def test_slots_are_hardly_ever_idle(params, monkeypatch):
-    """128 rows of 16 to 512 tokens by 16 slots; each row's random numbers say whether its token is the last."""
-
-    def uniforms(row_key_B, length):
-        length_B1 = jax.vmap(lambda key: jax.random.randint(key, (1,), 16, 513))(row_key_B)
-        is_last_BT = jnp.arange(length)[None] + 1 == length_B1
-        return jnp.stack([is_last_BT, is_last_BT], axis=-1).astype(jnp.float32)
-
-    def draw(sampler, head_DV, hidden_BD, uniform_B2):
-        return jnp.where(uniform_B2[:, 0] == 1, EOS, 9), hidden_BD[:, 0], hidden_BD[:, 1]
-
-    monkeypatch.setattr(loop, "uniforms", uniforms)
-    for module in (loop, continuous_batching):
-        monkeypatch.setattr(module, "sample_token", draw)
-    sampler = make_sampler(num_generations=8, max_length=512, slots=16, temperature_in_report=1.125)
-    rollout = sample(sampler, params, make_prompts(16), KEY)
-    lengths = np.asarray(rollout.completions.mask_BT).sum(1)
-    assert len(lengths) == 128
-    assert lengths.min() < 40
-    assert lengths.max() > 480
-    assert rollout.num_steps <= 1.25 * lengths.sum() / 16
-
-
 @pytest.mark.parametrize("slots", [0, 4])
-def test_no_cache_and_no_weight_is_copied_for_a_token(params, slots):
-    """Of their shapes, the compiled loop has keys and values of each layer only, and writes these in place."""
+def test_a_decode_step_copies_no_cache_and_no_weight(params, slots):
+    """The only results of their shapes in the compiled loop are the caches of each layer, updated in place."""
     sampler = make_sampler(num_generations=4, max_length=64, slots=slots)
-    copy, prefilled = sampler_params(sampler, params), prefill(sampler)(params, make_prompts())
-    program = parse(loop.decode(sampler).lower(copy, prefilled, KEY).compile().as_text())
-    rows, heads, width = slots or 12, CONFIG.num_key_value_heads, CONFIG.head_dim
-    large = {(rows, heads, 64, width), (rows, heads, width, 64)}
-    large |= {leaf.shape for leaf in jax.tree.leaves(copy) if leaf.ndim == 2}
+    synced, prefilled = sampler_params(sampler, params), prefill(sampler)(params, make_prompts())
+    program = parse_hlo(loop.decode(sampler).lower(synced, prefilled, KEY).compile().as_text())
+    rows, heads, head_dim = slots or 12, CONFIG.num_key_value_heads, CONFIG.head_dim
+    large = {(rows, heads, 64, head_dim), (rows, heads, head_dim, 64)}
+    large |= {leaf.shape for leaf in jax.tree.leaves(synced) if leaf.ndim == 2}
     computed = [
         instruction.name
-        for instruction, _, times in program.executed()
+        for instruction, _, times in program.executed_instructions()
         if times >= 64 and instruction.opcode not in ("get-tuple-element", "tuple", "bitcast", "parameter")
         for array in instruction.arrays
         if array.dims in large

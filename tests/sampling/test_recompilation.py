@@ -1,4 +1,4 @@
-"""Pictures of any size and prompts of any length: one program for each bucket of shapes."""
+"""Images of any size and prompts of any length compile one program for each bucket of shapes."""
 
 import jax
 import numpy as np
@@ -17,11 +17,11 @@ from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sampling.weight_sync import sampler_params
 
 PROMPT_BUCKET, PATCH_BUCKET = 16, 64
-MOST_TOKENS, MOST_SQUARES = 16, 4  # of text; of 2x2 patches along a side of a picture
+MOST_TOKENS, MOST_SQUARES = 16, 4  # of text; 2x2 squares of patches along a side of an image
 
 
 def random_prompt(rng: np.random.Generator) -> EncodedPrompt:
-    """Text around a picture of up to 8 x 8 patches."""
+    """Text around an image of up to 8 x 8 patches."""
     height, width = 2 * rng.integers(1, MOST_SQUARES + 1, size=2)
     num_features, num_text = height * width // 4, rng.integers(2, MOST_TOKENS + 1)
     token_S = np.r_[8, np.full(num_features, IMAGE_TOKEN), rng.integers(8, 40, num_text - 1)].astype(np.int32)
@@ -34,19 +34,19 @@ def random_batch(rng: np.random.Generator) -> PromptBatch:
     return prompts.batch(encoded, prompt_bucket=PROMPT_BUCKET, patch_bucket=PATCH_BUCKET)
 
 
-def test_there_is_one_program_for_each_bucket():
-    """Prompts are read, completions drawn, scored and learned from; decoding sees the length of prompts alone."""
+def test_one_program_is_compiled_for_each_bucket():
+    """Prefill, decode, log-probabilities and update; decode depends on the length of prompts alone."""
     rng, params = np.random.default_rng(0), make_params()
     sampler = Sampler(DEFINITION, Greedy(), 2, 11, (EOS,), ())
     learner = Learner(DEFINITION, optax.sgd(0.1), chunk_size=17)
-    copy, state = sampler_params(sampler, params), learner.init(make_params())
+    synced, state = sampler_params(sampler, params), learner.init(make_params())
     before = compute_logps._cache_size(), sft_step._cache_size()
     buckets, sizes = set(), set()
     for number in range(200):
         batch = random_batch(rng)
         buckets.add((batch.token_PS.shape[1], batch.vision.segment_ZM.shape[1]))
         sizes.add((batch.mask_PS.sum(), (batch.vision.segment_ZM > 0).sum()))
-        rollout = sample(sampler, params, batch, jax.random.key(number), copy=lambda: copy)
+        rollout = sample(sampler, params, batch, jax.random.key(number), synced=lambda: synced)
         compute_logps(learner, params, batch, rollout.completions)
         state, _ = sft_step(learner, state, {}, SFTBatch(batch, rollout.completions))
         jax.block_until_ready(state)
