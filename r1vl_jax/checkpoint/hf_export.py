@@ -11,10 +11,11 @@ files are copied from the model that the run started from; a run from random wei
 
 import re
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from r1vl_jax.checkpoint.hf.export import export_adapter, export_run
 from r1vl_jax.checkpoint.hf.shards import DTYPES
+from r1vl_jax.runtime import libtpu
 
 
 def parse_size(size: str) -> int:
@@ -38,6 +39,7 @@ def main() -> None:
     adapter = flags.DEFINE_bool("adapter", False, "Export the adapter alone, for PEFT.")
 
     def start(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # Orbax logs every parameter
         try:
             if adapter.value:
                 exported = export_adapter(run.value, out.value, stage=stage.value)
@@ -48,6 +50,7 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         print(f"exported step {exported.step} of {exported.stage} to {out.value}")
 
+    libtpu.skip_without_tpu()
     app.run(start)
 
 

@@ -1,4 +1,4 @@
-"""The entries of `config.json` for each supported architecture, and the sections that they stand in."""
+"""The entries of `config.json` for each supported architecture, and the sections that they are in."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -33,7 +33,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     for leftover in (unfinished, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     if out.exists() and any(out.iterdir()) and not _is_export(out):
-        raise FileExistsError(f"{out}: there is something that is no export of ours; give --out another directory")
+        raise FileExistsError(f"{out}: the directory is not empty and no export of r1vl_jax; give --out another")
     had_export = out.exists()
     unfinished.mkdir(parents=True)
     try:
@@ -43,10 +43,11 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         if not _is_out_of_space(error):
             raise
-        kept = "the export that was there is untouched" if had_export else "nothing was left behind"
+        kept = "the previous export is unchanged" if had_export else "nothing was written"
         free = shutil.disk_usage(out.parent).free / 2**30
         raise OSError(
-            errno.ENOSPC, f"{out}: no room ({error}, {free:.1f} GiB free); {kept}; make room, or name another"
+            errno.ENOSPC,
+            f"{out}: no space left ({error}, {free:.1f} GiB free); {kept}; free some, or give --out another directory",
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -74,7 +75,7 @@ def _refuse_loss(out: Path, unfinished: Path) -> None:
     lost = sorted(name for name in names if name not in kept and not re.fullmatch(_EXPORTED, name))
     if lost:
         raise FileExistsError(
-            f"{out}: {', '.join(lost)} would be lost with the export that is there; move them elsewhere, or give --out"
+            f"{out}: {', '.join(lost)} would be lost with the previous export; move them elsewhere, or give --out"
             " another directory"
         )
 

@@ -1,6 +1,6 @@
 """Converts `config.json` from and to the model configuration, in every published layout.
 
-The entries of the text model stand at the top level (files of 2024 and 2025) or in `text_config`; the RoPE entries are
+The entries of the text model are at the top level (files of 2024 and 2025) or in `text_config`; the RoPE entries are
 `rope_scaling` beside `rope_theta`, or `rope_parameters`. The entries of the vision tower depend on `model_type`.
 
 Read here and not by transformers' configuration classes, because these stop at the first entry of a wrong type and give
@@ -27,7 +27,7 @@ def from_hf(config: Mapping[str, Any]) -> Config:
     sections = split_sections(config)
     if faults := list(find_faults(architecture, sections)):
         raise ValueError(
-            f"config.json does not describe a {architecture.name} model of a kind known here:\n  " + "\n  ".join(faults)
+            f"config.json does not describe a {architecture.name} model that is supported:\n  " + "\n  ".join(faults)
         )
     text = sections.text
     return Config(
@@ -68,7 +68,7 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         known = " or ".join(repr(name) for name in ARCHITECTURES)
-        raise ValueError(f"config.json describes no model known here: model_type: expected {known}, got {model_type!r}")
+        raise ValueError(f"config.json describes no supported model: model_type: expected {known}, got {model_type!r}")
     return ARCHITECTURES[model_type]
 
 

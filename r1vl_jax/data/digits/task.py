@@ -35,9 +35,9 @@ def write(
     """Writes the splits vision_pretrain, warmup, train, validation and test, unless the directory exists.
 
     Records of `vision_pretrain` show one digit, and their response names it. Records of `warmup` have a reasoning path
-    as their response, with rationales in varied wording. Records of `train` have no response, and the answer alone as
+    as their response, with rationales in varied wording. Records of `train` have no response, and only the answer as
     their solution. Records of `validation` and `test` have the reference path as their solution, which
-    `reading_accuracy` compares with.
+    `recognized_digits` compares with.
 
     Args:
         difficulty: 1 to 3; more digits, more operators.
@@ -85,7 +85,7 @@ def texts(records: Iterable[Record]) -> Iterator[str]:
         yield record.response
 
 
-def reading_accuracy(completion: str, record: Record) -> tuple[int, int]:
+def recognized_digits(completion: str, record: Record) -> tuple[int, int]:
     """Digit recognition in the image description: how many digits are right, by position, and how many there are.
 
     Args:

@@ -46,7 +46,7 @@ def test_a_failed_rename_restores_the_previous_export(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(type(error)) as raised:
         export(tmp_path / "out", 2)
-    assert isinstance(error, KeyboardInterrupt) or "the export that was there is untouched" in str(raised.value)
+    assert isinstance(error, KeyboardInterrupt) or "the previous export is unchanged" in str(raised.value)
     assert contents(tmp_path / "out") == before
     assert names(tmp_path) == ["out"]
 
@@ -81,7 +81,7 @@ def test_files_of_the_user_are_not_lost(tmp_path: Path):
 
 
 def test_a_full_disk_is_reported_when_safetensors_meets_it(tmp_path: Path):
-    with pytest.raises(OSError, match="no room .*nothing was left behind"), atomic_directory(tmp_path / "out"):
+    with pytest.raises(OSError, match="no space left .*nothing was written"), atomic_directory(tmp_path / "out"):
         raise SafetensorError("Error while serializing: IoError(Os { code: 28 }) (os error 28)")
     assert names(tmp_path) == []
 

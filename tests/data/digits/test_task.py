@@ -6,7 +6,7 @@ import pytest
 
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.digits.puzzles import OPENINGS, digits_in_description
-from r1vl_jax.data.digits.task import reading_accuracy
+from r1vl_jax.data.digits.task import recognized_digits
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
 from r1vl_jax.data.prompts import Processor
@@ -104,15 +104,15 @@ def test_data_of_other_settings_are_refused(directory):
         task.write(directory, **{**SETTINGS, "difficulty": 2, "seed": 1})
 
 
-def test_reading_accuracy_compares_digits_by_position(splits, make_record):
+def test_recognized_digits_compares_by_position(splits, make_record):
     record = make_record(solution="### Image Description:\n12 + 3 x 4\n\n### Rationales:\nMultiply first.")
-    assert reading_accuracy(record.solution, record) == (4, 4)
-    assert reading_accuracy("### Image Description:\n12 + 8 x 4\n\n### Step 1:\n3", record) == (3, 4)
-    assert reading_accuracy("### Image Description:\n1", record) == (1, 4)
-    assert reading_accuracy("### Image Description:\n512 + 3 x 4 + 7", record) == (0, 4)
-    assert reading_accuracy("gibberish 1234", record) == (0, 4)
+    assert recognized_digits(record.solution, record) == (4, 4)
+    assert recognized_digits("### Image Description:\n12 + 8 x 4\n\n### Step 1:\n3", record) == (3, 4)
+    assert recognized_digits("### Image Description:\n1", record) == (1, 4)
+    assert recognized_digits("### Image Description:\n512 + 3 x 4 + 7", record) == (0, 4)
+    assert recognized_digits("gibberish 1234", record) == (0, 4)
     for kept in splits["test"]:
-        right, total = reading_accuracy(kept.solution, kept)
+        right, total = recognized_digits(kept.solution, kept)
         assert right == total > 0
 
 
