@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from r1vl_jax.config.settings import Config
+from r1vl_jax.config.settings import Config, instruction
 from r1vl_jax.config.validation import validate
 
 
@@ -37,7 +37,7 @@ def _unknown_key(node: Any, path: str, keys: list[str]) -> Iterator[str]:
 
 
 def resolve(config: ConfigDict) -> Config:
-    """A configuration as frozen dataclasses, validated.
+    """A configuration as frozen dataclasses, validated; `data.instruction_file` is read into `data.instruction`.
 
     Raises:
         ValueError: lists every value that is out of range or contradicts another, with what to set instead.
@@ -46,7 +46,9 @@ def resolve(config: ConfigDict) -> Config:
     errors = list(validate(resolved))
     if errors:
         raise ValueError("the configuration is invalid:\n  " + "\n  ".join(errors))
-    return resolved
+    # As text, the manifest keeps it: a run is resumed and exported with the instruction that it was trained with.
+    data = dataclasses.replace(resolved.data, instruction=instruction(resolved.data), instruction_file="")
+    return dataclasses.replace(resolved, data=data)
 
 
 def _to_config_dict(node: Any) -> ConfigDict:

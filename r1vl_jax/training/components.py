@@ -235,5 +235,5 @@ def _make_encoder(config: Config, inputs: Inputs, mesh: jax.sharding.Mesh) -> En
         prompt_bucket=data.prompt_bucket,
         patch_bucket=data.patch_bucket,
         vision_shards=data.vision_shards * len(local_shards(mesh, BATCH_AXES)),
-        instruction=inputs.instruction,
+        instruction=data.instruction,
     )

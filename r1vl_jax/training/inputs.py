@@ -34,14 +34,12 @@ class Inputs:
         data_directory: holds the splits.
         splits: those that the run reads, by name.
         tokenizer: the model's own; without one, a small one trained on the warm-up's records.
-        instruction: how to reason, part of every prompt; "" for none.
     """
 
     model: settings.Model
     data_directory: Path
     splits: Mapping[str, Split]
     tokenizer: PreTrainedTokenizerBase
-    instruction: str
 
     def fingerprints(self) -> dict[str, str]:
         """Digests of the files that the run depends on."""
@@ -72,7 +70,7 @@ def preflight(config: Config) -> Inputs:
             _write_embedded_task(config, directory)
             splits = {name: open_split(directory, name) for name in _required_splits(config)}
         tokenizer = load_tokenizer(model.path) if model.path else _own_tokenizer(config, splits["warmup"])
-    return Inputs(model, directory, splits, tokenizer, settings.instruction(config.data))
+    return Inputs(model, directory, splits, tokenizer)
 
 
 def _find_model(model: settings.Model, absent: list[str]) -> settings.Model:
@@ -140,6 +138,7 @@ def _write_embedded_task(config: Config, directory: Path) -> None:
         train_records=data.train_records,
         eval_records=data.eval_records,
         seed=config.seed,
+        show_progress=config.observe.progress and processes.is_main_process(),
     )
 
 

@@ -168,6 +168,13 @@ def test_a_missing_instruction_file_is_refused(tmp_path):
         resolve(make_config(data__instruction_file=path))
 
 
+def test_an_instruction_file_is_resolved_to_its_text(tmp_path):
+    """So the manifest of a run holds the text: the file may change or go."""
+    (tmp_path / "cot.txt").write_text("Think first.\n")
+    resolved = resolve(make_config(data__instruction_file=str(tmp_path / "cot.txt")))
+    assert (resolved.data.instruction, resolved.data.instruction_file) == ("Think first.", "")
+
+
 def test_lora_targets_have_this_projects_or_pefts_names():
     for names in (("mlp_0", "mlp_2"), ("mlp.0", "mlp.2"), ("q_proj", "mlp.0", "mlp_0")):
         resolve(make_config(model__lora_r=4, model__lora_target_modules=names))

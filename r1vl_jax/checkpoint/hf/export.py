@@ -94,7 +94,7 @@ def export_run(
                 max_pixels=settings.data.max_pixels,
                 dtype=dtype,
             )
-        write_instruction(unfinished, config.instruction(settings.data))
+        write_instruction(unfinished, settings.data.instruction)
         parameter = merged_params(settings, definition, saved)
         write_weights(unfinished, model, parameter, dtype=dtype, max_shard_size=max_shard_size)
     return checkpoint
@@ -122,7 +122,7 @@ def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = 
         trained = trained_params(settings, definition, saved)
     with atomic_directory(Path(out)) as unfinished:
         save_adapter(unfinished, trained, definition, base_model=settings.model.path)
-        write_instruction(unfinished, config.instruction(settings.data))
+        write_instruction(unfinished, settings.data.instruction)
     return checkpoint
 
 
