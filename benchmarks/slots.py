@@ -1,13 +1,13 @@
-"""What fewer slots cost or save on this machine: a recipe's completions, drawn by all at one time and by a queue.
+"""Time and memory of continuous batching with different numbers of slots, on a recipe's shapes and this machine.
 
     python -m benchmarks.slots --config=configs/tiny.py [--mean=TOKENS] [--repeats=5] [--config.SECTION.KEY=VALUE ...]
 
-Decodes one batch of the recipe, with the weights it starts from, by a slot for every completion, then by a half, a
-quarter, ... as many slots, and by as many as the recipe has (`sampling.slots`). Here a completion ends by chance, after
-`--mean` tokens on average and after `sampling.max_completion_length` at the latest; with any number of slots the same
-ones have the same lengths. Numbers of slots take turns. Prints for each the steps of the loop, the share of them in
-which a slot drew something, the memory of caches and other temporaries, and the seconds; the least median is what to
-set, where it is clear of the others' spread.
+Decodes one batch of the recipe, with its initial weights, in a slot for every completion, then in a half, a quarter,
+... as many slots, and in the recipe's own number (`sampling.slots`). Completions end at random, after `--mean` tokens
+on average and after `sampling.max_completion_length` at the latest; they have the same lengths with any number of
+slots. The timed repeats of all numbers of slots are interleaved. Prints for each the decode steps, the slots'
+utilisation (the share of their steps that sampled a token), the memory of caches and other temporaries, and seconds.
+Set the one with the lowest median, where the ranges do not overlap.
 """
 
 import dataclasses
@@ -33,36 +33,36 @@ from r1vl_jax.sampling.loop import decode, prefill
 from r1vl_jax.sampling.methods import Method
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.sampling.weight_sync import synced_params
-from r1vl_jax.training.components import build_components
+from r1vl_jax.training.components import build_components, initial_params
 
 _MIB = 2**20
-_SHARE_OF_LONGEST = 0.25  # the mean length, where none is given
+_MEAN_LENGTH_FRACTION = 0.25  # default of --mean, as a fraction of the length limit
 
 
 @dataclasses.dataclass(frozen=True)
-class EndsByChance:
-    """Draws as another method does, but after every token a completion ends with this probability."""
+class RandomEos:
+    """Samples as another method does, but an end-of-sequence token with a fixed probability."""
 
     method: Method
-    end_id: int
+    eos_id: int
     probability: float
 
     def __call__(self, logits_BV: Float[Array, "B V"], uniform_B2: Float[Array, "B 2"]) -> Int[Array, " B"]:
-        ends_B = uniform_B2[:, 1] < self.probability
-        # Of those that do not end, the number is spread over [0, 1) again.
-        rest_B = jnp.clip((uniform_B2[:, 1] - self.probability) / (1 - self.probability), 0.0)
-        return jnp.where(ends_B, self.end_id, self.method(logits_BV, uniform_B2.at[:, 1].set(rest_B)))
+        is_eos_B = uniform_B2[:, 1] < self.probability
+        # Given that a row does not end, its random number is rescaled to be uniform in [0, 1) again.
+        rescaled_B = jnp.clip((uniform_B2[:, 1] - self.probability) / (1 - self.probability), 0.0)
+        return jnp.where(is_eos_B, self.eos_id, self.method(logits_BV, uniform_B2.at[:, 1].set(rescaled_B)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """One number of slots.
+class Measurement:
+    """Results for one number of slots.
 
     Attributes:
         slots: 0 for all rows at one time.
         length_B: tokens of each completion.
-        num_steps: of the loop; on several devices, of the one with most.
-        drawing: share of the slots' steps in which a token was drawn; on several devices, at least.
+        num_steps: decode steps; on several devices the maximum over them.
+        utilization: share of the slots' steps that sampled a token; on several devices a lower bound.
         memory_bytes: of the program's temporaries, caches included.
         seconds: of each repeat.
     """
@@ -70,55 +70,58 @@ class Measured:
     slots: int
     length_B: Int[np.ndarray, " B"]
     num_steps: int
-    drawing: float
+    utilization: float
     memory_bytes: int
     seconds: list[float]
 
 
-def ending_by_chance(sampler: Sampler, mean: float) -> Sampler:
-    """The sampler, whose completions have so many tokens on average, those that reach the limit left aside."""
+def with_random_eos(sampler: Sampler, mean: float) -> Sampler:
+    """The sampler with completions of this many tokens on average, before the length limit."""
     return dataclasses.replace(
         sampler,
-        method=EndsByChance(sampler.method, sampler.eos_token_ids[0], 1 / mean),
+        method=RandomEos(sampler.method, sampler.eos_token_ids[0], 1 / mean),
         forbidden_token_ids=(*sampler.forbidden_token_ids, *sampler.eos_token_ids),
     )
 
 
-def numbers_of_slots(num_rows: int, num_shards: int, own: int = 0) -> list[int]:
-    """0, for all rows at one time; a half, a quarter, ... of them, as many on every shard; and the recipe's own."""
+def slots_to_measure(num_rows: int, num_shards: int, recipe_slots: int = 0) -> list[int]:
+    """0 for all rows at one time; a half, a quarter, ... of them that shards evenly; and the recipe's number."""
     halves = [num_rows // 2**power for power in range(1, num_rows.bit_length())]
     return [
         0,
-        *sorted({slots for slots in (*halves, own) if 0 < slots < num_rows and not slots % num_shards}, reverse=True),
+        *sorted(
+            {slots for slots in (*halves, recipe_slots) if 0 < slots < num_rows and not slots % num_shards},
+            reverse=True,
+        ),
     ]
 
 
 def measure(
     sampler: Sampler, slots: Sequence[int], params: Params, prompts: PromptBatch, *, repeats: int
-) -> list[Measured]:
-    """Every number of slots in turn, after one decoding that is not counted.
+) -> list[Measurement]:
+    """Times decoding with every number of slots, interleaved, after one untimed run of each.
 
     Raises:
-        RuntimeError: two numbers of slots drew completions of other lengths.
+        RuntimeError: completions have different lengths with different numbers of slots.
     """
     samplers = [dataclasses.replace(sampler, slots=number) for number in slots]
     prefilled, key = prefill(sampler)(params, prompts), jax.random.key(0)
     seconds: list[list[float]] = [[] for _ in samplers]
-    with synced_params(sampler, params) as copy:
-        decoder = copy()
-        programs = [decode(each).lower(decoder, prefilled, key).compile() for each in samplers]
-        rollouts = [jax.block_until_ready(program(decoder, prefilled, key)) for program in programs]
+    with synced_params(sampler, params) as synced:
+        decoder_params = synced()
+        programs = [decode(each).lower(decoder_params, prefilled, key).compile() for each in samplers]
+        rollouts = [jax.block_until_ready(program(decoder_params, prefilled, key)) for program in programs]
         for _ in range(repeats):
             for times, program in zip(seconds, programs, strict=True):
                 start = time.perf_counter()
-                jax.block_until_ready(program(decoder, prefilled, key))
+                jax.block_until_ready(program(decoder_params, prefilled, key))
                 times.append(time.perf_counter() - start)
     lengths = [np.asarray(rollout.completions.mask_BT).sum(axis=1) for rollout in rollouts]
     if any((length_B != lengths[0]).any() for length_B in lengths):
-        raise RuntimeError(f"completions have other lengths with other numbers of slots: {lengths}")
+        raise RuntimeError(f"completions have different lengths with different numbers of slots: {lengths}")
     steps = [int(rollout.num_steps) for rollout in rollouts]
     return [
-        Measured(
+        Measurement(
             number,
             length_B,
             num_steps,
@@ -130,56 +133,56 @@ def measure(
     ]
 
 
-def show(measured: Sequence[Measured], console: Console) -> None:
-    """Prints the figures for people."""
-    length_B = measured[0].length_B
+def show(measurements: Sequence[Measurement], console: Console) -> None:
+    """Prints the measurements as a table."""
+    length_B = measurements[0].length_B
     console.print(
         f"{len(length_B)} completions of {length_B.min()} to {length_B.max()} tokens, on average {length_B.mean():.0f};"
         f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )
     table = Table("sampling.slots", box=None, pad_edge=False)
-    for heading in ("steps", "drawing", "MiB", "median s", "least", "most", "tokens/s"):
+    for heading in ("steps", "utilization", "MiB", "median s", "min", "max", "tokens/s"):
         table.add_column(heading, justify="right")
-    for each in measured:
+    for each in measurements:
         median = statistics.median(each.seconds)
         table.add_row(
             str(each.slots) if each.slots else f"0 ({len(length_B)})",
-            *(f"{each.num_steps:,}", f"{each.drawing:.0%}", f"{each.memory_bytes / _MIB:.1f}"),
+            *(f"{each.num_steps:,}", f"{each.utilization:.0%}", f"{each.memory_bytes / _MIB:.1f}"),
             *(f"{seconds:.3g}" for seconds in (median, min(each.seconds), max(each.seconds))),
             f"{length_B.sum() / median:,.0f}",
         )
     console.print(table)
-    best = min(measured, key=lambda each: statistics.median(each.seconds))
-    as_fast = [each.slots for each in measured if min(each.seconds) <= max(best.seconds)]
-    console.print(f"the fastest: sampling.slots={' or '.join(map(str, as_fast))}")
+    best = min(measurements, key=lambda each: statistics.median(each.seconds))
+    as_fast = [each.slots for each in measurements if min(each.seconds) <= max(best.seconds)]
+    console.print(f"fastest: sampling.slots={' or '.join(map(str, as_fast))}")
 
 
 def run(recipe: ConfigDict, *, mean: float | None, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as recipe.workdir:
-        parts = build_components(resolve(recipe))
-        own = parts.sampler()
-        sampler = dataclasses.replace(own, slots=0)
-        mean = _SHARE_OF_LONGEST * sampler.max_length if mean is None else mean
+        config = resolve(recipe)
+        components = build_components(config)
+        recipe_sampler = components.sampler
+        sampler = dataclasses.replace(recipe_sampler, slots=0)
+        mean = _MEAN_LENGTH_FRACTION * sampler.max_length if mean is None else mean
         if not 1 < mean <= sampler.max_length:  # false for NaN, too
             raise ValueError(
                 f"--mean={mean}: expected more than 1 token, and at most"
                 f" sampling.max_completion_length={sampler.max_length}"
             )
-        _, prompts = next(parts.prompt_stream())
+        _, prompts = next(components.loader.prompt_batches("train", batch_size=config.train.prompts_per_update))
         num_rows = len(prompts.token_PS) * sampler.num_generations
         num_shards = sampler.num_shards
-        slots = numbers_of_slots(num_rows, num_shards, own.slots)
+        slots = slots_to_measure(num_rows, num_shards, recipe_sampler.slots)
         if len(slots) == 1:
-            raise ValueError(f"there are {num_rows} completions for {num_shards} parts of the devices: none can wait")
-        params, prompts = parts.initial_params(), parts.shard_batch(prompts)
-        show(
-            measure(ending_by_chance(sampler, mean), slots, params, prompts, repeats=repeats), Console(highlight=False)
-        )
+            raise ValueError(f"no number of slots below {num_rows} completions is a multiple of {num_shards} shards")
+        params = initial_params(config, components.inputs.model, components.definition)
+        prompts = components.loader.shard_batch(prompts)
+        show(measure(with_random_eos(sampler, mean), slots, params, prompts, repeats=repeats), Console(highlight=False))
 
 
 def main() -> None:
-    flags.DEFINE_float("mean", None, "Tokens of a completion on average; by default a quarter of the most.")
-    flags.DEFINE_integer("repeats", 5, "Timed decodings of each.", lower_bound=1)
+    flags.DEFINE_float("mean", None, "Mean number of tokens of a completion; by default a quarter of the limit.")
+    flags.DEFINE_integer("repeats", 5, "Timed runs of each number of slots.", lower_bound=1)
 
     def start(recipe: ConfigDict) -> None:
         try:

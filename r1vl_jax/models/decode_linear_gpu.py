@@ -54,6 +54,7 @@ def is_supported(num_rows: int, dims: Sequence[int], *, head_dim: int, dtype: An
 def matmul_split_k(x_RD: Float[Array, "R D"], kernel_DF: Float[Array, "D F"]) -> SplitKPartials:
     """x @ kernel, as the float32 partials of its splits over D."""
     (num_rows, dim), num_tiles = x_RD.shape, kernel_DF.shape[1] // _BLOCK_N
+    # More splits mean more programs, but also more partials to write and to read again.
     num_splits = _num_splits(dim // _BLOCK_K, num_tiles)
     blocks_per_split, padded_rows = dim // _BLOCK_K // num_splits, _padded_rows(num_rows)
 

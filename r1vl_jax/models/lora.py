@@ -84,10 +84,9 @@ def add_adapters(model: nnx.Module, lora: LoRA, rngs: nnx.Rngs) -> None:
     for path in match_target_modules(paths, lora.target_modules):
         linear: Any = functools.reduce(getattr, path.split("."), model)
         *layers, dim_in, dim_out = linear.kernel.shape
+        # PEFT's kaiming_uniform_(a=sqrt(5)) is uniform in +-1/sqrt(in). A stack of layers has a leading axis L.
         bound = dim_in**-0.5
         key = rngs.params()
-        # For a stack of layers at one time: parameters keep its leading axis L.
-        # PEFT's kaiming_uniform_(a=sqrt(5)) is uniform in +-1/sqrt(in).
         linear.lora_a = nnx.Param(jax.random.uniform(key, (*layers, dim_in, lora.r), minval=-bound, maxval=bound))
         linear.lora_b = nnx.Param(jnp.zeros((*layers, lora.r, dim_out)))
         linear.lora_scale = lora.scale

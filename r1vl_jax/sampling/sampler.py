@@ -107,6 +107,8 @@ def shard_map_rows(sampler: Sampler, function: Callable[..., Any], *, num_replic
     """
     if sampler.mesh is None:
         return function
+    # `axis_names` are the manual axes. A loop inside is then a loop of the shard, with a condition of its own; under
+    # plain jit all shards would run one loop for as long as the longest completion of any.
     return jax.shard_map(
         function,
         mesh=sampler.mesh,

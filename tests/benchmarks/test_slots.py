@@ -1,4 +1,4 @@
-"""The benchmark of slots: completions of the same lengths by any number of them, and a table that fits them."""
+"""The benchmark of slots: its table, its flags, and completions of random lengths."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.slots import EndsByChance, numbers_of_slots
+from benchmarks.slots import RandomEos, slots_to_measure
 from r1vl_jax.sampling.methods import Temperature
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ SETTINGS = (
 ROW = re.compile(r"^(\d+)(?: \(64\))? +([\d,]+) +(\d+)% +([\d.]+) +([\d.e-]+) +[\d.e-]+ +[\d.e-]+ +[\d,]+$", re.M)
 
 
-def _started(*flags: str, num_devices: int = 1) -> subprocess.CompletedProcess[str]:
+def _run(*flags: str, num_devices: int = 1) -> subprocess.CompletedProcess[str]:
     settings = [f"--config.{setting}" for setting in SETTINGS]
     command = [sys.executable, "-m", "benchmarks.slots", "--config=configs/tiny.py", *settings, *flags]
     environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
@@ -31,7 +31,7 @@ def _started(*flags: str, num_devices: int = 1) -> subprocess.CompletedProcess[s
 
 
 def test_fewer_slots_take_more_steps_and_less_memory():
-    done = _started("--mean=6", "--repeats=1", "--config.sampling.slots=24")
+    done = _run("--mean=6", "--repeats=1", "--config.sampling.slots=24")
     assert done.returncode == 0, done.stderr[-3_000:]
     title = re.search(r"64 completions of (\d+) to (\d+) tokens, on average (\d+)", done.stdout)
     assert title
@@ -39,38 +39,38 @@ def test_fewer_slots_take_more_steps_and_less_memory():
     assert 1 <= shortest < mean < longest <= 64
     rows = ROW.findall(done.stdout)
     assert [int(slots) for slots, *_ in rows] == [0, 32, 24, 16, 8, 4, 2, 1]
-    steps, drawing, memory = ([float(row[column].replace(",", "")) for row in rows] for column in (1, 2, 3))
+    steps, utilization, memory = ([float(row[column].replace(",", "")) for row in rows] for column in (1, 2, 3))
     assert steps[0] == longest
     assert steps[1:] == sorted(steps[1:])
     assert steps[-1] > 3 * steps[0]
-    assert drawing[0] < 30
-    assert drawing[-1] == 100
+    assert utilization[0] < 30
+    assert utilization[-1] == 100
     assert memory[-1] < memory[0] / 3
     assert "sampling.slots=" in done.stdout.splitlines()[-1]
 
 
-def test_slots_are_divided_as_decoding_divides_them():
-    """Over four devices; the trainer's mesh has two parts."""
-    done = _started("--repeats=1", "--config.mesh.tensor=2", num_devices=4)
+def test_slots_are_sharded_over_the_decoding_mesh():
+    """Four shards on four devices, where the trainer's mesh has two."""
+    done = _run("--repeats=1", "--config.mesh.tensor=2", num_devices=4)
     assert done.returncode == 0, done.stderr[-3_000:]
     assert [int(slots) for slots, *_ in ROW.findall(done.stdout)] == [0, 32, 16, 8, 4]
 
 
 @pytest.mark.parametrize("mean", ["0.5", "nan", "65"])
-def test_a_mean_that_cannot_be_is_refused(mean: str):
-    done = _started(f"--mean={mean}")
+def test_an_invalid_mean_is_an_error(mean: str):
+    done = _run(f"--mean={mean}")
     assert done.returncode
     assert "--mean" in done.stderr.splitlines()[-1]
 
 
-def test_slots_of_the_recipe_that_cannot_be_are_refused():
-    done = _started("--config.sampling.slots=200")
+def test_invalid_slots_of_the_recipe_are_an_error():
+    done = _run("--config.sampling.slots=200")
     assert done.returncode
-    assert "sampling.slots=200 does nothing" in done.stderr
+    assert "sampling.slots=200 has no effect" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "num_shards", "own", "expected"),
+    ("num_rows", "num_shards", "recipe_slots", "expected"),
     [
         (16, 1, 0, [0, 8, 4, 2, 1]),
         (16, 8, 0, [0, 8]),
@@ -79,15 +79,15 @@ def test_slots_of_the_recipe_that_cannot_be_are_refused():
         (4, 1, 4, [0, 2, 1]),
     ],
 )
-def test_every_shard_has_as_many_slots(num_rows, num_shards, own, expected):
-    assert numbers_of_slots(num_rows, num_shards, own) == expected
+def test_every_shard_has_equally_many_slots(num_rows, num_shards, recipe_slots, expected):
+    assert slots_to_measure(num_rows, num_shards, recipe_slots) == expected
 
 
-def test_what_does_not_end_is_drawn_as_ever():
-    """A uniform distribution over 100 tokens, drawn 40,000 times."""
-    method = EndsByChance(Temperature(), end_id=100, probability=0.25)
+def test_other_tokens_keep_their_distribution():
+    """40,000 samples of a uniform distribution over 100 tokens."""
+    method = RandomEos(Temperature(), eos_id=100, probability=0.25)
     logits = jnp.zeros((40_000, 101)).at[:, 100].set(-jnp.inf)
-    drawn = np.asarray(method(logits, jax.random.uniform(jax.random.key(0), (40_000, 2))))
-    count = np.bincount(drawn, minlength=101)
+    token = np.asarray(method(logits, jax.random.uniform(jax.random.key(0), (40_000, 2))))
+    count = np.bincount(token, minlength=101)
     assert count[100] == pytest.approx(10_000, abs=350)  # four standard deviations
     np.testing.assert_allclose(count[:100], 300, atol=80)

@@ -119,6 +119,7 @@ def _make_mask(length: int, *, is_causal: bool, shared_prefix: SharedPrefix | No
 
 
 def _make_splash_kernel(num_heads: int, mask: masks.Mask, *, interpret: bool) -> Callable[..., Array]:
+    # Padding to the largest block size could add 511 columns; some smaller size divides any multiple of 128.
     block = next(size for size in _BLOCK_SIZES if mask.shape[0] % size == 0)
     # One size for the forward kernel and for both backward kernels, of dK and dV (dkv) and of dQ (dq).
     blocks = kernel.BlockSizes(

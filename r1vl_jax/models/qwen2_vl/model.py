@@ -89,6 +89,7 @@ class Qwen2VL(nnx.Module):
 
     def __init__(self, definition: Definition, *, rngs: nnx.Rngs):
         config, dtype = definition.config, jnp.dtype(definition.dtype)
+        # Layers are given attention and scan as functions: they know neither the platform nor the mesh.
         attend = functools.partial(attention, platform=definition.platform, mesh=definition.mesh)
         self.definition = definition
         self.scan = functools.partial(scan, remat=definition.remat, is_unrolled=not definition.scan_layers)
