@@ -16,7 +16,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["r1vl_jax", "r1vl_jax.*"]),
-    package_data={"r1vl_jax.report": ["*.html", "*.css", "*.js"]},
+    package_data={"r1vl_jax.report": ["templates/*"]},
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",

@@ -1,4 +1,4 @@
-"""Writes the model, the prompts and the inputs that all sides read, so that no side needs another's libraries."""
+"""Writes the checkpoint, prompts and arrays that all sides read, so that no side needs another's libraries."""
 
 import base64
 import dataclasses
@@ -35,14 +35,14 @@ from r1vl_jax.models.presets import PRESETS
 from r1vl_jax.models.qwen2_vl.config import Config, VisionConfig
 from r1vl_jax.models.qwen2_vl.model import Definition
 
-PICTURE_SIDE = 224  # pixels
-NUM_TEXT_TOKENS = 40  # of a prompt, the marks of its turns included
+IMAGE_SIDE = 224  # pixels
+NUM_TEXT_TOKENS = 40  # per prompt, the chat template's included
 
 _PIXELS = {"min_pixels": 28 * 28, "max_pixels": 400_000}
-_SMALLEST_VOCABULARY = 512
+_MIN_VOCABULARY = 512
 _SIZES = {
     "tiny": Config(
-        vocab_size=_SMALLEST_VOCABULARY,
+        vocab_size=_MIN_VOCABULARY,
         hidden_size=128,
         intermediate_size=352,
         num_hidden_layers=4,
@@ -67,8 +67,8 @@ _SIZES = {
 SIZES = _SIZES | {name: PRESETS[name] for name in ("2b", "7b")}
 
 
-def make(work: Work) -> None:
-    """Writes the checkpoint if it is not there yet, then prompts, inputs and settings."""
+def write_inputs(work: Work) -> None:
+    """Writes the checkpoint, unless it exists, then prompts, arrays and settings."""
     work.directory.mkdir(parents=True, exist_ok=True)
     if not work.model.exists():
         _write_checkpoint(work)
@@ -88,23 +88,24 @@ def make(work: Work) -> None:
 
 
 def _inputs(records: list[Record], processor: Processor, work: Work) -> dict[str, np.ndarray]:
-    """The prompts under Hugging Face's names, and what else a side must know.
+    """The prompts under Hugging Face's names, and further inputs.
 
-    `suppressed` are tokens that may not be drawn; `check_tokens` [B, T] are completions that every side scores.
+    `suppressed` are tokens that are never sampled; `check_tokens` [B, T] are completions whose log-probabilities every
+    side computes, as a check.
     """
     prompts = [encode(record, processor, max_prompt_length=10_000) for record in records]
     token_PS = np.stack([prompt.token_S for prompt in prompts]).astype(np.int64)
-    pictures = [image for prompt in prompts for image in prompt.images]
+    images = [image for prompt in prompts for image in prompt.images]
     ids = processor.tokenizer.get_vocab()
-    first_word, shape = len(SPECIAL_TOKENS), (work.num_rows, work.new_tokens)
+    first_text_token, shape = len(SPECIAL_TOKENS), (work.num_rows, work.new_tokens)
     return {
         "input_ids": token_PS,
         "attention_mask": np.ones_like(token_PS),
         "mm_token_type_ids": processor.types(token_PS),
-        "pixel_values": np.concatenate([patches for patches, _ in pictures]),
-        "image_grid_thw": np.array([grid for _, grid in pictures], np.int64),
+        "pixel_values": np.concatenate([patches for patches, _ in images]),
+        "image_grid_thw": np.array([grid for _, grid in images], np.int64),
         "suppressed": np.array([ids[token] for token in VISION_TOKENS]),
-        "check_tokens": np.random.default_rng(1).integers(first_word, len(processor.tokenizer), shape),
+        "check_tokens": np.random.default_rng(1).integers(first_text_token, len(processor.tokenizer), shape),
     }
 
 
@@ -127,10 +128,10 @@ def _write_checkpoint(work: Work) -> None:
 
 
 def _tokenizer(directory: Path, vocab_size: int) -> PreTrainedTokenizerBase:
-    """Trained as the embedded task's is; tokens that no text needs fill the vocabulary up."""
+    """A tokenizer trained as the embedded task's is; unused tokens fill the vocabulary."""
     rng = np.random.default_rng(0)
     texts = [" ".join(make_puzzle(rng, 2).steps) for make_puzzle in MAKERS * 20]
-    tokenizer = train_tokenizer(texts, vocab_size=_SMALLEST_VOCABULARY)
+    tokenizer = train_tokenizer(texts, vocab_size=_MIN_VOCABULARY)
     tokenizer.save_pretrained(directory)
     path = directory / "tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
@@ -140,7 +141,7 @@ def _tokenizer(directory: Path, vocab_size: int) -> PreTrainedTokenizerBase:
 
 
 class _Weights:
-    """Random parameters by path, such that activations and logits are of the order of 1."""
+    """Random parameters by path, scaled so that activations and logits are of order 1."""
 
     def __init__(self, sizes: Config):
         self._leaves: dict[Any, Any] = flatten_dict(Definition(sizes).abstract_params(), sep=".")
@@ -157,14 +158,14 @@ class _Weights:
 
 
 def _records(processor: Processor, num_records: int) -> Iterator[Record]:
-    """Questions of digits, each of which is a token, about pictures of noise."""
+    """Questions made of digits, each of which is a token, about images of noise."""
     rng = np.random.default_rng(0)
     for number in range(num_records):
         image = io.BytesIO()
-        Image.fromarray(rng.integers(256, size=(PICTURE_SIDE, PICTURE_SIDE, 3), dtype=np.uint8)).save(image, "PNG")
+        Image.fromarray(rng.integers(256, size=(IMAGE_SIDE, IMAGE_SIDE, 3), dtype=np.uint8)).save(image, "PNG")
         record = Record(
             str(number), (image.getvalue(),), IMAGE_PLACEHOLDER, "7", "7", (("7",),), "", "digits", "random"
         )
-        num_marks = int((encode(record, processor, max_prompt_length=10_000).type_S == 0).sum())
-        digits = "".join(map(str, rng.integers(10, size=NUM_TEXT_TOKENS - num_marks)))
+        num_template_tokens = int((encode(record, processor, max_prompt_length=10_000).type_S == 0).sum())
+        digits = "".join(map(str, rng.integers(10, size=NUM_TEXT_TOKENS - num_template_tokens)))
         yield dataclasses.replace(record, problem=IMAGE_PLACEHOLDER + digits)

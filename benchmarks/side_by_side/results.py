@@ -1,4 +1,4 @@
-"""From what the sides told to figures: medians, ratios, shares of what the machine allows; as a table and as JSON."""
+"""Results of the sides: medians, speedups and shares of the roofline, as a table and as JSON."""
 
 import datetime
 import os
@@ -16,31 +16,32 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.side_by_side.runner import DISTURBED, Measured
+from benchmarks.side_by_side.runner import MAX_OTHER_CPU_SHARE, Measurement
 from benchmarks.side_by_side.work import Work
+from r1vl_jax.observe.markdown import markdown_table, processor
 
-# What is shown, in this order; parts of another figure are indented.
+# Rows of the table; parts of another row are indented.
 _SECONDS = {
     "generation": "generation",
-    "prefill": "  read pictures, prompts",
-    "copy": "  copy the decoder",
-    "decode": "  draw tokens",
-    "reference": "reference scores",
+    "prefill": "  prefill",
+    "weight_sync": "  weight sync",
+    "decode": "  decode",
+    "reference": "reference log-probs",
     "update": "update",
-    "step": "whole step",
+    "step": "step",
 }
 _PACKAGES = ("r1vl_jax", "jax", "jaxlib", "flax", "torch", "transformers", "trl", "accelerate", "numpy")
 
 
 def results(
-    work: Work, measured: Mapping[str, Measured], ceilings: Mapping[str, Any], *, command: list[str]
+    work: Work, measured: Mapping[str, Measurement], bounds: Mapping[str, Any], *, command: list[str]
 ) -> dict[str, Any]:
-    """All figures, as JSON has them."""
-    sides = {name: _figures(work, one) for name, one in measured.items()}
+    """All results, as JSON values."""
+    sides = {name: _side_results(work, one) for name, one in measured.items()}
     return {
         "work": {name: value for name, value in asdict(work).items() if name != "directory"},
         "sides": sides,
-        "least": dict(ceilings),
+        "roofline": dict(bounds),
         "agreement": dict(_agreement(measured)),
         "machine": _machine(),
         "versions": dict(_versions()),
@@ -49,8 +50,8 @@ def results(
     }
 
 
-def _figures(work: Work, side: Measured) -> dict[str, Any]:
-    """Medians of a side, and what they are medians of."""
+def _side_results(work: Work, side: Measurement) -> dict[str, Any]:
+    """Medians of a side's repeats, and the repeats."""
     names = side.repeats[0]["seconds"]
     seconds = {name: median(repeat["seconds"][name] for repeat in side.repeats) for name in names}
     tokens_per_s = {name: work.num_tokens / seconds[name] for name in ("generation", "step") if name in seconds}
@@ -62,14 +63,14 @@ def _figures(work: Work, side: Measured) -> dict[str, Any]:
         "compile_s": side.ready["compile_s"],
         "num_tokens": sorted({count for repeat in side.repeats for count in repeat["num_tokens"]}),
         "repeats": [repeat["seconds"] for repeat in side.repeats],
-        "disturbance": side.disturbance,
+        "other_cpu_share": side.other_cpu_share,
         "num_discarded": side.num_discarded,
-        "num_disturbed": side.num_disturbed,
+        "num_noisy": side.num_noisy,
     }
 
 
-def _agreement(measured: Mapping[str, Measured]) -> Iterator[tuple[str, dict[str, float]]]:
-    """How far each peer's figures of the same completions are from ours, where both have them."""
+def _agreement(measured: Mapping[str, Measurement]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Difference of each side's log-probabilities and gradient norm on the same completions from ours."""
     ours = measured["ours"].ready["check"] if "ours" in measured else {}
     for name, side in measured.items():
         check = side.ready["check"]
@@ -81,11 +82,17 @@ def _agreement(measured: Mapping[str, Measured]) -> Iterator[tuple[str, dict[str
         yield name, difference
 
 
-def show(result: Mapping[str, Any], console: Console) -> None:
-    """Prints the figures for people."""
+def print_results(result: Mapping[str, Any], console: Console) -> None:
+    """Prints the results as a table."""
     console.print(f"\n{_title(result)}\n", highlight=False)
     console.print(_table(result), highlight=False)
-    console.print(*_notes(result), sep="\n", highlight=False, soft_wrap=True)
+    console.print("", *_notes(result), sep="\n", highlight=False, soft_wrap=True)
+
+
+def to_markdown(result: Mapping[str, Any]) -> str:
+    """The results for a page of docs: command, machine, versions and date, then the table and its notes."""
+    parts = (f"`{result['command']}`", _title(result), markdown_table(_table(result)), *_notes(result))
+    return "\n\n".join(parts) + "\n"
 
 
 def _title(result: Mapping[str, Any]) -> str:
@@ -96,117 +103,121 @@ def _title(result: Mapping[str, Any]) -> str:
     )
     return (
         f"{work['size']}: {work['num_prompts']} prompts x {work['num_generations']} completions x {work['new_tokens']}"
-        f" tokens, {work['dtype']}; steps a repeat: {work['steps']}; ours: devices {work['devices']}, remat"
-        f" {work['remat']}; {'with' if work['recompute'] else 'no'} recomputation in torch;"
+        f" tokens, {work['dtype']}; {work['steps']} steps per repeat; ours: devices {work['devices']}, remat"
+        f" {work['remat']}; {'with' if work['recompute'] else 'no'} gradient checkpointing in torch;"
         f" large pages: {work['large_pages']}."
         f" {machine['device']}, {machine['processors']} processors, {named}, {result['date']}"
     )
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    sides, least = result["sides"], result["least"]["seconds"]
+    sides, bounds = result["sides"], result["roofline"]["seconds"]
     peers = [name for name in sides if name != "ours"]
     ours = sides.get("ours", {"seconds": {}, "tokens_per_s": {}, "memory_gib": {}})
     table = Table(box=None, pad_edge=False)
     table.add_column("median seconds", no_wrap=True, min_width=max(map(len, _SECONDS.values())))
-    for heading in ("ours", "least", "reached", *(each for peer in peers for each in (peer, "ours is"))):
+    for heading in ("ours", "roofline", "share", *(each for peer in peers for each in (peer, "speedup"))):
         table.add_column(heading, justify="right", no_wrap=True)
 
     def add(
-        title: str, section: str, name: str, limits: Sequence[str] = ("", ""), compare: Callable[..., str] = _nothing
+        title: str,
+        section: str,
+        name: str,
+        bound_cells: Sequence[str] = ("", ""),
+        compare: Callable[..., str] = _no_ratio,
     ) -> None:
-        own, *others = (_figure(side, section, name) for side in (ours, *(sides[peer] for peer in peers)))
-        of_peers = (cell for theirs in others for cell in (_number(theirs), compare(theirs, own)))
-        table.add_row(title, _number(own), *limits, *of_peers)
+        our_value, *others = (_value(side, section, name) for side in (ours, *(sides[peer] for peer in peers)))
+        peer_cells = (cell for theirs in others for cell in (_number(theirs), compare(theirs, our_value)))
+        table.add_row(title, _number(our_value), *bound_cells, *peer_cells)
 
     for name, title in _SECONDS.items():
-        bound = least.get(name)
-        add(title, "seconds", name, (_number(bound), _share(bound, _figure(ours, "seconds", name))), _times)
+        bound = bounds.get(name)
+        add(title, "seconds", name, (_number(bound), _roofline_share(bound, _value(ours, "seconds", name))), _speedup)
     table.add_section()
-    for name, title in (("generation", "tokens/s, generation"), ("step", "tokens/s, whole step")):
-        add(title, "tokens_per_s", name, (_number(_least_rate(result, name)), ""))
+    for name, title in (("generation", "tokens/s, generation"), ("step", "tokens/s, step")):
+        add(title, "tokens_per_s", name, (_number(_roofline_tokens_per_s(result, name)), ""))
     memory = (
-        ("peak", "GiB at most", _part),
-        ("libraries", "  of it libraries", _nothing),
-        ("device", "GiB of the device", _part),
+        ("peak", "peak memory, GiB", _memory_ratio),
+        ("libraries", "  after imports", _no_ratio),
+        ("device", "device memory, GiB", _memory_ratio),
     )
     for name, title, compare in memory:
         if any(name in side["memory_gib"] for side in sides.values()):
             add(title, "memory_gib", name, compare=compare)
-    for name, title in (("ready_s", "seconds before the first"), ("compile_s", "  of it compilation")):
+    for name, title in (("ready_s", "startup, s"), ("compile_s", "  compilation")):
         add(title, "", name)
     return table
 
 
-def _least_rate(result: Mapping[str, Any], name: str) -> float:
-    """Tokens a second that the machine allows."""
+def _roofline_tokens_per_s(result: Mapping[str, Any], name: str) -> float:
+    """Tokens/s of the roofline."""
     work = result["work"]
-    return work["num_prompts"] * work["num_generations"] * work["new_tokens"] / result["least"]["seconds"][name]
+    return work["num_prompts"] * work["num_generations"] * work["new_tokens"] / result["roofline"]["seconds"][name]
 
 
 def _notes(result: Mapping[str, Any]) -> Iterator[str]:
-    machine = result["least"]["machine"]
+    machine = result["roofline"]["machine"]
     yield (
-        f"\nleast: at {machine['operations_per_s'] / 1e9:.0f} GFLOP/s in products of large matrices and"
-        f" {machine['bytes_per_s'] / 1e9:.0f} GB/s from memory ({machine['read_bytes'] / 2**20:.0f} MiB a token),"
-        " measured here; reached: least / ours; ours is: so many times as fast (memory: its share of theirs)"
+        f"roofline: {machine['flops_per_s'] / 1e9:.0f} GFLOP/s of large matmuls and"
+        f" {machine['bytes_per_s'] / 1e9:.0f} GB/s of memory reads ({machine['read_bytes'] / 2**20:.0f} MiB per token),"
+        " measured on this machine; share: roofline / ours; speedup: theirs / ours (memory: ours / theirs)"
     )
     for name, difference in result["agreement"].items():
-        gradient = f", norms of the gradient by {difference['grad_norm']:.1e}" if "grad_norm" in difference else ""
+        gradient = f", gradient norms by {difference['grad_norm']:.1e}" if "grad_norm" in difference else ""
         yield (
-            f"same work: log-probabilities of the same tokens differ between ours and {name} by at most"
+            f"check: log-probabilities of the same tokens differ between ours and {name} by at most"
             f" {difference['logp']:.1e}{gradient}"
         )
     for name, side in result["sides"].items():
-        yield f"{name}: {len(side['repeats'])} repeats; {_quiet(side)}"
+        yield f"{name}: {len(side['repeats'])} repeats; {_noise(side)}"
 
 
-def _quiet(side: Mapping[str, Any]) -> str:
-    """Whether other programs took part in a side's seconds."""
-    if any(share is None for share in side["disturbance"]):
-        return "whether others disturbed them is not known here"
-    discarded = f"{side['num_discarded']} more discarded because others used over {DISTURBED:.0%} of the processors"
-    if not side["num_disturbed"]:
-        return discarded
-    return (
-        f"{discarded}; {side['num_disturbed']} THAT COUNT WERE DISTURBED TOO, by {max(side['disturbance']):.0%} at most"
+def _noise(side: Mapping[str, Any]) -> str:
+    """How many repeats other processes disturbed."""
+    if any(share is None for share in side["other_cpu_share"]):
+        return "load by other processes is unknown on this system"
+    discarded = (
+        f"{side['num_discarded']} more discarded because other processes used over {MAX_OTHER_CPU_SHARE:.0%} of the CPU"
     )
+    if not side["num_noisy"]:
+        return discarded
+    share = max(side["other_cpu_share"])
+    return f"{discarded}; {side['num_noisy']} NOISY REPEATS COUNT, with up to {share:.0%} of the CPU used by others"
 
 
 def _number(value: float | None) -> str:
-    """Three digits that matter; "-" for what a side does not do."""
+    """Three significant digits; "-" for a part that a side does not have."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _figure(side: Mapping[str, Any], section: str, name: str) -> float | None:
-    """What a side has measured; None for what it does not do."""
+def _value(side: Mapping[str, Any], section: str, name: str) -> float | None:
+    """A measured value; None for a part that a side does not have."""
     return (side[section] if section else side).get(name) or None
 
 
-def _nothing(theirs: float | None, own: float | None) -> str:
+def _no_ratio(theirs: float | None, ours: float | None) -> str:
     return ""
 
 
-def _part(theirs: float | None, own: float | None) -> str:
-    return f"{own / theirs:.0%}" if theirs and own else ""
+def _memory_ratio(theirs: float | None, ours: float | None) -> str:
+    return f"{ours / theirs:.0%}" if theirs and ours else ""
 
 
-def _share(least: float | None, own: float | None) -> str:
-    return f"{least / own:.0%}" if least and own else ""
+def _roofline_share(bound: float | None, ours: float | None) -> str:
+    return f"{bound / ours:.0%}" if bound and ours else ""
 
 
-def _times(theirs: float | None, own: float | None) -> str:
-    return f"{theirs / own:.2f}x" if theirs and own else ""
+def _speedup(theirs: float | None, ours: float | None) -> str:
+    return f"{theirs / ours:.2f}x" if theirs and ours else ""
 
 
 def _machine() -> dict[str, Any]:
-    processors, memory = Path("/proc/cpuinfo"), Path("/proc/meminfo")
-    model = re.search(r"model name\s*:\s*(.+)", processors.read_text()) if processors.exists() else None
+    memory = Path("/proc/meminfo")
     total = re.search(r"MemTotal:\s*(\d+)", memory.read_text()) if memory.exists() else None
     return {
-        "device": model[1] if model else platform.processor(),
+        "device": processor(),
         "processors": os.cpu_count(),
         "memory_gib": round(int(total[1]) / 2**20, 1) if total else None,
         "python": platform.python_version(),

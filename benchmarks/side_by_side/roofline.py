@@ -1,10 +1,8 @@
-"""The least time that this machine allows for the work: what must be computed and read, over what it can do at best.
+"""Roofline of the work on this machine: required FLOPs and bytes over the measured peak rates.
 
-Nobody gets below these seconds. Operations are those of `r1vl_jax.aot.flops`, without what is computed
-twice. For every token that the rows of a batch draw at the same time, all weights of the decoder have to be read once,
-and the keys and values so far (those of a prompt once for all its completions). How fast memory is read depends on how
-much is read: less than fits into the processor's caches is read faster. So the rate is measured on just as much as a
-token needs.
+FLOPs are those of `r1vl_jax.aot.flops` without recomputation. Each decode step reads all weights of the decoder once
+for the whole batch, and the KV cache so far (a prompt's once for all its completions). Read bandwidth depends on the
+working set, since what fits the CPU's caches is read faster; so it is measured on as many bytes as a decode step reads.
 """
 
 import dataclasses
@@ -20,7 +18,7 @@ import numpy as np
 
 from benchmarks.side_by_side.work import Work
 from r1vl_jax import config
-from r1vl_jax.aot.flops import Counter
+from r1vl_jax.aot.flops import FlopCounter
 from r1vl_jax.checkpoint.hf.config import from_hf
 from r1vl_jax.checkpoint.hf.directory import read_json
 from r1vl_jax.models.qwen2_vl.config import Config
@@ -32,39 +30,39 @@ _MATRIX_SIDE = {"cpu": 2_048, "gpu": 8_192, "tpu": 8_192}
 
 @dataclass(frozen=True)
 class Machine:
-    """What it does at best.
+    """Peak rates.
 
     Attributes:
-        bytes_per_s: read from memory, one after another.
-        operations_per_s: of a product of large matrices.
-        read_bytes: of the array whose reading was timed.
+        bytes_per_s: sequential reads from memory.
+        flops_per_s: of a matmul of large matrices.
+        read_bytes: size of the array whose reads were timed.
     """
 
     bytes_per_s: float
-    operations_per_s: float
+    flops_per_s: float
     read_bytes: int
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What the work cannot do without, in operations and bytes."""
+class WorkCost:
+    """Required FLOPs and bytes of the work."""
 
-    prefill_operations: float
-    decode_operations: float
+    prefill_flops: float
+    decode_flops: float
     decode_bytes: float
-    token_bytes: float
-    reference_operations: float
-    update_operations: float
+    bytes_per_token: float
+    reference_flops: float
+    update_flops: float
 
-    def least_seconds(self, machine: Machine) -> dict[str, float]:
-        """Under the names of the figures."""
+    def roofline_seconds(self, machine: Machine) -> dict[str, float]:
+        """Lower bounds on the seconds of each part of a step."""
         prefill, decode, reference, update = (
-            operations / machine.operations_per_s
-            for operations in (
-                self.prefill_operations,
-                self.decode_operations,
-                self.reference_operations,
-                self.update_operations,
+            flops / machine.flops_per_s
+            for flops in (
+                self.prefill_flops,
+                self.decode_flops,
+                self.reference_flops,
+                self.update_flops,
             )
         )
         decode = max(decode, self.decode_bytes / machine.bytes_per_s)
@@ -79,32 +77,34 @@ class Needs:
         }
 
 
-def needs(work: Work, sizes: Config, *, prompt_length: int, patches: int) -> Needs:
-    """By formula.
+def work_cost(work: Work, sizes: Config, *, prompt_length: int, patches: int) -> WorkCost:
+    """Required FLOPs and bytes by formula.
 
     Args:
-        prompt_length: tokens of each prompt, those of its picture included.
-        patches: of a picture.
+        prompt_length: tokens per prompt, those of the image included.
+        patches: per image.
     """
-    count = Counter(Definition(sizes), config.Model(), prompt_length, work.new_tokens, patches)
-    past = work.num_prompts * prompt_length + work.num_rows * (work.new_tokens - 1) / 2  # tokens, on average
-    token_bytes = bytes_of_token(sizes, jnp.dtype(work.dtype).itemsize, past)
-    return Needs(
-        prefill_operations=count.prefill(work.num_prompts).model,
-        decode_operations=count.decode(work.num_rows).model,
+    count = FlopCounter(Definition(sizes), config.Model(), prompt_length, work.new_tokens, patches)
+    past = (
+        work.num_prompts * prompt_length + work.num_rows * (work.new_tokens - 1) / 2
+    )  # tokens in the cache, on average
+    token_bytes = decode_step_bytes(sizes, jnp.dtype(work.dtype).itemsize, past)
+    return WorkCost(
+        prefill_flops=count.prefill(work.num_prompts).model,
+        decode_flops=count.decode(work.num_rows).model,
         decode_bytes=work.new_tokens * token_bytes,
-        token_bytes=token_bytes,
-        reference_operations=count.score(work.num_prompts, work.num_rows, num_sequences=work.num_prompts).model,
-        update_operations=count.update(work.num_prompts, work.num_rows, num_sequences=work.num_prompts).model,
+        bytes_per_token=token_bytes,
+        reference_flops=count.logps(work.num_prompts, work.num_rows, num_sequences=work.num_prompts).model,
+        update_flops=count.update(work.num_prompts, work.num_rows, num_sequences=work.num_prompts).model,
     )
 
 
-def bytes_of_token(sizes: Config, itemsize: int, num_past: float) -> float:
-    """What must be read so that all rows draw a token: the matrices of the decoder, the head, and keys and values.
+def decode_step_bytes(sizes: Config, itemsize: int, num_past: float) -> float:
+    """Bytes that a decode step of all rows reads: the decoder's matrices, the LM head, and the KV cache.
 
     Args:
-        itemsize: bytes of a number.
-        num_past: tokens that are attended to, by all rows together, those of a prompt once.
+        itemsize: bytes per element.
+        num_past: tokens in the KV cache, of all rows together, a prompt's counted once.
     """
     width = sizes.num_key_value_heads * sizes.head_dim
     layer = sizes.hidden_size * (2 * sizes.hidden_size + 2 * width + 3 * sizes.intermediate_size)
@@ -114,11 +114,11 @@ def bytes_of_token(sizes: Config, itemsize: int, num_past: float) -> float:
 
 def measure_machine(dtype: str, read_bytes: int) -> Machine:
     """The best of several programs, each timed several times."""
-    return Machine(_bytes_per_s(dtype, read_bytes), _operations_per_s(dtype), read_bytes)
+    return Machine(_read_bytes_per_s(dtype, read_bytes), _matmul_flops_per_s(dtype), read_bytes)
 
 
-def _bytes_per_s(dtype: str, read_bytes: int) -> float:
-    """Reading an array again and again: as the sum of its numbers, as a matrix times a vector, as a product of two."""
+def _read_bytes_per_s(dtype: str, read_bytes: int) -> float:
+    """Repeated reads of an array: as a sum, as a matrix-vector product, and on CPU by NumPy and torch."""
     side = 1_024
     matrix = _random((max(read_bytes // jnp.dtype(dtype).itemsize // side, 1), side), dtype)
     vector = _random((side,), dtype)
@@ -128,12 +128,12 @@ def _bytes_per_s(dtype: str, read_bytes: int) -> float:
         lambda: multiply(matrix, vector),
     ]
     if matrix.devices().pop().platform == "cpu" and dtype == "float32":
-        programs += _on_host(np.asarray(matrix))
-    return matrix.nbytes / min(map(least_seconds, programs))
+        programs += _host_reads(np.asarray(matrix))
+    return matrix.nbytes / min(map(min_seconds, programs))
 
 
-def _on_host(matrix: np.ndarray) -> list[Callable[[], object]]:
-    """NumPy, a thread for each processor; and torch where it is installed."""
+def _host_reads(matrix: np.ndarray) -> list[Callable[[], object]]:
+    """NumPy with a thread per core; and torch where it is installed."""
     threads, torch = ThreadPoolExecutor(), _torch()
     parts = np.array_split(matrix.reshape(-1), threads._max_workers)
     programs: list[Callable[[], object]] = [lambda: list(threads.map(lambda part: np.dot(part, part), parts))]
@@ -143,7 +143,7 @@ def _on_host(matrix: np.ndarray) -> list[Callable[[], object]]:
     return [*programs, lambda: tensor.sum(), lambda: tensor @ vector]
 
 
-def _operations_per_s(dtype: str) -> float:
+def _matmul_flops_per_s(dtype: str) -> float:
     platform = jax.devices()[0].platform
     side = _MATRIX_SIDE[platform]
     matrix = _random((side, side), dtype)
@@ -153,11 +153,11 @@ def _operations_per_s(dtype: str) -> float:
     if torch is not None:
         tensor = torch.rand(side, side).to(getattr(torch, dtype))
         programs.append(lambda: tensor @ tensor)
-    return 2 * side**3 / min(map(least_seconds, programs))
+    return 2 * side**3 / min(map(min_seconds, programs))
 
 
 def _torch() -> Any:
-    """None where it is not installed."""
+    """torch, or None if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -166,18 +166,18 @@ def _torch() -> Any:
 
 
 def _random(shape: tuple[int, ...], dtype: str) -> jax.Array:
-    """A GPU multiplies numbers that are alike faster: they change fewer bits, which takes less power."""
+    """Random numbers: a GPU multiplies constant ones faster, since fewer bit flips take less power."""
     return jax.random.normal(jax.random.key(0), shape, dtype)
 
 
-def least_seconds(program: Callable[[], object]) -> float:
-    """The least time of a call; short ones are repeated, so that neither the clock nor the host is part of it."""
+def min_seconds(program: Callable[[], object]) -> float:
+    """Minimum seconds of a call; short calls are repeated, so that clock and dispatch do not count."""
 
     def seconds(calls: int) -> float:
         start = time.perf_counter()
         for _ in range(calls - 1):
             program()
-        jax.block_until_ready(program())  # a device does one after another
+        jax.block_until_ready(program())  # a device runs them in order
         return (time.perf_counter() - start) / calls
 
     seconds(1)
@@ -186,14 +186,14 @@ def least_seconds(program: Callable[[], object]) -> float:
 
 
 def roofline(work: Work) -> dict[str, Any]:
-    """Rates of this machine, what the work needs, and the seconds that follow, as JSON has them."""
+    """Peak rates of this machine, required FLOPs and bytes, and the bounds that follow, as JSON values."""
     inputs = np.load(work.inputs)
     patches = int(inputs["image_grid_thw"][0].prod())
     sizes = from_hf(read_json(work.model, "config.json"))
-    needed = needs(work, sizes, prompt_length=inputs["input_ids"].shape[1], patches=patches)
-    machine = measure_machine(work.dtype, int(needed.token_bytes))
+    cost = work_cost(work, sizes, prompt_length=inputs["input_ids"].shape[1], patches=patches)
+    machine = measure_machine(work.dtype, int(cost.bytes_per_token))
     return {
         "machine": dataclasses.asdict(machine),
-        "needs": dataclasses.asdict(needed),
-        "seconds": needed.least_seconds(machine),
+        "cost": dataclasses.asdict(cost),
+        "seconds": cost.roofline_seconds(machine),
     }

@@ -1,4 +1,4 @@
-"""Sides in turn, each in a process of its own; repeats during which other programs computed are made again."""
+"""Runs the sides in turns, each in its own process; repeats disturbed by other processes are repeated."""
 
 import json
 import os
@@ -12,56 +12,56 @@ from typing import Any
 
 from benchmarks.side_by_side.work import Work
 
-DISTURBED = 0.05  # of all processors, computing for others
+MAX_OTHER_CPU_SHARE = 0.05  # of all cores; a repeat with more is noisy
 _LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-_WAIT_S = 2.0  # after a repeat that was disturbed
+_WAIT_S = 2.0  # after a noisy repeat
 
 
 @dataclass
-class Measured:
-    """What a side told.
+class Measurement:
+    """The measurements of a side.
 
     Attributes:
-        ready: of the time before the first repeat: what was checked, seconds, seconds of compilation.
+        ready: its first answer: results of the check, startup seconds, compilation seconds.
         repeats: answers that count.
-        disturbance: for each of them the share of all processors that worked for others; None where it is unknown.
-        num_discarded: repeats that were disturbed, and made again.
-        memory_gib: peaks, by name.
+        other_cpu_share: for each of them, the share of all cores that other processes used; None if unknown.
+        num_discarded: noisy repeats, which were repeated.
+        memory_gib: name -> peak.
     """
 
     ready: dict[str, Any]
     repeats: list[dict[str, Any]] = field(default_factory=list)
-    disturbance: list[float | None] = field(default_factory=list)
+    other_cpu_share: list[float | None] = field(default_factory=list)
     num_discarded: int = 0
     memory_gib: dict[str, float] = field(default_factory=dict)
 
     @property
-    def num_disturbed(self) -> int:
-        """Repeats that count although they were disturbed: there was no end of it."""
-        return sum(share is not None and share > DISTURBED for share in self.disturbance)
+    def num_noisy(self) -> int:
+        """Repeats that count although they were noisy: too many were discarded before."""
+        return sum(share is not None and share > MAX_OTHER_CPU_SHARE for share in self.other_cpu_share)
 
 
-def measure(work: Work, sides: Sequence[str], *, repeats: int, max_discarded: int) -> dict[str, Measured]:
-    """Ours, another, ours again, until each side has its repeats.
+def measure(work: Work, sides: Sequence[str], *, repeats: int, max_discarded: int) -> dict[str, Measurement]:
+    """Lets each side do one repeat in turn, until all are done.
 
     Args:
-        max_discarded: repeats that a side may make again; those after that count, disturbed or not.
+        max_discarded: noisy repeats that a side may discard; those after that count.
 
     Raises:
-        RuntimeError: a side's process ended; with the end of what it wrote.
+        RuntimeError: a side's process ended; with the end of its log.
     """
-    processes = {name: _Process(name, work) for name in sides}
+    processes = {name: _SideProcess(name, work) for name in sides}
     try:
         measured = {}
         for name in sides:
-            measured[name] = Measured(processes[name].read())
-            _tell(f"{name}: ready after {measured[name].ready['ready_s']:.1f} s")
+            measured[name] = Measurement(processes[name].read())
+            _log(f"{name}: ready after {measured[name].ready['ready_s']:.1f} s")
         for number in range(1, repeats + 1):
             for name in sides:
-                processes[name].repeat()  # does not count: what a machine takes from those that wait is fetched again
+                processes[name].repeat()  # does not count: warms the caches, which the other sides have used since
                 _repeat(processes[name], measured[name], max_discarded)
-                seconds, again = max(measured[name].repeats[-1]["seconds"].values()), measured[name].num_discarded
-                _tell(f"{name}: repeat {number} of {repeats}, {seconds:.3g} s; {again} made again so far")
+                seconds, discarded = max(measured[name].repeats[-1]["seconds"].values()), measured[name].num_discarded
+                _log(f"{name}: repeat {number} of {repeats}, {seconds:.3g} s; {discarded} discarded so far")
         for name in sides:
             measured[name].memory_gib = processes[name].end()["memory_gib"]
         return measured
@@ -70,23 +70,23 @@ def measure(work: Work, sides: Sequence[str], *, repeats: int, max_discarded: in
             process.kill()
 
 
-def _tell(line: str) -> None:
-    """How far it is, while it goes on."""
+def _log(line: str) -> None:
+    """Prints progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
-def _repeat(process: "_Process", measured: Measured, max_discarded: int) -> None:
+def _repeat(process: "_SideProcess", measured: Measurement, max_discarded: int) -> None:
     answer, disturbance = process.repeat()
-    while disturbance is not None and disturbance > DISTURBED and measured.num_discarded < max_discarded:
+    while disturbance is not None and disturbance > MAX_OTHER_CPU_SHARE and measured.num_discarded < max_discarded:
         measured.num_discarded += 1
         time.sleep(_WAIT_S)
         answer, disturbance = process.repeat()
     measured.repeats.append(answer)
-    measured.disturbance.append(disturbance)
+    measured.other_cpu_share.append(disturbance)
 
 
-class _Process:
-    """A side's process; it starts to load, compile and warm up when it is first read from."""
+class _SideProcess:
+    """The process of a side; it is started by the first `read`."""
 
     def __init__(self, name: str, work: Work):
         self._name, self._log = name, work.directory / f"{name}.log"
@@ -114,12 +114,12 @@ class _Process:
         return json.loads(line)
 
     def repeat(self) -> tuple[dict[str, Any], float | None]:
-        """The answer, and the share of all processors that worked for others meanwhile; None where it is unknown."""
-        before = self._processor_s()
+        """The answer, and the share of all cores that other processes used meanwhile; None if unknown."""
+        before = self._cpu_seconds()
         start = time.perf_counter()
         self._send("repeat\n")
         answer, seconds = self.read(), time.perf_counter() - start
-        after = self._processor_s()
+        after = self._cpu_seconds()
         if before is None or after is None:
             return answer, None
         others_s = (after[0] - before[0]) - (after[1] - before[1])
@@ -140,14 +140,14 @@ class _Process:
         self._child.stdin.write(text)
         self._child.stdin.flush()
 
-    def _processor_s(self) -> tuple[float, float] | None:
-        """Processor seconds of the whole machine, and of the side, so far; None where there is no /proc."""
+    def _cpu_seconds(self) -> tuple[float, float] | None:
+        """CPU seconds of the whole machine and of the side so far; None without /proc."""
         assert self._child is not None
         try:
             total = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-            own = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+            side = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return None
         tick = os.sysconf("SC_CLK_TCK")
         user, nice, system, _, _, irq, softirq, steal = map(int, total[:8])
-        return (user + nice + system + irq + softirq + steal) / tick, (int(own[11]) + int(own[12])) / tick
+        return (user + nice + system + irq + softirq + steal) / tick, (int(side[11]) + int(side[12])) / tick

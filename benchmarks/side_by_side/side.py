@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.side_by_side.work import Work
-from benchmarks.side_by_side.worker import Channel, process_gib
+from benchmarks.side_by_side.worker import Channel, peak_memory_gib
 
-# name -> module and function (Work, Channel); only the side's own module is imported
+# name -> (module, function of a Work and a Channel); only the side's own module is imported
 SIDES = {
     "ours": ("benchmarks.side_by_side.ours", "serve"),
     "transformers": ("benchmarks.side_by_side.with_torch", "serve_generation"),
@@ -19,11 +19,11 @@ SIDES = {
 def main() -> None:
     name, directory = sys.argv[1:]
     channel = Channel()
-    if name == "ours":  # as it is installed: libraries that it uses import torch where they find it
+    if name == "ours":  # libraries that it uses import torch if it is installed
         sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
     module, function = SIDES[name]
     serve = getattr(importlib.import_module(module), function)
-    channel.libraries_gib = process_gib()
+    channel.libraries_gib = peak_memory_gib()
     serve(Work.read(Path(directory)), channel)
 
 

@@ -1,4 +1,4 @@
-"""The side of TRL: its GRPOTrainer, which waits between two steps until the next is asked for."""
+"""The side of TRL: GRPOTrainer, paused between steps by a callback until the next repeat is requested."""
 
 import base64
 import io
@@ -19,14 +19,14 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.side_by_side.work import BETA, LEARNING_RATE, MAX_GRAD_NORM, Work, second_earns_more
+from benchmarks.side_by_side.work import BETA, LEARNING_RATE, MAX_GRAD_NORM, Work, alternating_reward
 from benchmarks.side_by_side.worker import Channel, Stopwatch
 
 _IMAGE_TOKEN = "<|image_pad|>"
 
 
-class PictureProcessor(ProcessorMixin):
-    """Qwen2-VL's processor without its part for videos, which alone needs torchvision."""
+class ImageTextProcessor(ProcessorMixin):
+    """Qwen2-VL's processor without its video processor, which needs torchvision."""
 
     return_mm_token_type_ids = True
     image_token = _IMAGE_TOKEN
@@ -36,13 +36,13 @@ class PictureProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **_: Any) -> str:
-        """As many tokens as the picture has features."""
+        """One image token per merged patch."""
         num_patches = int(image_inputs["image_grid_thw"][image_idx].prod())
         return self.image_token * (num_patches // self.image_processor.merge_size**2)
 
 
-class _Turns(TrainerCallback):
-    """Times the steps of every repeat, and answers for all repeats but the first, which warms up."""
+class _StepTimer(TrainerCallback):
+    """Times the steps of every repeat; the first repeat is the warm-up."""
 
     def __init__(self, channel: Channel, steps: int):
         self._channel, self._steps, self._is_warm = channel, steps, False
@@ -51,35 +51,35 @@ class _Turns(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._done == 0:
-            self._began = time.perf_counter()
+            self._start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._done = (self._done + 1) % self._steps
         if self._done:
             return
-        self.watch.seconds["step"] = (time.perf_counter() - self._began) / self._steps
+        self.watch.seconds["step"] = (time.perf_counter() - self._start) / self._steps
         if self._is_warm:
-            self._channel.reply(self.watch.figures(self.num_tokens))
+            self._channel.send_timings(self.watch.timings(self.num_tokens))
         else:
             self._is_warm = True
-            self._channel.greet({})
+            self._channel.send_ready({})
         self.num_tokens.clear()
-        control.should_training_stop = not self._channel.is_asked()
+        control.should_training_stop = not self._channel.wait_for_request()
 
 
 def serve(work: Work, channel: Channel) -> None:
-    """Trains for as long as it is asked to."""
-    turns = _Turns(channel, work.steps)
+    """Trains until no further repeat is requested."""
+    timer = _StepTimer(channel, work.steps)
 
     def reward(prompts: list, completions: list, completion_ids: list, **columns: Any) -> list[float]:
-        turns.num_tokens.add(sum(map(len, completion_ids)))
-        return second_earns_more(prompts, completions)
+        timer.num_tokens.add(sum(map(len, completion_ids)))
+        return alternating_reward(prompts, completions)
 
     model: Any = Qwen2VLForConditionalGeneration.from_pretrained(work.model, dtype="float32")
     generate = model.generate
 
     def timed_generate(*arguments: Any, **settings: Any) -> Any:
-        with turns.watch("generation"):
+        with timer.watch("generation"):
             return generate(*arguments, **settings)
 
     model.generate = timed_generate
@@ -89,10 +89,10 @@ def serve(work: Work, channel: Channel) -> None:
         args=_settings(work),
         train_dataset=_prompts(work),
         processing_class=_processor(work),
-        callbacks=[turns],
+        callbacks=[timer],
     )
     trainer.train()
-    channel.leave(torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None)
+    channel.send_memory(torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None)
 
 
 def _settings(work: Work) -> GRPOConfig:
@@ -119,16 +119,16 @@ def _settings(work: Work) -> GRPOConfig:
 
 
 def _prompts(work: Work) -> Dataset:
-    """The same questions and pictures as the others'."""
+    """The same questions and images as on the other sides."""
     texts = json.loads(work.texts.read_text())
     rows = [
-        {"prompt": [{"role": "user", "content": text}], "image": Image.open(io.BytesIO(base64.b64decode(picture)))}
-        for text, picture in texts
+        {"prompt": [{"role": "user", "content": text}], "image": Image.open(io.BytesIO(base64.b64decode(image)))}
+        for text, image in texts
     ]
     return Dataset.from_list(rows)
 
 
-def _processor(work: Work) -> PictureProcessor:
+def _processor(work: Work) -> ImageTextProcessor:
     tokenizer = AutoTokenizer.from_pretrained(work.model)
     image_processor = Qwen2VLImageProcessorPil.from_pretrained(work.model)
-    return PictureProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)
+    return ImageTextProcessor(image_processor, tokenizer, chat_template=tokenizer.chat_template)

@@ -1,4 +1,4 @@
-"""What every side does, as settings; light, for torch's sides must not carry our libraries."""
+"""The work of every side, as settings; imports nothing heavy, since torch's sides must not load our libraries."""
 
 import dataclasses
 import json
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BETA, LEARNING_RATE, MAX_GRAD_NORM = 0.04, 1e-6, 1.0
-# Of every prompt in what ours trains on: to find a record's place in a shuffle of 2 takes grain 6 ms, of 128 0.2.
+# Copies of every prompt in our training data: grain takes 6 ms to index a shuffle of 2 records, 0.2 ms of 128.
 COPIES = 64
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked of a side.
+    """The work of a side.
 
     Attributes:
-        directory: receives the checkpoint, the records and what the sides write down.
-        size: a name of `making.SIZES`.
-        dtype: of the computation, "float32" or "bfloat16"; trained weights are float32 always.
-        new_tokens: of every completion; none ends early.
-        steps: of a repeat, one after another; its seconds are those of one.
-        devices: virtual ones of a CPU, over which ours divides the prompts.
-        remat: what our backward pass computes again; see `Model` in `r1vl_jax.config`.
-        recompute: whether torch's backward pass computes what is inside a layer again, to save memory.
-        large_pages: whose memory comes in large pages: "ours" (as launch/local.sh starts a run), "all" or "none".
+        directory: for the checkpoint, the records and the logs of the sides.
+        size: a name of `inputs.SIZES`.
+        dtype: compute dtype, "float32" or "bfloat16"; trained weights are always float32.
+        new_tokens: tokens per completion; none ends early.
+        steps: steps per repeat.
+        devices: virtual CPU devices over which our prompts are sharded.
+        remat: our rematerialization policy; see `Model` in `r1vl_jax.config`.
+        recompute: whether the torch sides use gradient checkpointing.
+        large_pages: which sides get huge pages from glibc: "ours" (as under launch/local.sh), "all" or "none".
     """
 
     directory: Path
@@ -40,22 +40,22 @@ class Work:
 
     @property
     def model(self) -> Path:
-        """The checkpoint, as transformers and we open it."""
+        """The checkpoint, in Hugging Face's format."""
         return self.directory / f"model-{self.size}"
 
     @property
     def data(self) -> Path:
-        """The prompts as records; ours trains on copies of them, shuffled."""
+        """The prompts as records; our side trains on shuffled copies of them."""
         return self.directory / f"data-{self.size}-{self.num_prompts}x{COPIES}"
 
     @property
     def inputs(self) -> Path:
-        """The prompts as arrays; see `making`."""
+        """The prompts as arrays; see `inputs`."""
         return self.directory / "inputs.npz"
 
     @property
     def texts(self) -> Path:
-        """The prompts as a list of questions, each with its picture as a file in base64."""
+        """The prompts as a list of questions, each with its image file in base64."""
         return self.directory / "texts.json"
 
     @property
@@ -64,7 +64,7 @@ class Work:
 
     @property
     def num_tokens(self) -> int:
-        """Completion tokens of a step."""
+        """Completion tokens per step."""
         return self.num_rows * self.new_tokens
 
     def write(self) -> None:
@@ -76,6 +76,6 @@ class Work:
         return cls(**json.loads((directory / "work.json").read_text()) | {"directory": directory})
 
 
-def second_earns_more(prompts: list, completions: list, **columns: object) -> list[float]:
+def alternating_reward(prompts: list, completions: list, **columns: object) -> list[float]:
     """The reward on all sides: 1 for every second completion."""
     return [float(row % 2) for row in range(len(completions))]

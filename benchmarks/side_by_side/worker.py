@@ -1,4 +1,4 @@
-"""The process of a side: it answers a line for every line it is sent, and measures what it does in between."""
+"""In the process of a side: answers each request, a line on standard input, with a line of JSON."""
 
 import contextlib
 import json
@@ -11,34 +11,34 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-Figures = dict[str, Any]
+Timings = dict[str, Any]
 
 
 class Side(Protocol):
-    """Somebody's way to do the work.
+    """An implementation of the work.
 
     Attributes:
-        compile_s: seconds spent compiling so far.
+        compile_s: seconds of compilation so far.
     """
 
     @property
     def compile_s(self) -> float: ...
 
     def check(self) -> dict[str, Any]:
-        """What shows that the side computes what the others do; made before the first repeat."""
+        """Results that must agree with the other sides'; called before the first repeat."""
         ...
 
-    def repeat(self) -> Figures:
-        """Does the work once and says how long each part took."""
+    def repeat(self) -> Timings:
+        """Does the work once and returns the seconds of each part."""
         ...
 
-    def device_gib(self) -> float | None:
-        """The most memory held on the accelerator; None where there is none."""
+    def device_peak_gib(self) -> float | None:
+        """Peak memory of the accelerator; None without one."""
         ...
 
 
 class Stopwatch:
-    """Seconds of named parts: `with watch("update"): ...`; of what is done several times, those of once."""
+    """Seconds of named parts: `with watch("update"): ...`; of a part done several times, the mean."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -49,57 +49,57 @@ class Stopwatch:
         yield
         self.seconds[name] = (time.perf_counter() - start) / times
 
-    def figures(self, num_tokens: Iterable[int]) -> Figures:
-        """The answer to a line; `num_tokens` are the completion tokens of each generation that was made."""
+    def timings(self, num_tokens: Iterable[int]) -> Timings:
+        """The answer to a request; `num_tokens` are the completion tokens of each generation."""
         return {"seconds": self.seconds, "num_tokens": sorted(set(num_tokens))}
 
 
 class Channel:
-    """Lines of JSON to whoever started the process. What libraries print goes to standard error from now on.
+    """Requests on standard input, answers as JSON lines; redirects other output of libraries to standard error.
 
     Attributes:
-        libraries_gib: memory of the process before the side loads anything.
+        libraries_gib: memory of the process after imports.
     """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
-        self.libraries_gib = process_gib()
+        self.libraries_gib = peak_memory_gib()
 
-    def greet(self, check: dict[str, Any], *, compile_s: float = 0.0) -> None:
-        """The first answer, when one repeat that is not counted has been made."""
+    def send_ready(self, check: dict[str, Any], *, compile_s: float = 0.0) -> None:
+        """The first answer, after the check and the warm-up."""
         self._send({"check": check, "ready_s": time.perf_counter() - self._start, "compile_s": compile_s})
 
-    def is_asked(self) -> bool:
-        """Waits for a line; False when the side is to end."""
+    def wait_for_request(self) -> bool:
+        """Waits for a request; False if the side is to end."""
         return sys.stdin.readline().strip() == "repeat"
 
-    def reply(self, figures: Figures) -> None:
-        self._send(figures)
+    def send_timings(self, timings: Timings) -> None:
+        self._send(timings)
 
-    def leave(self, device_gib: float | None) -> None:
-        """The last answer: the most memory that was held; that of the accelerator, if there is one, apart."""
+    def send_memory(self, device_gib: float | None) -> None:
+        """The last answer: peak memory of the process, and of the accelerator if there is one."""
         device = {} if device_gib is None else {"device": device_gib}
-        self._send({"memory_gib": {"peak": process_gib(), "libraries": self.libraries_gib} | device})
+        self._send({"memory_gib": {"peak": peak_memory_gib(), "libraries": self.libraries_gib} | device})
 
     def _send(self, answer: dict[str, Any]) -> None:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
 
 
-def take_turns(side: Side, channel: Channel) -> None:
-    """Checks, warms up, and then makes the repeats that are asked for."""
+def serve_requests(side: Side, channel: Channel) -> None:
+    """Checks, warms up, then does a repeat per request."""
     check = side.check()
     side.repeat()
-    channel.greet(check, compile_s=side.compile_s)
-    while channel.is_asked():
-        channel.reply(side.repeat())
-    channel.leave(side.device_gib())
+    channel.send_ready(check, compile_s=side.compile_s)
+    while channel.wait_for_request():
+        channel.send_timings(side.repeat())
+    channel.send_memory(side.device_peak_gib())
 
 
-def process_gib() -> float:
-    """The most memory that this process has held so far; where /proc is not, its parent's may count."""
+def peak_memory_gib() -> float:
+    """Peak resident memory of this process; without /proc, its parent's may count."""
     status = Path("/proc/self/status")
     if status.exists():
         (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())

@@ -1,1 +1,1 @@
-"""Compiling every program of a run for devices that are not there, to know what each needs and what it waits for."""
+"""Ahead-of-time compilation of every program of a run for a TPU slice: memory, collectives, roofline; no TPU needed."""

@@ -1,35 +1,41 @@
-"""Compiles a program for the devices of a topology, and keeps what the compiler says about it."""
+"""Compiles a program for the devices of a topology: its memory, or why it was refused; saves and loads executables."""
 
+import pickle
 import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
+from jax.experimental import serialize_executable
 
 from r1vl_jax.aot import shapes
 from r1vl_jax.aot.messages import captured_stderr
 from r1vl_jax.aot.programs import Program
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Of main memory: a kernel that wants too much of another kind is a failure, which no larger slice mends.
-_NEEDED = re.compile(
+# HBM only: a kernel that exceeds VMEM or SMEM is a failure, which no larger slice mends.
+_REQUIRED = re.compile(
     r"\(([\d.]+)([KMGT]?)B?\) exceeds available HBM|[Uu]sed ([\d.]+)([KMGT]?)B? of [\d.]+[KMGT]?B? hbm"
 )
-# What a user should read of the compiler's messages.
-_WORRYING = re.compile(r"involuntary full rematerialization|replicat|very slow", re.IGNORECASE)
-_NUM_LAST_LINES = 20
-# Of the compiler itself, and of what JAX cannot lower, a kernel for instance.
+# Lines of the compiler's log that the report shows.
+_WARNINGS_TO_REPORT = re.compile(r"involuntary full rematerialization|replicat|very slow", re.IGNORECASE)
+_LOG_TAIL_LINES = 20
+# From the compiler, and from JAX's lowering, of a kernel for instance.
 _FAILURES = (jax.errors.JaxRuntimeError, NotImplementedError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a device holds while a program runs, in bytes.
+    """Bytes of a device's HBM while a program runs.
 
     Attributes:
-        aliased: of the outputs, what takes the place of arguments.
-        held: of what is no argument but there.
-        has: of the device, for programs.
+        aliased: part of the outputs that reuses the buffers of donated arguments.
+        temporaries: peak of intermediate buffers.
+        resident: arrays on the device that are no arguments of the program.
+        available: HBM for programs.
     """
 
     arguments: int
@@ -37,25 +43,25 @@ class Memory:
     aliased: int
     temporaries: int
     resident: int
-    has: float
+    available: float
 
     @property
     def peak(self) -> int:
-        """All that is there at one time."""
+        """All that is allocated at the same time."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.resident
 
     @property
     def fits(self) -> bool:
-        return self.peak <= self.has
+        return self.peak <= self.available
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program that the compiler took.
+    """A program that compiled; it may still not fit beside the resident arrays.
 
     Attributes:
-        warnings: lines of the compiler that a user should read.
-        seconds: that lowering and compiling took.
+        warnings: lines of the compiler's log that a user should read.
+        seconds: of lowering and compiling.
     """
 
     program: Program
@@ -70,42 +76,42 @@ class Compiled:
 
     @property
     def excess(self) -> float:
-        """Bytes a device has too few."""
-        return max(self.memory.peak - self.memory.has, 0.0)
+        """Bytes above the available HBM."""
+        return max(self.memory.peak - self.memory.available, 0.0)
 
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """A program that the compiler refused, or that needs not be compiled to see that it does not fit.
+    """A program that the compiler refused for its memory, or whose arguments and resident arrays alone exceed it.
 
     Attributes:
-        needed: bytes of a device that arguments and what is held need, and temporaries as far as they are known.
-        reason: in words.
+        required: bytes of arguments, resident arrays and, as far as the compiler says, temporaries.
+        reason: one line.
     """
 
     program: Program
-    needed: float
-    has: float
+    required: float
+    available: float
     reason: str
     fits = False
 
     @property
     def excess(self) -> float:
-        return self.needed - self.has
+        return self.required - self.available
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A program that the compiler gave up for another reason than memory: what it needs is not known.
+    """A program that failed to compile for another reason than memory: its memory is unknown.
 
     Attributes:
-        reason: in words of the compiler.
-        last_lines: of all that it said.
+        reason: first line of the error.
+        log_tail: last lines of the compiler's log and of the error.
     """
 
     program: Program
     reason: str
-    last_lines: tuple[str, ...]
+    log_tail: tuple[str, ...]
     fits = False
     excess = 0.0
 
@@ -114,42 +120,63 @@ Result = Compiled | OutOfMemory | Failed
 
 
 def compile_for(program: Program, memory_bytes: float) -> Result:
-    """Compiles a program for devices of so much memory."""
-    held = shapes.resident_bytes(program.resident)
-    at_least = shapes.resident_bytes(program.arguments) + held
-    if at_least > memory_bytes:
-        return OutOfMemory(
-            program, at_least, memory_bytes, "what it reads and what is held beside it alone are too large"
-        )
+    """Compiles a program for devices with `memory_bytes` of HBM."""
+    resident = shapes.device_bytes(program.resident)
+    minimum = shapes.device_bytes(program.arguments) + resident
+    if minimum > memory_bytes:
+        return OutOfMemory(program, minimum, memory_bytes, "arguments and resident arrays alone exceed the memory")
     start = time.perf_counter()
-    messages: list[str] = []
+    log: list[str] = []
     try:
-        with captured_stderr(messages):
+        with captured_stderr(log):
             executable = program.lower().compile()
     except _FAILURES as error:
-        said = str(error).splitlines() or ["nothing"]
-        needed = needed_bytes(str(error))
-        if needed is None:
-            return Failed(program, said[0], tuple([*messages, *said][-_NUM_LAST_LINES:]))
-        return OutOfMemory(program, needed + held, memory_bytes, said[0])
+        message = str(error).splitlines() or [type(error).__name__]
+        required = required_bytes(str(error))
+        if required is None:
+            return Failed(program, message[0], tuple([*log, *message][-_LOG_TAIL_LINES:]))
+        return OutOfMemory(program, required + resident, memory_bytes, message[0])
     analysis = executable.memory_analysis()
-    assert analysis is not None  # only some plugins have none
+    assert analysis is not None  # None with some plugins only
     memory = Memory(
         arguments=analysis.argument_size_in_bytes,
         outputs=analysis.output_size_in_bytes,
         aliased=analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
-        resident=held,
-        has=memory_bytes,
+        resident=resident,
+        available=memory_bytes,
     )
-    warnings = tuple(dict.fromkeys(line for line in messages if _WORRYING.search(line)))
+    warnings = tuple(dict.fromkeys(line for line in log if _WARNINGS_TO_REPORT.search(line)))
     return Compiled(program, memory, executable, warnings, time.perf_counter() - start)
 
 
-def needed_bytes(message: str) -> float | None:
-    """Bytes of main memory that a refusing compiler says a program needs; None if it refuses for another reason."""
-    found = _NEEDED.search(message)
-    if found is None or "RESOURCE_EXHAUSTED" not in message:
+def required_bytes(message: str) -> float | None:
+    """HBM that an out-of-memory error says the program requires; None for any other error."""
+    match = _REQUIRED.search(message)
+    if match is None or "RESOURCE_EXHAUSTED" not in message:
         return None
-    number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+    number, unit = (match[1], match[2]) if match[1] else (match[3], match[4])
     return float(number) * _UNITS[unit]
+
+
+def save_executable(executable: jax.stages.Compiled, path: Path) -> None:
+    """Serializes a compiled program, so that the pod need not compile it; creates the directory.
+
+    The file is tied to the versions of JAX and libtpu that wrote it. It is a pickle: load only files of your own.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(serialize_executable.serialize(executable)))
+
+
+def load_executable(path: Path, devices: Sequence[Any]) -> Callable[..., Any]:
+    """A saved program, to be called with all arguments of its function but the static ones.
+
+    Args:
+        devices: `jax.Device`s, as many as it was compiled for, in the order of the mesh.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such program; `python -m r1vl_jax.aot --save=DIR` writes them")
+    return serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes()), execution_devices=devices)

@@ -1,13 +1,12 @@
-"""From a configuration and a topology to the report on all of its programs."""
+"""Compiles all programs of a configuration for a topology, and reports on each."""
 
 from collections.abc import Collection
 from pathlib import Path
 
 import jax
 
-from r1vl_jax.aot import saving
-from r1vl_jax.aot.compile import Compiled, compile_for
-from r1vl_jax.aot.hlo.roofline import roofline, whole_stacks
+from r1vl_jax.aot.compile import Compiled, compile_for, save_executable
+from r1vl_jax.aot.hlo.roofline import gathered_stacks, roofline
 from r1vl_jax.aot.programs import Program, programs
 from r1vl_jax.aot.report import Entry, Report
 from r1vl_jax.aot.topologies import Topology
@@ -20,7 +19,7 @@ from r1vl_jax.training.components import make_definition, mesh_limits
 
 
 class UnknownProgram(ValueError):
-    """A configuration has no program of this name."""
+    """The configuration has no program of this name."""
 
 
 def compile_all(
@@ -28,15 +27,15 @@ def compile_all(
     topology: Topology,
     names: Collection[str] = (),
     *,
-    until_one_fails: bool = False,
-    save_to: Path | None = None,
+    stop_on_failure: bool = False,
+    save_dir: Path | None = None,
 ) -> Report:
     """Compiles the programs of a configuration for a topology.
 
     Args:
-        names: of programs; none is all.
-        until_one_fails: whether to stop at the first that is used and does not fit.
-        save_to: a directory that receives the compiled programs.
+        names: of the programs to compile; all if empty.
+        stop_on_failure: stop at the first program of the run that does not fit.
+        save_dir: directory for the serialized executables.
 
     Raises:
         ValueError: the mesh does not fit the topology, the batches do not fit the mesh, or a program is unknown.
@@ -44,40 +43,40 @@ def compile_all(
     """
     sizes = expected_config(config.model)
     mesh = make_mesh(config.mesh, topology.devices(), mesh_limits(config, sizes))
-    local_shards(mesh, BATCH_AXES)  # refuses what a run would refuse
+    local_shards(mesh, BATCH_AXES)  # raises where a run would
     model = make_definition(config, sizes, mesh, platform="tpu")
     params, entries = model.abstract_params(), []
-    for program in _chosen(list(programs(config, model, topology.chip.memory_bytes)), names):
-        entry = _entry(program, topology, mesh, params)
+    for program in _select(list(programs(config, model, topology.chip.hbm_bytes)), names):
+        entry = _analyze(program, topology, mesh, params)
         entries.append(entry)
-        if save_to and isinstance(entry.result, Compiled):
-            saving.save(entry.result.executable, save_to / f"{program.name.replace(' ', '_')}.program")
-        if until_one_fails and entry.is_fault:
+        if save_dir and isinstance(entry.result, Compiled):
+            save_executable(entry.result.executable, save_dir / f"{program.name}.program")
+        if stop_on_failure and entry.blocks_run:
             break
-    return Report(topology, dict(mesh.shape), _describe(config), tuple(entries), is_whole=not names)
+    return Report(topology, dict(mesh.shape), _describe(config), tuple(entries), is_complete=not names)
 
 
-def _chosen(every: list[Program], names: Collection[str]) -> list[Program]:
-    if unknown := set(names) - {program.name for program in every}:
-        known = ", ".join(program.name for program in every)
+def _select(available: list[Program], names: Collection[str]) -> list[Program]:
+    if unknown := set(names) - {program.name for program in available}:
+        known = ", ".join(program.name for program in available)
         raise UnknownProgram(f"--programs: there is no {', '.join(sorted(unknown))}; this configuration has {known}")
-    return [program for program in every if not names or program.name in names]
+    return [program for program in available if not names or program.name in names]
 
 
-def _entry(program: Program, topology: Topology, mesh: jax.sharding.Mesh, params: Params) -> Entry:
-    result = compile_for(program, topology.chip.memory_bytes)
+def _analyze(program: Program, topology: Topology, mesh: jax.sharding.Mesh, params: Params) -> Entry:
+    result = compile_for(program, topology.chip.hbm_bytes)
     if not isinstance(result, Compiled):
         return Entry(result)
     slices = [getattr(device, "slice_index", 0) for device in mesh.devices.flat]
     try:
-        found = roofline(result, topology.chip, slices)
-    except jax.errors.JaxRuntimeError as error:  # with a libtpu of another release than JAX
-        return Entry(result, unread=str(error).splitlines()[0])
-    return Entry(result, found, tuple(whole_stacks(found.exchanges, params, mesh.shape["tensor"])))
+        bounds = roofline(result, topology.chip, slices)
+    except jax.errors.JaxRuntimeError as error:  # a libtpu of another release than JAX may fail to print the HLO
+        return Entry(result, unprintable=str(error).splitlines()[0])
+    return Entry(result, bounds, tuple(gathered_stacks(bounds.collectives, params, mesh.shape["tensor"])))
 
 
 def _describe(config: Config) -> str:
-    """Whose sizes were taken."""
+    """Which model the shapes are of."""
     path = Path(config.model.path)
     if config.model.path and (path / "config.json").is_file():
         return f"the model in {path}"

@@ -1,4 +1,4 @@
-"""The programs of a run, each with the shapes and places of what it takes and of what is on the devices beside it."""
+"""The jitted programs of a run: abstract arguments with shardings, what else is resident on the devices, and FLOPs."""
 
 import dataclasses
 import functools
@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
+from jax import export
 
 from r1vl_jax.aot import shapes
-from r1vl_jax.aot.flops import Counter, Flops
+from r1vl_jax.aot.flops import FlopCounter, Flops
 from r1vl_jax.arrays import Params, PromptBatch, SFTBatch, TrainBatch
 from r1vl_jax.config import Config, Optim
-from r1vl_jax.learner.fused_step import FusedProgram as Fused
-from r1vl_jax.learner.fused_step import fused_step
+from r1vl_jax.learner.fused_step import FusedProgram, fused_step
 from r1vl_jax.learner.learner import Learner, TrainState
 from r1vl_jax.learner.logprobs import compute_logps
 from r1vl_jax.learner.steps import sft_step, step_grpo_step
@@ -35,26 +35,25 @@ from r1vl_jax.sampling.weight_sync import (
 from r1vl_jax.training.components import make_learner, make_reward_spec, make_sampler
 
 EVALUATION = "evaluation"
-_NONE = Flops(0.0)
-# Settings that cost time and no result, and lessen what computing gradients and scores needs.
-_OF_LEARNING = ("model.remat", "train.micro_batches", "loss.logp_chunk_size")
-_END_OF_TURN, _END_OF_TEXT = 151_645, 151_643  # of Qwen's tokenizer; which ids they are changes no shape
+_NO_FLOPS = Flops(0.0)
+# Settings that trade speed for memory in the learner's programs; results stay the same.
+_LEARNER_MEMORY_SETTINGS = ("model.remat", "train.micro_batches", "loss.logp_chunk_size")
+_END_OF_TURN, _END_OF_TEXT = 151_645, 151_643  # of Qwen's tokenizer; their values change no shape
 
 
 @dataclass(frozen=True)
 class Program:
-    """A jitted function of a run and what it is called with.
+    """A jitted function of a run, and its abstract arguments.
 
     Attributes:
-        stage: of the run, as in `train.stages`, or `EVALUATION`.
-        function: jitted.
-        static: its static arguments, which come first.
-        arguments: shapes with places.
-        held: what is on the devices meanwhile and no argument: name -> shapes with places.
-        operations: of one run of it.
-        runs_per_step: how often it runs for an update of its stage; 0 in evaluation.
-        is_used: whether the configuration runs it at all.
-        settings: names of those with which it needs less memory and gives the same.
+        stage: as in `train.stages`, or `EVALUATION`.
+        static: static arguments, which come first.
+        arguments: shapes with shardings.
+        resident: arrays that are on the devices meanwhile and are no arguments: name -> shapes with shardings.
+        flops: of one run.
+        runs_per_step: runs per update of the stage; 0 in evaluation.
+        is_used: whether this configuration runs it.
+        memory_settings: names of settings that can reduce its memory without changing its results.
     """
 
     name: str
@@ -66,140 +65,154 @@ class Program:
     flops: Flops
     runs_per_step: float = 1.0
     is_used: bool = True
-    settings: tuple[str, ...] = _OF_LEARNING
+    memory_settings: tuple[str, ...] = _LEARNER_MEMORY_SETTINGS
 
     def lower(self) -> jax.stages.Lowered:
-        """Traced, for the devices that the places name."""
+        """Lowered for the devices of the shardings."""
         return self.function.lower(*self.static, *self.arguments)
+
+    def export_for_gpu(self) -> export.Exported:
+        """Lowered, not compiled, for as many GPUs as the shardings have devices; the model is defined for "gpu".
+
+        Finds on a machine without GPUs what cannot be lowered for them. Programs with attention over whole sequences
+        have to be in float32: JAX's lowering of cuDNN attention requires CUDA's libraries and a GPU.
+        """
+        return export.export(self.function, platforms=["cuda"])(*self.static, *self.arguments)
 
 
 def programs(config: Config, model: Definition, memory_bytes: float | None = None) -> Iterator[Program]:
-    """Every program of the stages of a configuration, in the order in which a run meets them, then of evaluation.
+    """All programs of a configuration's stages, in the order in which a run calls them, then those of evaluation.
 
     Args:
-        memory_bytes: of a device, after which the sampler's mesh is chosen; None where it is not known.
+        memory_bytes: HBM of a device, by which the sampler's mesh is chosen; None if unknown.
     """
-    world = _World(config, model, memory_bytes)
+    builder = _ProgramBuilder(config, model, memory_bytes)
     for stage in ("vision_pretrain", "warmup"):
         if stage in config.train.stages:
-            yield world.supervised(stage)
+            yield builder.supervised(stage)
     if "step_grpo" in config.train.stages:
-        yield from (*world.sampling(), *world.scores(), world.update(), world.fused())
-    yield from world.evaluation()
+        yield from (*builder.rollout(), *builder.logps(), builder.update(), builder.fused_step())
+    yield from builder.evaluation()
 
 
-class _World:
-    """What the programs of a run share."""
+class _ProgramBuilder:
+    """Builds the programs of a run from what they share."""
 
     def __init__(self, config: Config, model: Definition, memory_bytes: float | None):
         assert model.mesh is not None
         self.config, self.model, self.mesh, self.memory_bytes = config, model, model.mesh, memory_bytes
         params = jax.eval_shape(lambda params: cast_frozen(params, config.model), model.abstract_params())
         self.trained, self.frozen = (
-            shapes.with_shardings(part, model.mesh) for part in partition(params, config.model)
+            shapes.abstract_params(part, model.mesh) for part in partition(params, config.model)
         )
         self.num_prompts = config.train.prompts_per_update
         self.num_rows = self.num_prompts * config.sampling.num_generations
-        self.count = Counter(
+        self.flops = FlopCounter(
             model,
             config.model,
             prompt_length=config.data.max_prompt_length,
             completion_length=config.sampling.max_completion_length,
-            patches=shapes.patches_of_picture(config, model.config.vision),
+            patches=shapes.patches_per_image(config, model.config.vision),
         )
 
     def supervised(self, stage: str) -> Program:
-        """An update of a supervised stage."""
+        """The update of a supervised stage."""
         settings = getattr(self.config, stage)
         learner, size = self._learner(settings.optim, settings.max_steps), settings.batch_size
         batch = SFTBatch(self._prompts(size), shapes.completions(self.config, size, self.mesh))
         return Program(
-            name=f"{stage} update",
+            name=f"{stage}_update",
             stage=stage,
             function=sft_step,
             static=(learner,),
             arguments=(self._state(learner), self.frozen, batch),
             resident={},
-            flops=self.count.update(size, size, num_sequences=size),
+            flops=self.flops.update(size, size, num_sequences=size),
         )
 
-    def sampling(self) -> Iterator[Program]:
-        """The decoder's copy, if it takes a program; prompts are read, before or meanwhile; completions are drawn."""
-        yield from self._sync("step_grpo", self.num_prompts)
-        yield from self._draw("step_grpo", self.sampler, self.num_prompts)
+    def rollout(self) -> Iterator[Program]:
+        """Weight sync to the sampler, unless it aliases the weights; prefill; decoding."""
+        yield from self._weight_sync("step_grpo", self.num_prompts)
+        yield from self._prefill_and_decode("step_grpo", self.sampler, self.num_prompts)
 
     def evaluation(self) -> Iterator[Program]:
-        """The same for greedy decoding of held-out problems, but what StepGRPO runs in the same shapes."""
+        """The same for greedy decoding of held-out problems, but for programs that StepGRPO runs in the same shapes."""
         greedy = dataclasses.replace(self.sampler, method=Greedy(), num_generations=1)
-        is_sampled = "step_grpo" in self.config.train.stages and not self.config.train.fused
-        reading, drawing = (
-            dataclasses.replace(program, settings=("eval.batch_size",))
-            for program in self._draw(EVALUATION, greedy, self.config.eval.batch_size)
+        shares_rollout = "step_grpo" in self.config.train.stages and not self.config.train.fused
+        prefill_program, decode_program = (
+            dataclasses.replace(program, memory_settings=("eval.batch_size",))
+            for program in self._prefill_and_decode(EVALUATION, greedy, self.config.eval.batch_size)
         )
-        if not is_sampled:
-            yield from self._sync(EVALUATION, self.config.eval.batch_size)
-        if not is_sampled or self.config.eval.batch_size != self.num_prompts:
-            yield reading
-        yield drawing
+        if not shares_rollout:
+            yield from self._weight_sync(EVALUATION, self.config.eval.batch_size)
+        if not shares_rollout or self.config.eval.batch_size != self.num_prompts:
+            yield prefill_program
+        yield decode_program
 
-    def _sync(self, stage: str, num_prompts: int) -> Iterator[Program]:
-        """The copy in two programs, beside the first prompts; views, which need none, count as a copy all the same."""
-        if can_alias(self.model, self.decoding_mesh, self.policy):
+    def _weight_sync(self, stage: str, num_prompts: int) -> Iterator[Program]:
+        """Weight sync in two programs, beside the first prefilled prompts; none where the sampler aliases weights."""
+        if can_alias(self.model, self.decode_mesh, self.policy):
             return
-        layers, group = self.copy["layers"], layers_per_group(self.model.config.num_hidden_layers)
-        per_generation = 1 / self.config.loss.steps_per_generation
+        layers, group = self.sampler_params["layers"], layers_per_group(self.model.config.num_hidden_layers)
+        syncs_per_rollout = 1 / self.config.loss.steps_per_generation
         prompts = self._prompts(num_prompts)
-        read = {"prompts": prompts, "prompts, read": self._prefilled(self.sampler, prompts)}
-        yield self._sampling(
-            "sync of layers",
+        prefilled = {"prompts": prompts, "prefilled": self._prefilled(self.sampler, prompts)}
+        yield self._sampling_program(
+            "sync_layers",
             stage,
-            sync_layers(self.model, self.decoding_mesh),
+            sync_layers(self.model, self.decode_mesh),
             (self.policy["text"]["layers"], shapes.scalar(self.mesh, jnp.int32)),
-            held={"rest of the policy": _without(self.policy, ("text.layers",)), "copy": layers[:-group]} | read,
-            runs=len(layers) / group * per_generation,
+            resident={"other policy params": _without(self.policy, ("text.layers",)), "sampler params": layers[:-group]}
+            | prefilled,
+            runs=len(layers) / group * syncs_per_rollout,
         )
-        yield self._sampling(
-            "sync of the rest",
+        yield self._sampling_program(
+            "sync_non_layer_params",
             stage,
-            sync_non_layer_params(self.model, self.decoding_mesh),
+            sync_non_layer_params(self.model, self.decode_mesh),
             (non_layer_params(self.policy),),
-            held={"rest of the policy": _without(self.policy, ("text.embed", "text.norm", "lm_head")), "copy": layers}
-            | read,
-            runs=per_generation,
+            resident={
+                "other policy params": _without(self.policy, ("text.embed", "text.norm", "lm_head")),
+                "sampler params": layers,
+            }
+            | prefilled,
+            runs=syncs_per_rollout,
         )
 
-    def _draw(self, stage: str, sampler: Sampler, num_prompts: int) -> tuple[Program, Program]:
-        """Prompts are read, and completions drawn."""
+    def _prefill_and_decode(self, stage: str, sampler: Sampler, num_prompts: int) -> tuple[Program, Program]:
+        """Prefill of prompts, then decoding of completions."""
         prompts = self._prompts(num_prompts)
-        reading = self._sampling(
+        prefill_program = self._sampling_program(
             "prefill",
             stage,
             prefill(sampler),
             (self.policy, prompts),
-            held={"copy": self.copy},
-            operations=self.count.prefill(num_prompts),
+            resident={"sampler params": self.sampler_params},
+            flops=self.flops.prefill(num_prompts),
         )
-        drawing = self._sampling(
+        decode_program = self._sampling_program(
             "decode",
             stage,
             decode(sampler),
-            (self.copy, self._prefilled(sampler, prompts), shapes.key(self._prompts_mesh)),
-            held={"policy": self.policy, "prompts": prompts},
-            operations=self.count.decode(num_prompts * sampler.num_generations),
-            settings=("sampling.slots",),
+            (self.sampler_params, self._prefilled(sampler, prompts), shapes.rng_key(self._prompts_mesh)),
+            resident={"policy": self.policy, "prompts": prompts},
+            flops=self.flops.decode(num_prompts * sampler.num_generations),
+            memory_settings=("sampling.slots",),
         )
-        return reading, drawing
+        return prefill_program, decode_program
 
-    def scores(self) -> Iterator[Program]:
-        """Log-probabilities under the reference and under the policy that sampled, as far as the loss needs them."""
+    def logps(self) -> Iterator[Program]:
+        """Log-probabilities under the reference and under the sampling policy, where the loss needs them."""
         state = self._state(self._step_grpo_learner)
         if self.config.loss.needs_reference:
-            yield self._score("reference scores", self.reference, {"training state": state})
+            yield self._logps_program("reference_logps", self.reference, {"train state": state})
         if self.config.loss.needs_policy_logps:
-            yield self._score("policy scores", self.trained, {"optimizer": state.opt_state} | self._held_reference)
+            yield self._logps_program(
+                "policy_logps", self.trained, {"optimizer": state.opt_state} | self._resident_reference
+            )
 
     def update(self) -> Program:
-        """The gradient of the objective, and what it changes."""
+        """Gradient of the objective, and the optimizer step."""
         batch = TrainBatch(
             self._prompts(self.num_prompts),
             shapes.train_rows(self.config, self.num_rows, self.mesh),
@@ -212,24 +225,24 @@ class _World:
             function=step_grpo_step,
             static=(learner,),
             arguments=(self._state(learner), self.frozen, batch),
-            resident=self._held_reference,
-            flops=self._operations_of_update(learner),
+            resident=self._resident_reference,
+            flops=self._update_flops(learner),
             is_used=not self.config.train.fused,
         )
 
-    def fused(self) -> Program:
-        """All of a step as one program."""
+    def fused_step(self) -> Program:
+        """Rollout, rewards, log-probabilities and update as one program."""
         learner, num_prompts = self._step_grpo_learner, self.num_prompts
         loss = self.config.loss
         num_scores = loss.needs_reference + loss.needs_policy_logps
-        work = self.count.prefill(num_prompts) + self.count.decode(self.num_rows)
+        flops = self.flops.prefill(num_prompts) + self.flops.decode(self.num_rows)
         for _ in range(num_scores):
-            work += self._operations_of_score(learner)
+            flops += self._logps_flops(learner)
         return Program(
-            name="fused step",
+            name="fused_step",
             stage="step_grpo",
             function=fused_step,
-            static=(Fused(learner, self.sampler, make_reward_spec(self.config)),),
+            static=(FusedProgram(learner, self.sampler, make_reward_spec(self.config)),),
             arguments=(
                 self._state(learner),
                 self.frozen,
@@ -237,11 +250,11 @@ class _World:
                 self._prompts(num_prompts),
                 shapes.reward_targets(self.config, num_prompts, self.mesh),
                 shapes.vocabulary(self.model.config.vocab_size, self.mesh),
-                shapes.key(self.mesh),
+                shapes.rng_key(self.mesh),
             ),
             resident={},
-            flops=work + self._operations_of_update(learner),
-            settings=(*_OF_LEARNING, "sampling.slots"),
+            flops=flops + self._update_flops(learner),
+            memory_settings=(*_LEARNER_MEMORY_SETTINGS, "sampling.slots"),
             is_used=self.config.train.fused,
         )
 
@@ -258,52 +271,52 @@ class _World:
         )
 
     @property
-    def decoding_mesh(self) -> jax.sharding.Mesh:
-        """The same devices, as sampling lays them out."""
+    def decode_mesh(self) -> jax.sharding.Mesh:
+        """The mesh of decoding, on the same devices."""
         assert self.sampler.mesh is not None
         return self.sampler.mesh
 
     @property
     def _prompts_mesh(self) -> jax.sharding.Mesh:
-        assert self.sampler.prompts_mesh is not None
-        return self.sampler.prompts_mesh
+        assert self.sampler.prefix_cache_mesh is not None
+        return self.sampler.prefix_cache_mesh
 
     @functools.cached_property
-    def copy(self) -> Params:
-        """The sampler's parameters, as `sampling.sync` returns them."""
-        mesh, start = self.decoding_mesh, shapes.Shape((), jnp.int32)
+    def sampler_params(self) -> Params:
+        """The sampler's parameters, as `sampling.weight_sync` returns them."""
+        mesh, start = self.decode_mesh, shapes.Shape((), jnp.int32)
         group = jax.eval_shape(sync_layers(self.model, mesh), self.policy["text"]["layers"], start)
         rest = jax.eval_shape(sync_non_layer_params(self.model, mesh), non_layer_params(self.policy))
-        copy = rest | {"layers": group[:1] * self.model.config.num_hidden_layers}
-        return shapes.at(copy, sampler_shardings(copy, mesh))
+        params = rest | {"layers": group[:1] * self.model.config.num_hidden_layers}
+        return shapes.abstract(params, sampler_shardings(params, mesh))
 
     def _prefilled(self, sampler: Sampler, prompts: PromptBatch) -> Prefilled:
-        """What decoding goes on from."""
+        """What prefill returns and decoding takes."""
         prefilled = jax.eval_shape(prefill(sampler), self.policy, prompts)
-        is_cache = {4: CACHE_SPEC}  # a cache has rows, heads, and positions and the width of a head
-        return shapes.at(
+        specs = {4: CACHE_SPEC}  # by rank: a cache has rows, heads, positions and head_dim
+        return shapes.abstract(
             prefilled,
-            jax.tree.map(lambda leaf: make_sharding(self._prompts_mesh, is_cache.get(leaf.ndim, ROWS_SPEC)), prefilled),
+            jax.tree.map(lambda leaf: make_sharding(self._prompts_mesh, specs.get(leaf.ndim, ROWS_SPEC)), prefilled),
         )
 
     @property
     def policy(self) -> Params:
-        """All parameters of what is trained."""
+        """All parameters, trained and frozen."""
         return combine(self.trained, self.frozen)
 
     @property
     def reference(self) -> Params:
-        """The reference's copy of what is trained, in the dtype of the computation; all else is the policy's too."""
+        """The reference's trained parameters, in the compute dtype; it shares the frozen ones with the policy."""
         dtype = jnp.dtype(self.config.model.dtype)
         return jax.tree.map(lambda leaf: shapes.Shape(leaf.shape, dtype, sharding=leaf.sharding), self.trained)
 
     @property
-    def _held_reference(self) -> dict[str, Any]:
+    def _resident_reference(self) -> dict[str, Any]:
         return {"reference": self.reference} if self.config.loss.needs_reference else {}
 
     @property
-    def _runs_of_generation(self) -> float:
-        """Generations per update."""
+    def _rollouts_per_update(self) -> float:
+        """Rollouts per update."""
         return 1 / self.config.loss.num_iterations
 
     @property
@@ -314,66 +327,68 @@ class _World:
         return make_learner(self.config, self.model, optim=optim, max_steps=max_steps, trained=self.trained)
 
     def _state(self, learner: Learner) -> TrainState:
-        return shapes.with_shardings(jax.eval_shape(learner.init, self.trained), self.mesh)
+        return shapes.abstract_params(jax.eval_shape(learner.init, self.trained), self.mesh)
 
     def _prompts(self, num_prompts: int) -> PromptBatch:
         return shapes.prompts(self.config, self.model.config.vision, num_prompts, self.mesh)
 
-    def _sampling(
+    def _sampling_program(
         self,
         name: str,
         stage: str,
         function: Any,
         arguments: tuple[Any, ...],
         *,
-        held: dict[str, Any],
-        operations: Flops = _NONE,
+        resident: dict[str, Any],
+        flops: Flops = _NO_FLOPS,
         runs: float = 1.0,
-        settings: tuple[str, ...] = (),
+        memory_settings: tuple[str, ...] = (),
     ) -> Program:
-        """A program of sampling, and what is held beside it."""
+        """A program of the sampler, beside which the train state is resident."""
         is_training = stage != EVALUATION
         return Program(
-            name=name if is_training else f"{stage} {name}",
+            name=name if is_training else f"{stage}_{name}",
             stage=stage,
             function=function,
             static=(),
             arguments=arguments,
-            resident=held | (self._held_in_training if is_training else self._held_in_evaluation),
-            flops=operations,
-            runs_per_step=runs * self._runs_of_generation if is_training else 0.0,
-            settings=settings,
+            resident=resident | (self._resident_in_training if is_training else self._resident_in_evaluation),
+            flops=flops,
+            runs_per_step=runs * self._rollouts_per_update if is_training else 0.0,
+            memory_settings=memory_settings,
             is_used=not (is_training and self.config.train.fused),
         )
 
-    def _operations_of_score(self, learner: Learner) -> Flops:
+    def _logps_flops(self, learner: Learner) -> Flops:
         num_sequences = learner.num_sequences(self.num_prompts, self.num_rows)
-        return self.count.score(self.num_prompts, self.num_rows, num_sequences=num_sequences)
+        return self.flops.logps(self.num_prompts, self.num_rows, num_sequences=num_sequences)
 
-    def _operations_of_update(self, learner: Learner) -> Flops:
-        num_parts = learner.num_micro_batches(
+    def _update_flops(self, learner: Learner) -> Flops:
+        num_micro_batches = learner.num_micro_batches(
             (self.num_prompts, self.config.data.max_prompt_length),
             (self.num_rows, self.config.sampling.max_completion_length),
         )
-        num_sequences = learner.num_sequences(self.num_prompts, self.num_rows, num_parts=num_parts)
-        return self.count.update(self.num_prompts, self.num_rows, num_sequences=num_sequences)
+        num_sequences = learner.num_sequences(self.num_prompts, self.num_rows, num_parts=num_micro_batches)
+        return self.flops.update(self.num_prompts, self.num_rows, num_sequences=num_sequences)
 
     @property
-    def _held_in_training(self) -> dict[str, Any]:
-        """What StepGRPO holds beside the policy."""
-        return {"optimizer": self._state(self._step_grpo_learner).opt_state} | self._held_reference
+    def _resident_in_training(self) -> dict[str, Any]:
+        """What StepGRPO keeps on the devices beside the policy."""
+        return {"optimizer": self._state(self._step_grpo_learner).opt_state} | self._resident_reference
 
     @property
-    def _held_in_evaluation(self) -> dict[str, Any]:
-        """The same, if it validates; between stages there is nothing but the policy."""
+    def _resident_in_evaluation(self) -> dict[str, Any]:
+        """The same during validation; between stages there is only the policy."""
         stages, settings = self.config.train.stages, self.config.eval
         if settings.steps > 0 and "step_grpo" in stages:
-            return self._held_in_training
+            return self._resident_in_training
         if settings.supervised_steps > 0 and set(stages) - {"step_grpo"}:
-            return {"optimizer": self._state(self._step_grpo_learner).opt_state}  # of any stage: two moments a number
+            return {
+                "optimizer": self._state(self._step_grpo_learner).opt_state
+            }  # any stage's: two moments per parameter
         return {}
 
-    def _score(self, name: str, trained: Params, held: dict[str, Any]) -> Program:
+    def _logps_program(self, name: str, trained: Params, resident: dict[str, Any]) -> Program:
         return Program(
             name=name,
             stage="step_grpo",
@@ -384,13 +399,13 @@ class _World:
                 self._prompts(self.num_prompts),
                 shapes.completions(self.config, self.num_rows, self.mesh),
             ),
-            resident=held,
-            flops=self._operations_of_score(self._step_grpo_learner),
-            runs_per_step=self._runs_of_generation,
+            resident=resident,
+            flops=self._logps_flops(self._step_grpo_learner),
+            runs_per_step=self._rollouts_per_update,
             is_used=not self.config.train.fused,
         )
 
 
-def _without(params: Params, starts: tuple[str, ...]) -> Params:
-    """Parameters but those whose dotted path starts so."""
-    return {path: leaf for path, leaf in flatten_dict(params, sep=".").items() if not path.startswith(starts)}
+def _without(params: Params, prefixes: tuple[str, ...]) -> Params:
+    """Parameters by dotted path, without those below the prefixes."""
+    return {path: leaf for path, leaf in flatten_dict(params, sep=".").items() if not path.startswith(prefixes)}

@@ -1,4 +1,4 @@
-"""Shapes and places of all that the programs of a run take, without an array: the largest batches that can occur."""
+"""Abstract arguments of a run's programs, shapes and shardings without arrays: the largest batches that can occur."""
 
 from typing import Any
 
@@ -15,44 +15,44 @@ from r1vl_jax.rewards.weighted_sum import RewardTargets
 from r1vl_jax.sharding.batch import batch_sharding, num_batch_shards, replicated
 from r1vl_jax.sharding.rules import bytes_per_device, shardings
 
-# What the key steps of questions are taken to be at most; real ones are known only from the data.
-_NUM_GROUPS, _NUM_ALTERNATIVES, _SPELLING_BYTES = 16, 4, 64
-_BYTES_OF_A_TOKEN = 8
+# Assumed maxima of a question's key steps; the real ones depend on the data.
+_NUM_GROUPS, _NUM_SPELLINGS, _SPELLING_BYTES = 16, 4, 64
+_BYTES_PER_TOKEN = 8
 
 Shape = jax.ShapeDtypeStruct
 
 
-def at(tree: Any, placements: Any) -> Any:
-    """A tree with every leaf where a tree of shardings puts it."""
-    return jax.tree.map(_with_sharding, tree, placements)
+def abstract(tree: Any, leaf_shardings: Any) -> Any:
+    """Abstract arrays of a tree's shapes with the given shardings."""
+    return jax.tree.map(_with_sharding, tree, leaf_shardings)
 
 
-def with_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """A tree of parameters, or what has their paths, with every leaf where the table of `sharding` puts it."""
-    return at(tree, shardings(tree, mesh))
+def abstract_params(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """A tree of parameters, or one with their paths, sharded by `sharding.rules`."""
+    return abstract(tree, shardings(tree, mesh))
 
 
 def sharded_batch(bundle: Bundle, mesh: jax.sharding.Mesh) -> Bundle:
-    """A batch whose rows are divided over the devices as `sharding.divide` divides them."""
+    """A batch sharded as `sharding.batch` shards it."""
     return map_axes(lambda leaf, axes: _with_sharding(leaf, batch_sharding(axes, mesh)), bundle)
 
 
-def sampler_params(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """What every device has all of."""
+def replicated_shapes(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """A tree that every device holds in full."""
     return jax.tree.map(lambda leaf: _with_sharding(leaf, replicated(mesh)), tree)
 
 
-def resident_bytes(tree: Any) -> int:
-    """Of all leaves, as the numbers themselves take; the compiler may add padding."""
+def device_bytes(tree: Any) -> int:
+    """Bytes of a tree on one device, without the padding that the compiler may add."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.sharding is not None]
     return bytes_per_device(leaves, [leaf.sharding for leaf in leaves])
 
 
 def prompts(config: Config, tower: TowerConfig, num_prompts: int, mesh: jax.sharding.Mesh) -> PromptBatch:
-    """Prompts as long as they may be, each with one picture as large as it may be."""
+    """Prompts of maximal length, each with one image of maximal size."""
     data, length = config.data, config.data.max_prompt_length
     num_rows = data.vision_shards * num_batch_shards(mesh)
-    patches = patches_of_picture(config, tower) * -(-num_prompts // num_rows)
+    patches = patches_per_image(config, tower) * -(-num_prompts // num_rows)
     num_slots = -(-patches // data.patch_bucket) * data.patch_bucket
     batch = PromptBatch(
         token_PS=Shape((num_prompts, length), jnp.int32),
@@ -70,20 +70,20 @@ def prompts(config: Config, tower: TowerConfig, num_prompts: int, mesh: jax.shar
     return sharded_batch(batch, mesh)
 
 
-def patches_of_picture(config: Config, tower: TowerConfig) -> int:
-    """Of one picture of `data.max_pixels`: whole squares of patches that become one feature."""
-    pixels_of_feature = tower.patch_size**2 * tower.merge_length
-    return config.data.max_pixels // pixels_of_feature * tower.merge_length
+def patches_per_image(config: Config, tower: TowerConfig) -> int:
+    """Patches of an image of `data.max_pixels`, a multiple of the patches that merge into one feature."""
+    pixels_per_feature = tower.patch_size**2 * tower.merge_length
+    return config.data.max_pixels // pixels_per_feature * tower.merge_length
 
 
 def completions(config: Config, num_rows: int, mesh: jax.sharding.Mesh) -> Completions:
-    """As long as they may be."""
+    """Completions of maximal length."""
     shape = (num_rows, config.sampling.max_completion_length)
     return sharded_batch(Completions(Shape(shape, jnp.int32), Shape(shape, bool)), mesh)
 
 
 def train_rows(config: Config, num_rows: int, mesh: jax.sharding.Mesh) -> TrainRows:
-    """What an update knows of completions, as far as the loss needs it."""
+    """Completions with advantages and the log-probabilities that the loss needs."""
     loss, shape = config.loss, (num_rows, config.sampling.max_completion_length)
     number = Shape(shape, jnp.float32)
     rows = TrainRows(
@@ -98,31 +98,31 @@ def train_rows(config: Config, num_rows: int, mesh: jax.sharding.Mesh) -> TrainR
 
 
 def reward_targets(config: Config, num_prompts: int, mesh: jax.sharding.Mesh) -> RewardTargets:
-    """Key steps and answers of prompts, with many key steps."""
+    """Key steps and answers of prompts, at the assumed maxima."""
     packed = rewards.pack(
         [{"answer": "0", "key_steps": []}] * num_prompts,
         semantics=config.reward.semantics,
         max_groups=_NUM_GROUPS,
-        max_alternatives=_NUM_ALTERNATIVES,
+        max_alternatives=_NUM_SPELLINGS,
         max_length=_SPELLING_BYTES,
     )
     return sharded_batch(jax.tree.map(lambda leaf: Shape(leaf.shape, leaf.dtype), RewardTargets(*packed)), mesh)
 
 
 def vocabulary(vocab_size: int, mesh: jax.sharding.Mesh) -> Vocabulary:
-    """The bytes of every token."""
-    table = Vocabulary(Shape((vocab_size + 1,), jnp.int32), Shape((_BYTES_OF_A_TOKEN * vocab_size,), jnp.uint8))
-    return sampler_params(table, mesh)
+    """The table token -> bytes."""
+    table = Vocabulary(Shape((vocab_size + 1,), jnp.int32), Shape((_BYTES_PER_TOKEN * vocab_size,), jnp.uint8))
+    return replicated_shapes(table, mesh)
 
 
-def key(mesh: jax.sharding.Mesh) -> Shape:
-    """What the draws of a step are folded from."""
-    return sampler_params(jax.eval_shape(jax.random.key, 0), mesh)
+def rng_key(mesh: jax.sharding.Mesh) -> Shape:
+    """The random key of a step."""
+    return replicated_shapes(jax.eval_shape(jax.random.key, 0), mesh)
 
 
 def scalar(mesh: jax.sharding.Mesh, dtype: Any = jnp.float32) -> Shape:
-    """One number."""
-    return sampler_params(Shape((), dtype), mesh)
+    """A replicated scalar."""
+    return replicated_shapes(Shape((), dtype), mesh)
 
 
 def _with_sharding(leaf: Any, sharding: NamedSharding) -> Shape:

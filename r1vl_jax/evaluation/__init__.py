@@ -1,0 +1,1 @@
+"""Greedy accuracy on held-out problems."""

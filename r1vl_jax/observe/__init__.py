@@ -1,4 +1,4 @@
-"""What a run writes down and prints. Nothing leaves the run's directory and the console."""
+"""What a run writes into its directory and prints on the console; nothing is sent elsewhere."""
 
 from r1vl_jax.observe.alarm import alarm
 from r1vl_jax.observe.completions import print_completions, write_completions

@@ -1,21 +1,22 @@
-"""Tells when the reward rises while held-out accuracy falls: the policy has found what pays, not what is right."""
+"""Alarm on reward hacking: the reward rises while held-out accuracy falls."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_STANDARD_ERRORS = 2.0  # of the difference of two accuracies; less is chance
+_STANDARD_ERRORS = 2.0  # of the difference of two accuracies; a smaller drop may be noise
 
 
 def alarm(lines: Sequence[Mapping[str, Any]], *, stage: str, num_problems: int) -> str | None:
-    """What is wrong, in a sentence; None if nothing is.
+    """The message of the alarm; None if there is none.
 
-    Compares the last evaluation with the best before it, and the mean rewards of the updates that led to each.
+    Compares the last evaluation with the best one before, and the mean reward of the updates since the evaluation
+    before each.
 
     Args:
         lines: of `metrics.jsonl`, the last evaluation included.
-        stage: the stage whose lines count.
-        num_problems: problems of an evaluation.
+        stage: whose lines count.
+        num_problems: number of problems of an evaluation.
     """
     lines = [line for line in lines if line["stage"] == stage]
     evaluations = [(line["step"], line["eval/accuracy"]) for line in lines if line.get("eval/accuracy") is not None]
@@ -29,11 +30,11 @@ def alarm(lines: Sequence[Mapping[str, Any]], *, stage: str, num_problems: int) 
     if len(means) < 2:
         return None
     *earlier, (step, accuracy, reward) = means
-    best_step, best, reward_then = max(earlier, key=lambda mean: mean[1])
+    best_step, best, best_reward = max(earlier, key=lambda mean: mean[1])
     error = math.sqrt((best * (1 - best) + accuracy * (1 - accuracy)) / num_problems)
-    if accuracy >= best - _STANDARD_ERRORS * error or reward <= reward_then:
+    if accuracy >= best - _STANDARD_ERRORS * error or reward <= best_reward:
         return None
     return (
         f"step {step}: held-out accuracy fell to {accuracy:.3f} from {best:.3f} at step {best_step}, while the reward"
-        f" rose from {reward_then:.2f} to {reward:.2f}; look at the completions, and at what the reward pays for"
+        f" rose from {best_reward:.2f} to {reward:.2f}; possible reward hacking: look at the completions"
     )

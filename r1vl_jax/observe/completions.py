@@ -1,4 +1,4 @@
-"""Sampled completions with what they earned: kept as Parquet, shown as a table."""
+"""Sampled completions with their rewards: Parquet files, and a table on the console."""
 
 import io
 import math
@@ -16,8 +16,8 @@ from r1vl_jax.observe.files import atomic_write
 
 Row = Mapping[str, Any]
 
-# One row is one completion. `prompt` is the question; `image` a PNG, may be empty; `key_steps` and `key_step_spans` are
-# JSON, the spans being [start, end) in characters of `completion`, a list for each group.
+# A row is a completion. `prompt` is the question; `image` a PNG, or empty; `key_steps` and `key_step_spans` are JSON:
+# the spellings of each key step, and where it matched, [start, end) in characters of `completion`.
 SCHEMA = pa.schema(
     [("step", pa.int64())]
     + [(name, pa.string()) for name in ("prompt", "kind", "answer", "key_steps", "completion", "key_step_spans")]
@@ -28,18 +28,18 @@ SCHEMA = pa.schema(
 
 
 def write_completions(
-    workdir: epath.PathLike, step: int, rows: Sequence[Row], *, more: Iterable[str] = ()
+    workdir: epath.PathLike, step: int, rows: Sequence[Row], *, extra_columns: Iterable[str] = ()
 ) -> epath.Path:
     """Writes `completions/completions_{step:05d}.parquet`; rows of one prompt are neighbours.
 
     Args:
-        rows: a value for each column of `SCHEMA`.
-        more: further columns of numbers: rewards of the user's own, null where one does not apply (NaN here).
+        rows: a value for each column of `SCHEMA` and each extra column.
+        extra_columns: names of custom rewards; NaN, where a reward does not apply, is written as null.
 
     Raises:
         ValueError: a row lacks a column or has another one.
     """
-    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in more)])
+    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in extra_columns)])
     for row in rows:
         if row.keys() != set(schema.names):
             raise ValueError(
@@ -56,49 +56,54 @@ def write_completions(
 
 def read_completions(path: epath.Path) -> list[dict[str, Any]]:
     """The rows of one file."""
-    # In this thread: Arrow's own have ended a process that was done ("terminate called without an active exception").
+    # Without Arrow's threads, which have aborted the process at exit ("terminate called without an active exception").
     return parquet.ParquetFile(io.BytesIO(path.read_bytes())).read(use_threads=False).to_pylist()
 
 
-def own_rewards(row: Row) -> dict[str, float]:
-    """What the user's own reward functions gave for a completion, those that do not apply left out."""
-    own = {name: value for name, value in row.items() if name not in SCHEMA.names}
-    return {name: value for name, value in own.items() if value is not None and not math.isnan(value)}
+def custom_rewards(row: Row) -> dict[str, float]:
+    """The rewards of the user's own functions, without those that do not apply."""
+    extra = {name: value for name, value in row.items() if name not in SCHEMA.names}
+    return {name: value for name, value in extra.items() if value is not None and not math.isnan(value)}
 
 
 def print_completions(rows: Sequence[Row], *, console: Console | None = None) -> None:
-    """Prints completions and what they earned as a table; what the model wrote is shown as it is, never as markup."""
+    """Prints completions and their rewards as a table; the model's text is never interpreted as markup."""
     table = Table(
         title=f"completions of step {rows[0]['step']}" if rows else "no completions", show_lines=True, expand=True
     )
     table.add_column("question", ratio=1, overflow="fold")
     table.add_column("completion", ratio=3, overflow="fold")
-    table.add_column("earned", no_wrap=True)
+    table.add_column("rewards", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in (_asked(row), row["completion"], _earned(row))))
+        table.add_row(
+            *(
+                Text(show_control_characters(cell))
+                for cell in (_question_cell(row), row["completion"], _rewards_cell(row))
+            )
+        )
     (console or Console()).print(table)
 
 
-def question(row: Row) -> str:
-    """The question without the placeholders of its images, which are shown beside it or not at all."""
+def question_text(row: Row) -> str:
+    """The question without its image placeholders."""
     return row["prompt"].replace("<image>", "").strip()
 
 
-def _asked(row: Row) -> str:
-    return f"{question(row)}\n\nanswer: {row['answer']}"
+def _question_cell(row: Row) -> str:
+    return f"{question_text(row)}\n\nanswer: {row['answer']}"
 
 
-def _earned(row: Row) -> str:
+def _rewards_cell(row: Row) -> str:
     shown = {"reward": "reward", "accuracy": "step_accuracy", "validity": "step_validity", "advantage": "advantage"}
     lines = [(label, row[name]) for label, name in shown.items()]
-    lines[-1:-1] = [(name, value) for name, value in own_rewards(row).items()]
+    lines[-1:-1] = [(name, value) for name, value in custom_rewards(row).items()]
     return "\n".join(f"{label:<9} {value:5.2f}" for label, value in lines)
 
 
-def visible(text: str) -> str:
-    """Text without power over a terminal or a page: control characters as the signs that stand for them."""
-    return text.translate(_CONTROL_SIGNS)
+def show_control_characters(text: str) -> str:
+    """Replaces control characters by visible symbols, so that text cannot control a terminal or a page."""
+    return text.translate(_CONTROL_SYMBOLS)
 
 
-_CONTROL_SIGNS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
-_CONTROL_SIGNS |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+_CONTROL_SYMBOLS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
+_CONTROL_SYMBOLS |= {0x7F: "\u2421"} | dict.fromkeys(range(0x80, 0xA0), "\ufffd")

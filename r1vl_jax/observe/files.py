@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, in a local directory or a bucket; of several processes the first writes."""
+"""Atomic writes to a local directory or a bucket; only the main process writes."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from r1vl_jax.runtime import processes
 
 
 def atomic_write(path: epath.Path, content: bytes) -> None:
-    """Replaces a file in one move, so that a reader, or a run that is killed, never sees half of it."""
+    """Replaces a file by a rename: a reader, or a run that is killed, never sees half of it."""
     if not processes.is_main_process():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run was made from: configuration, versions, git revision, data, seed. A directory belongs to one such run."""
+"""`manifest.json`: a run's configuration, versions, git revision, data and seed. A workdir belongs to one such run."""
 
 import dataclasses
 import json
@@ -16,16 +16,16 @@ from r1vl_jax.observe.files import read_json, write_json
 
 MANIFEST = "manifest.json"
 
-# Packages whose version can change a number.
+# Packages whose version can change results.
 _PACKAGES = (
     *("r1vl_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn", "pillow"),
     *("transformers", "tokenizers", "safetensors", "grain", "array-record", "tensorflow-datasets", "math-verify"),
 )
 
-# Settings that change neither the weights nor the order of the data: a run may be resumed with others.
-_WITHOUT_EFFECT = ("workdir", "eval.", "observe.", "train.compile_cache", "train.save_")
-# Settings of memory and speed, which change how sums are rounded: the same, with a warning.
-_OF_ROUNDING = (
+# Prefixes of settings that a resumed run may change: they affect neither the weights nor the order of the data.
+_MAY_CHANGE = ("workdir", "eval.", "observe.", "train.compile_cache", "train.save_")
+# Settings of memory and speed, which change rounding: a resumed run may change them, with a warning.
+_CHANGES_ROUNDING = (
     *("model.remat", "model.scan_layers", "train.micro_batches", "train.tokens_per_micro_batch"),
     *("train.completion_bucket", "loss.logp_chunk_size", "sampling.slots", "sampling.mesh."),
 )
@@ -34,15 +34,15 @@ _OF_ROUNDING = (
 def write_manifest(
     workdir: epath.PathLike, config: Any, *, data_fingerprint: str, weights_fingerprint: str = ""
 ) -> None:
-    """Writes `manifest.json`, or checks the one there; a resumed run keeps its first.
+    """Writes `manifest.json`; a resumed run keeps the first one, which this checks.
 
     Args:
         config: the resolved configuration, a dataclass with a `seed`.
-        data_fingerprint: digest of the records that the run reads.
-        weights_fingerprint: digest of the weights that it starts from; "" where they are random.
+        data_fingerprint: digest of the records.
+        weights_fingerprint: digest of the initial weights; "" if they are random.
 
     Raises:
-        ValueError: the directory holds a run of another configuration, of other data, or from other weights; lists what
+        ValueError: the workdir holds a run of another configuration, of other data, or from other weights; lists what
             differs.
     """
     changed = check_workdir(workdir, config)
@@ -55,17 +55,19 @@ def write_manifest(
     for what, fingerprint in fingerprints.items():
         check_fingerprint(workdir, what, fingerprint)
     if changed := [*changed, *_differences(before["versions"], versions)]:
-        logging.warning("resuming with others of these, so not to the bit: %s", "; ".join(changed))
+        logging.warning(
+            "resuming with changed settings or versions, so results are not bit-exact: %s", "; ".join(changed)
+        )
 
 
 def check_fingerprint(workdir: epath.PathLike, what: str, fingerprint: str) -> None:
-    """Refuses "data" or "weights" that are not those the run began with.
+    """Checks that `what`, "data" or "weights", is what the run started with.
 
     Raises:
-        ValueError: says which, and the fingerprints.
+        ValueError: the fingerprints differ.
     """
     path = epath.Path(workdir) / MANIFEST
-    # A run that was begun before weights were fingerprinted has none to compare.
+    # Manifests written before weights were fingerprinted have none to compare.
     if (before := read_json(path).get(f"{what}_fingerprint", fingerprint)) != fingerprint:
         raise ValueError(
             f"{path}: the {what} changed since this run began (fingerprint {before} -> {fingerprint}); restore the"
@@ -74,30 +76,30 @@ def check_fingerprint(workdir: epath.PathLike, what: str, fingerprint: str) -> N
 
 
 def check_workdir(workdir: epath.PathLike, config: Any) -> list[str]:
-    """Refuses a directory that holds a run of another configuration; what is observed, and how fast, may differ.
+    """Checks that the workdir holds no run of another configuration.
 
     Returns:
-        Settings that differ and change how sums are rounded, old -> new.
+        Changed settings that affect rounding only, old -> new.
 
     Raises:
-        ValueError: lists each setting that differs, old -> new.
+        ValueError: lists every other changed setting, old -> new.
     """
     path = epath.Path(workdir) / MANIFEST
     before = read_json(path)
     if not before:
         return []
-    changed = list(_differences(_flat(before["configuration"]), settings_by_name(config)))
-    if refused := [line for line in changed if not line.startswith((*_WITHOUT_EFFECT, *_OF_ROUNDING))]:
+    changed = list(_differences(_flatten(before["configuration"]), settings_by_name(config)))
+    if refused := [line for line in changed if not line.startswith((*_MAY_CHANGE, *_CHANGES_ROUNDING))]:
         raise ValueError(
             f"{workdir} holds a run of another configuration; set config.workdir to another directory, or undo:\n  "
             + "\n  ".join(refused)
         )
-    return [line for line in changed if line.startswith(_OF_ROUNDING)]
+    return [line for line in changed if line.startswith(_CHANGES_ROUNDING)]
 
 
 def settings_by_name(config: Any) -> dict[str, Any]:
-    """Every setting of a resolved configuration by its dotted name, as on the command line; tuples as lists."""
-    return _flat(_configuration(config))
+    """Every setting of a resolved configuration by its dotted name; tuples as lists."""
+    return _flatten(_configuration(config))
 
 
 def _manifest(config: Any, fingerprints: Mapping[str, str], versions: Mapping[str, str]) -> dict[str, Any]:
@@ -111,15 +113,15 @@ def _manifest(config: Any, fingerprints: Mapping[str, str], versions: Mapping[st
 
 
 def _configuration(config: Any) -> dict[str, Any]:
-    """The settings as JSON gives them back: nested objects, tuples as lists."""
+    """The settings as JSON reads them back: nested objects, tuples as lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by dotted name."""
     flat = {}
     for name, value in node.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
 
 
@@ -139,10 +141,10 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _git_revision() -> str | None:
-    """The commit of this code, with `-dirty` behind it if files were changed; None outside a checkout."""
+    """The commit of this code, with the suffix `-dirty` if files were changed; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        # A checkout that merely contains an environment with this package installed does not count.
+        # A checkout that only contains an environment with this package installed does not count.
         subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
         described = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

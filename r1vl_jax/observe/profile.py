@@ -1,4 +1,4 @@
-"""A trace of one update, for XProf or TensorBoard, and the share of it in which devices had nothing to do."""
+"""A profiler trace of one update, for XProf or TensorBoard, and the share of time in which devices were idle."""
 
 import contextlib
 import logging
@@ -15,26 +15,26 @@ from r1vl_jax.runtime import libtpu, processes
 
 PROFILE = "profile"
 
-# Lines of a trace on which something stands while a device computes: of a TPU, of a GPU, of the threads of a CPU.
-_COMPUTING = ("XLA Ops", "Stream", "tf_XLA")
+# Prefixes of trace lines that have an event while a device computes: on TPU, on GPU, on the threads of a CPU.
+_COMPUTE_LINES = ("XLA Ops", "Stream", "tf_XLA")
 
 
 @contextlib.contextmanager
-def profiled(workdir: epath.PathLike, *, is_wanted: bool, wait: Callable[[], Any]) -> Iterator[None]:
-    """Traces its block into `profile/` of a run, and writes and prints the idle share; of several processes the first.
+def profiled(workdir: epath.PathLike, *, enabled: bool, wait: Callable[[], Any]) -> Iterator[None]:
+    """Traces its block into `profile/` of a run, and writes and prints the idle share; only in the main process.
 
     Args:
-        wait: for what devices still compute; called before and behind the block.
+        wait: blocks until the devices are done; called before and after the block.
     """
-    if is_wanted and (reason := _would_crash()):
-        logging.warning("no profile, whose tracer would crash: %s", reason)
-        is_wanted = False
-    if not (is_wanted and processes.is_main_process()):
+    if enabled and (reason := _tracer_would_crash()):
+        logging.warning("no profile: the tracer would crash: %s", reason)
+        enabled = False
+    if not (enabled and processes.is_main_process()):
         yield
         return
     directory = epath.Path(workdir) / PROFILE
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # functions of Python would fill the trace
+    options.python_tracer_level = 0  # calls of Python functions would fill the trace
     wait()
     with jax.profiler.trace(str(directory), profiler_options=options):
         start = time.perf_counter()
@@ -48,29 +48,33 @@ def profiled(workdir: epath.PathLike, *, is_wanted: bool, wait: Callable[[], Any
     Console().print(f"profile: {seconds:.2f} s, idle: {shares}; the trace is in {directory}", soft_wrap=True)
 
 
-def _would_crash() -> str | None:
-    """Why the tracer of libtpu, which JAX starts wherever libtpu is loaded, would end the process; None if not."""
-    jax.default_backend()  # loads what there is
+def _tracer_would_crash() -> str | None:
+    """Why libtpu's tracer, which JAX starts where libtpu is loaded, would crash the process; None if it would not."""
+    jax.default_backend()  # loads libtpu if it is installed
     return libtpu.version_mismatch() if libtpu.is_loaded() else None
 
 
 def idle_shares(planes: Iterable[Any], seconds: float) -> dict[str, float]:
-    """By device, the share of the time in which nothing of a program ran on it.
+    """Device -> share of the time in which no operation ran on it.
 
     Args:
-        planes: of `jax.profiler.ProfileData`. The host's counts where there is no other: then it is the device.
-        seconds: that the trace took.
+        planes: of `jax.profiler.ProfileData`. The host's plane counts only if there is no other: the CPU is the device.
+        seconds: duration of the trace.
     """
-    computing = {plane.name: [line for line in plane.lines if line.name.startswith(_COMPUTING)] for plane in planes}
-    devices = [name for name, lines in computing.items() if lines and name.startswith("/device:")]
+    compute_lines = {
+        plane.name: [line for line in plane.lines if line.name.startswith(_COMPUTE_LINES)] for plane in planes
+    }
+    devices = [name for name, lines in compute_lines.items() if lines and name.startswith("/device:")]
     return {
-        name.removeprefix("/device:").removeprefix("/host:"): max(0.0, 1 - _covered_ns(computing[name]) / 1e9 / seconds)
-        for name in devices or [name for name, lines in computing.items() if lines]
+        name.removeprefix("/device:").removeprefix("/host:"): max(
+            0.0, 1 - _busy_ns(compute_lines[name]) / 1e9 / seconds
+        )
+        for name in devices or [name for name, lines in compute_lines.items() if lines]
     }
 
 
-def _covered_ns(lines: Iterable[Any]) -> float:
-    """The time in which there is an event on some of the lines."""
+def _busy_ns(lines: Iterable[Any]) -> float:
+    """Time covered by the events of any of the lines."""
     events = sorted((event.start_ns, event.start_ns + event.duration_ns) for line in lines for event in line.events)
     covered = until = 0.0
     for start, end in events:

@@ -1,4 +1,4 @@
-"""How far a stage is and when it will be done: a bar on a terminal, a line now and then in a log."""
+"""Progress of a stage and time left: a bar on a terminal, a line every ten seconds in a log."""
 
 import datetime
 import time
@@ -17,10 +17,10 @@ class Progress:
     """Progress of one stage, a context manager.
 
     Args:
-        stage: the name shown.
-        total: steps in all.
-        first: steps done before, by the run that this one resumes.
-        console: where to print; standard output by default, and nowhere in a process that does not write.
+        stage: label.
+        total: number of steps.
+        first: steps already done by the run that this one resumes.
+        console: where to print; by default standard output of the main process.
     """
 
     def __init__(self, stage: str, total: int, *, first: int = 0, console: Console | None = None):
@@ -30,7 +30,7 @@ class Progress:
         self._last_line = self._start
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
-        # No title or escape sequences in a log: there, lines are printed instead.
+        # A log gets plain lines instead of the bar's escape sequences.
         self._bar = Bar(*columns, *times, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task(stage, total=total, completed=first, shown="")
 
@@ -42,7 +42,7 @@ class Progress:
         self._bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Shows that `step` steps of the stage are done, and a few numbers of the last one."""
+        """Shows that `step` steps are done, and a few metrics of the last one."""
         shown = "  ".join(f"{name} {value:.3g}" for name, value in (metrics or {}).items())
         self._bar.update(self._task, completed=step, shown=shown)
         if not self._console.is_terminal and self._is_time_for_line(step):

@@ -1,4 +1,4 @@
-"""A run's results: `summary.json`, only what the seed determines, and `machine.json`, what the machine adds."""
+"""A run's results: `summary.json`, which the seed determines, and `machine.json`: time, memory, device."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def update_summary(workdir: epath.PathLike, results: Mapping[str, Any]) -> dict[
         results: JSON values; a dot in a name nests, so "accuracy.warmup" becomes {"accuracy": {"warmup": ...}}.
 
     Raises:
-        ValueError: a name would replace a number by a group of numbers.
+        ValueError: a name needs a group where there is a number.
     """
     path = epath.Path(workdir) / SUMMARY
     summary = read_json(path)
@@ -45,7 +45,7 @@ def update_summary(workdir: epath.PathLike, results: Mapping[str, Any]) -> dict[
 
 
 def write_machine(workdir: epath.PathLike, *, seconds: float) -> dict[str, Any]:
-    """Adds up what a run has cost in `machine.json` and returns it; a resumed run adds to what it cost before.
+    """Updates the resource usage in `machine.json` and returns it; a resumed run adds to the usage before.
 
     Args:
         seconds: wall time since the last call, or since the start.
@@ -63,23 +63,23 @@ def write_machine(workdir: epath.PathLike, *, seconds: float) -> dict[str, Any]:
 
 
 class ResourceUsage:
-    """The cost of a run, brought up to date in `machine.json` while it goes on: what a killed run took counts too."""
+    """Resource usage of a run, updated in `machine.json` while it goes on, so that a killed run counts too."""
 
     def __init__(self, workdir: epath.PathLike):
         self._workdir, self._last_time = workdir, time.monotonic()
 
     def write(self) -> dict[str, Any]:
-        """Adds what was spent since the last call, or since the start, and returns the whole."""
+        """Adds the usage since the last call, or since the start, and returns the total."""
         now = time.monotonic()
         seconds, self._last_time = now - self._last_time, now
         return write_machine(self._workdir, seconds=seconds)
 
 
 def peak_memory_gib() -> float:
-    """The most memory that this process and its living workers have held, each at its own peak, in GiB.
+    """Peak resident memory of this process plus that of its living children, each at its own peak, in GiB.
 
-    Read where Linux keeps it: getrusage() would count for a child also what its parent held when it was started.
-    Elsewhere, of this process alone.
+    Read from /proc: getrusage() would charge a child with the memory of its parent at the fork. On other systems than
+    Linux, of this process alone.
     """
     if sys.platform != "linux":
         unit = 1 if sys.platform == "darwin" else 1024
@@ -90,7 +90,7 @@ def peak_memory_gib() -> float:
 def _children() -> Iterator[str]:
     """Process ids of the living children, whichever thread started them."""
     for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a thread that has just ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
             yield from (task / "children").read_text().split()
 
 

@@ -1,4 +1,4 @@
-"""One self-contained page that shows what a run did: results, curves, and what the model wrote."""
+"""`report.html`, one self-contained page: results, curves and sampled completions of a run."""
 
 from r1vl_jax.report.page import write_report
 

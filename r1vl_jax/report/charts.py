@@ -1,38 +1,95 @@
-"""Line charts as inline SVG, drawn from lines of `metrics.jsonl`."""
+"""Line charts of `metrics.jsonl`: what `templates/chart.html` draws as inline SVG."""
 
-import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from r1vl_jax.report.markup import Markup, element, join
-
 Points = list[tuple[float, float]]
+Scale = Callable[[float, float], tuple[float, float]]  # (step, value) -> (x, y) in the drawing
 
 
-@dataclasses.dataclass(frozen=True)
-class Chart:
-    """What a chart shows.
+@dataclass(frozen=True)
+class ChartSpec:
+    """Which metrics a chart shows, and its labels.
 
     Attributes:
-        series: metric -> label, the first four or so in colours that are easy to tell apart.
-        top: the upper end of the axis where the quantity has one, such as 1 for a fraction.
+        series: metric -> label; there are four colours.
+        y_max: the least upper end of the vertical axis, such as 1 for a fraction.
     """
 
     title: str
     unit: str
     stage: str
     series: Mapping[str, str]
-    top: float | None = None
+    y_max: float | None = None
 
 
+@dataclass(frozen=True)
+class Tick:
+    """A number on an axis.
+
+    Attributes:
+        at: position along the axis, in units of the drawing.
+    """
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series.
+
+    Attributes:
+        last: its last (smoothed) value, which the script replaces by the value under the pointer.
+        mean, raw: moving mean and raw values as points of a polyline; raw is "" if the line is not smoothed.
+        dots: the points, if there are few.
+    """
+
+    label: str
+    last: str
+    mean: str
+    raw: str
+    dots: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its coordinates.
+
+    Attributes:
+        points_json: label -> [x in the drawing, step, value] of every point, which the script reads.
+    """
+
+    title: str
+    unit: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    points_json: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Size of the drawing, and the edges of the plot in it."""
+
+    width: int = 400
+    height: int = 210
+    left: int = 52
+    right: int = 386
+    top: int = 10
+    bottom: int = 184
+
+
+FRAME = Frame()
 _STEP_GRPO = "step_grpo"
 CHARTS = (
-    Chart("Reward", "a completion, mean of the step", _STEP_GRPO, {"reward": "total"}),
-    Chart(
+    ChartSpec("Reward", "per completion, mean of the step", _STEP_GRPO, {"reward": "total"}),
+    ChartSpec(
         "Accuracy reward",
-        "StepRAR and what it is made of",
+        "StepRAR and its parts",
         _STEP_GRPO,
         {
             "rewards/step_accuracy/mean": "StepRAR",
@@ -40,59 +97,60 @@ CHARTS = (
             "rewards/key_step_match/mean": "key steps matched",
         },
     ),
-    Chart(
+    ChartSpec(
         "Validity reward",
-        "StepRVR and what it is made of",
+        "StepRVR and its parts",
         _STEP_GRPO,
         {
             "rewards/step_validity/mean": "StepRVR",
             "rewards/complete/mean": "complete",
             "rewards/ordered/mean": "in order",
         },
-        top=1.0,
+        y_max=1.0,
     ),
-    Chart("Held-out accuracy", "fraction of problems, greedy", _STEP_GRPO, {"eval/accuracy": "all kinds"}, top=1.0),
-    Chart("KL to the reference", "nats a token", _STEP_GRPO, {"kl": "KL"}),
-    Chart("Entropy", "nats a token", _STEP_GRPO, {"entropy": "entropy"}),
-    Chart("Completion length", "tokens", _STEP_GRPO, {"completions/mean_length": "mean"}),
-    Chart("Repetition", "fraction of runs of four tokens seen before", _STEP_GRPO, {"completions/repetition": "mean"}),
-    Chart(
-        "Groups that teach nothing",
-        "fraction whose samples all earn the same",
+    ChartSpec(
+        "Held-out accuracy", "fraction of problems, greedy", _STEP_GRPO, {"eval/accuracy": "all kinds"}, y_max=1.0
+    ),
+    ChartSpec("KL to the reference", "nats per token", _STEP_GRPO, {"kl": "KL"}),
+    ChartSpec("Entropy", "nats per token", _STEP_GRPO, {"entropy": "entropy"}),
+    ChartSpec("Completion length", "tokens", _STEP_GRPO, {"completions/mean_length": "mean"}),
+    ChartSpec(
+        "Repetition",
+        "fraction of 4-grams seen before",
         _STEP_GRPO,
-        {"frac_reward_zero_std": "no spread"},
-        top=1.0,
+        {"completions/repetition": "mean"},
     ),
-    Chart("Warm-up loss", "nats a token", "warmup", {"loss": "loss"}),
+    ChartSpec(
+        "Groups without signal",
+        "fraction of groups whose rewards have zero std",
+        _STEP_GRPO,
+        {"frac_reward_zero_std": "zero std"},
+        y_max=1.0,
+    ),
+    ChartSpec("Warm-up loss", "nats per token", "warmup", {"loss": "loss"}),
 )
 
-_WIDTH, _HEIGHT = 400, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 386, 10, 184  # the frame of the plot, in units of the drawing
-_MAX_POINTS = 400  # more are averaged in bins, so that a long run's page stays small
+_MAX_POINTS = 400  # more are averaged in bins, to keep the page of a long run small
 _MAX_POINTS_UNSMOOTHED = 30
 
 
-def line_chart(chart: Chart, lines: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """A figure with one line per series, or None if nothing was logged."""
-    series = {label: points_of(lines, chart.stage, metric) for metric, label in chart.series.items()}
+def line_chart(spec: ChartSpec, lines: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """A chart with one line per series, or None if nothing was logged."""
+    series = {label: points_of(lines, spec.stage, metric) for metric, label in spec.series.items()}
     series = {label: points for label, points in series.items() if points}
     if not series:
         return None
-    x_ticks, y_ticks, scale = _axes([point for points in series.values() for point in points], chart.top)
-    drawn = [_line(points, number, scale) for number, points in enumerate(series.values(), start=1)]
-    cursor = element("line", class_="cursor", x1=_LEFT, x2=_LEFT, y1=_TOP, y2=_BOTTOM)
-    svg = element(
-        "svg",
-        *_grid(x_ticks, y_ticks, scale),
-        *drawn,
-        cursor,
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
-        role="img",
-        aria_label=f"{chart.title} by step",
+    x_ticks, y_ticks, scale = _axes([point for points in series.values() for point in points], spec.y_max)
+    return Chart(
+        title=spec.title,
+        unit=spec.unit,
+        x_ticks=tuple(Tick(round(scale(tick, 0)[0], 1), f"{tick:g}") for tick in x_ticks),
+        y_ticks=tuple(Tick(round(scale(0, tick)[1], 1), f"{tick:g}") for tick in y_ticks),
+        lines=tuple(_line(label, points, scale) for label, points in series.items()),
+        points_json=json.dumps(
+            {label: [[round(scale(x, y)[0], 1), x, y] for x, y in points] for label, points in series.items()}
+        ),
     )
-    pixels = {label: [[round(scale(x, y)[0], 1), x, y] for x, y in points] for label, points in series.items()}
-    caption = element("figcaption", element("b", chart.title), " ", element("span", chart.unit, class_="unit"))
-    return element("figure", caption, _legend(series), svg, class_="chart", data_series=json.dumps(pixels))
 
 
 def points_of(lines: Sequence[Mapping[str, Any]], stage: str, metric: str) -> Points:
@@ -119,8 +177,8 @@ def smoothed(points: Points) -> Points:
     return [(x, mean) for (x, _), mean in zip(points, means, strict=True)]
 
 
-def _axes(points: Points, top: float | None):
-    """Ticks of both axes, and the map from values to the drawing. The vertical axis holds 0 always."""
+def _axes(points: Points, top: float | None) -> tuple[list[float], list[float], Scale]:
+    """Ticks of both axes, and the map from values to the drawing. The vertical axis includes 0."""
     x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
     y_ticks = ticks(min(0.0, *(y for _, y in points)), max(top or 0.0, *(y for _, y in points)))
     left, right = min(x for x, _ in points), max(x for x, _ in points)
@@ -128,50 +186,33 @@ def _axes(points: Points, top: float | None):
 
     def scale(x: float, y: float) -> tuple[float, float]:
         across = (x - left) / (right - left) if right > left else 0.5
-        return _LEFT + across * (_RIGHT - _LEFT), _BOTTOM - (y - low) / (high - low) * (_BOTTOM - _TOP)
+        up = (y - low) / (high - low)
+        return FRAME.left + across * (FRAME.right - FRAME.left), FRAME.bottom - up * (FRAME.bottom - FRAME.top)
 
     return [tick for tick in x_ticks if left <= tick <= right and tick == int(tick)], y_ticks, scale
 
 
 def ticks(low: float, high: float) -> list[float]:
     """Four to eight round numbers, 1, 2 or 5 times a power of ten apart, that enclose [low, high]."""
-    spread = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(spread / 4))
-    step = next(factor * power for factor in (1, 2, 5, 10) if spread / (factor * power) <= 6)
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= 6)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     decimals = 1 - math.floor(math.log10(step))  # the KL of a first update may be as small as 1e-15
     return [round(number * step, decimals) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _grid(x_ticks: list[float], y_ticks: list[float], scale) -> Iterator[Markup]:
-    for tick in y_ticks:
-        y = round(scale(0, tick)[1], 1)
-        yield element("line", class_="grid", x1=_LEFT, x2=_RIGHT, y1=y, y2=y)
-        yield element("text", f"{tick:g}", x=_LEFT - 6, y=y + 3.5, text_anchor="end")
-    for tick in x_ticks:
-        yield element("text", f"{tick:g}", x=round(scale(tick, 0)[0], 1), y=_BOTTOM + 16, text_anchor="middle")
-
-
-def _line(points: Points, number: int, scale) -> Markup:
-    """The values as they are, faint, and their moving mean; a mark on each where there are few."""
+def _line(label: str, points: Points, scale: Scale) -> Line:
     mean = smoothed(points)
-    parts = [element("polyline", class_="mean", points=_coordinates(mean, scale))]
-    if mean is not points:
-        parts.insert(0, element("polyline", class_="raw", points=_coordinates(points, scale)))
-    elif len(points) <= _MAX_POINTS_UNSMOOTHED:
-        places = [scale(x, y) for x, y in points]
-        parts += [element("circle", cx=round(x, 1), cy=round(y, 1), r=2.5) for x, y in places]
-    return element("g", *parts, class_=f"series s{number}")
+    are_few = mean is points
+    return Line(
+        label=label,
+        last=f"{mean[-1][1]:.3g}",
+        mean=_polyline(mean, scale),
+        raw="" if are_few else _polyline(points, scale),
+        dots=tuple((round(x, 1), round(y, 1)) for x, y in (scale(*point) for point in points)) if are_few else (),
+    )
 
 
-def _coordinates(points: Points, scale) -> str:
+def _polyline(points: Points, scale: Scale) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in (scale(*point) for point in points))
-
-
-def _legend(series: Mapping[str, Points]) -> Markup:
-    """A label per series with its last (smoothed) value, which the script replaces by the value under the pointer."""
-    entries = []
-    for number, (label, points) in enumerate(series.items(), start=1):
-        last = element("output", f"{smoothed(points)[-1][1]:.3g}")
-        entries.append(element("span", element("i", class_=f"s{number}"), label, " ", last, class_="key"))
-    return element("div", join(*entries), element("span", class_="step"), class_="legend")

@@ -1,23 +1,19 @@
 """Puts the page together from the files of a run."""
 
-import string
-from importlib import resources
-from typing import Any
-
 from etils import epath
 
 from r1vl_jax.observe import manifest, metrics, results
 from r1vl_jax.observe.files import atomic_write, read_json
-from r1vl_jax.report.charts import CHARTS, line_chart
-from r1vl_jax.report.markup import Markup, element, join, text
-from r1vl_jax.report.results import by_stage, headline, settings
+from r1vl_jax.report.charts import CHARTS, FRAME, line_chart
+from r1vl_jax.report.rendering import render
+from r1vl_jax.report.results import accuracy_cards, facts, settings, stage_table, versions
 from r1vl_jax.report.samples import samples
 
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
     """Writes `report.html` from what is in the run's directory, also while the run goes on, and returns its path.
 
-    The page loads nothing: no script, style, font or picture from elsewhere.
+    The page is self-contained: it loads no script, style, font or image.
 
     Raises:
         FileNotFoundError: the directory holds no run.
@@ -26,39 +22,25 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     if not (workdir / manifest.MANIFEST).exists():
         raise FileNotFoundError(f"{workdir} holds no run: expected {manifest.MANIFEST} in it; give a run's workdir")
     path = workdir / "report.html"
-    atomic_write(path, _page(workdir.name, read_json(workdir / manifest.MANIFEST), _sections(workdir)).encode())
+    atomic_write(path, _page(workdir).encode())
     return path
 
 
-def _sections(workdir: epath.Path) -> Markup:
+def _page(workdir: epath.Path) -> str:
+    made_from = read_json(workdir / manifest.MANIFEST)
     summary, machine = read_json(workdir / results.SUMMARY), read_json(workdir / results.MACHINE)
     lines = metrics.read_lines(workdir / metrics.METRICS)
-    charts = [figure for chart in CHARTS if (figure := line_chart(chart, lines)) is not None]
-    return join(
-        element("section", headline(summary, machine), by_stage(summary)),
-        _section("Curves", "faint: every step; strong: moving mean", element("div", *charts, class_="charts")),
-        _section("Samples", "marked: key steps found; best reward first", *samples(workdir)),
-        element(
-            "details", element("summary", "Settings and versions"), settings(read_json(workdir / manifest.MANIFEST))
-        ),
+    return render(
+        "page.html",
+        name=workdir.name,
+        stages=made_from["configuration"]["train"]["stages"],
+        seed=made_from["seed"],
+        cards=accuracy_cards(summary),
+        facts=facts(summary, machine),
+        table=stage_table(summary),
+        charts=[chart for spec in CHARTS if (chart := line_chart(spec, lines)) is not None],
+        frame=FRAME,
+        samples=list(samples(workdir)),
+        settings=settings(made_from),
+        versions=versions(made_from),
     )
-
-
-def _section(title: str, note: str, *content: Markup) -> Markup:
-    return element("section", element("h2", title, " ", element("span", note, class_="unit")), *content)
-
-
-def _page(name: str, made_from: dict[str, Any], sections: Markup) -> str:
-    """The template with everything in place; the file's own texts are inserted by name."""
-    part = {file: resources.files("r1vl_jax.report").joinpath(file).read_text("utf-8") for file in _FILES}
-    stages = made_from["configuration"]["train"]["stages"]
-    return string.Template(part["page.html"]).substitute(
-        name=text(name),
-        about=text(f"{' → '.join(stages)} · seed {made_from['seed']}"),
-        style=part["style.css"],
-        script=part["script.js"],
-        sections=sections,
-    )
-
-
-_FILES = ("page.html", "style.css", "script.js")

@@ -1,103 +1,142 @@
-"""The head of the page: accuracies, cost, and the settings they were reached with."""
+"""Accuracies and resource usage at the head of the page, and the settings at its end."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from r1vl_jax import config
-from r1vl_jax.report.markup import Markup, element, join
 
 # Keys of summary.json's "accuracy", in the order they are measured.
 _STAGES = {"start": "start", "warmup": "after warm-up", "step_grpo": "after StepGRPO"}
 
 # Keys of machine.json.
-_COSTS = {"seconds": "wall time", "peak_memory_gib": "peak memory", "device": "device", "cpu_count": "processor cores"}
+_USAGE = {"seconds": "wall time", "peak_memory_gib": "peak memory", "device": "device", "cpu_count": "processor cores"}
 
 
-def headline(summary: Mapping[str, Any], machine: Mapping[str, Any]) -> Markup:
-    """Held-out accuracy before, between and after the stages, then single results, and what the run cost."""
+@dataclass(frozen=True)
+class Card:
+    """The accuracy after a stage and, if one was measured before, the gain since."""
+
+    label: str
+    accuracy: str
+    gain: str = ""
+    is_up: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of a table; a fraction is shown as a percentage over a bar."""
+
+    text: str
+    is_fraction: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measure, and its value after each stage."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Labels of the stages, which are the columns, and a row for each measure."""
+
+    stages: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting, or a version.
+
+    Attributes:
+        is_changed: whether it differs from the default.
+    """
+
+    name: str
+    value: str
+    is_changed: bool = False
+
+
+def accuracy_cards(summary: Mapping[str, Any]) -> list[Card]:
+    """Held-out accuracy before, between and after the stages."""
     accuracy = summary.get("accuracy", {})
-    cards = [_accuracy_card(label, accuracy, stage) for stage, label in _STAGES.items() if stage in accuracy]
-    facts = [(name, _number(value)) for name, value in summary.items() if not isinstance(value, Mapping)]
-    facts += [(label, _cost(name, machine[name])) for name, label in _COSTS.items() if name in machine]
-    terms = [element("div", element("dt", name), element("dd", value)) for name, value in facts]
-    return join(element("div", *cards, class_="cards"), element("dl", *terms, class_="facts"))
+    measured = [stage for stage in _STAGES if stage in accuracy]
+    return [
+        _card(stage, accuracy[stage], accuracy[before] if before else None)
+        for before, stage in zip([None, *measured], measured, strict=False)
+    ]
 
 
-def _accuracy_card(label: str, accuracy: Mapping[str, float], stage: str) -> Markup:
-    """The accuracy after one stage and, if one was measured before, the points gained since."""
-    stages = [known for known in _STAGES if known in accuracy]
-    parts = [element("span", label), element("b", f"{accuracy[stage]:.1%}")]
-    for before in stages[: stages.index(stage)][-1:]:
-        gain = 100 * (accuracy[stage] - accuracy[before])
-        parts.append(element("span", f"{gain:+.1f} points", class_="gain up" if gain > 0 else "gain"))
-    return element("div", *parts, class_="card")
+def _card(stage: str, accuracy: float, before: float | None) -> Card:
+    card = Card(_STAGES[stage], f"{accuracy:.1%}")
+    if before is None:
+        return card
+    gain = 100 * (accuracy - before)
+    return dataclasses.replace(card, gain=f"{gain:+.1f} points", is_up=gain > 0)
 
 
-def by_stage(summary: Mapping[str, Any]) -> Markup:
-    """A table of accuracy by kind of problem, and of all else that an evaluation measured, with a column per stage."""
+def facts(summary: Mapping[str, Any], machine: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Results that are single numbers, and the resource usage: name and value."""
+    single = [(name, _number(value)) for name, value in summary.items() if not isinstance(value, Mapping)]
+    return single + [(label, _usage(name, machine[name])) for name, label in _USAGE.items() if name in machine]
+
+
+def stage_table(summary: Mapping[str, Any]) -> Table:
+    """Accuracy by kind of problem, and all else that an evaluation measured, with a column per stage."""
     kinds = summary.get("accuracy_by_kind", {})
-    rows = {
+    measures = {
         f"accuracy, {kind}": {stage: kinds[stage].get(kind) for stage in kinds}
         for kind in sorted(set().union(*kinds.values()))
     }
-    rows |= {
+    measures |= {
         name: values
         for name, values in summary.items()
         if isinstance(values, Mapping) and name not in ("accuracy", "accuracy_by_kind")
     }
-    stages = [stage for stage in _STAGES if any(stage in values for values in rows.values())]
+    stages = [stage for stage in _STAGES if any(stage in values for values in measures.values())]
     if not stages:
-        return Markup()
-    head = element("tr", element("th", ""), *(element("th", _STAGES[stage]) for stage in stages))
-    body = [
-        element("tr", element("th", name), *(_cell(values.get(stage)) for stage in stages))
-        for name, values in rows.items()
-    ]
-    return element("div", element("table", head, *body, class_="kinds"), class_="scroll")
+        return Table((), ())
+    rows = (Row(name, tuple(_cell(values.get(stage)) for stage in stages)) for name, values in measures.items())
+    return Table(tuple(_STAGES[stage] for stage in stages), tuple(rows))
 
 
-def _cell(value: float | None) -> Markup:
-    """A fraction as percentage with a bar behind it, another number as it is."""
+def _cell(value: float | None) -> Cell:
     if value is None:
-        return element("td", "")
-    if not 0 <= value <= 1:
-        return element("td", _number(value))
-    return element("td", f"{value:.1%}", class_="bar", style=f"--part:{value:.1%}")
+        return Cell("")
+    return Cell(f"{value:.1%}", is_fraction=True) if 0 <= value <= 1 else Cell(_number(value))
 
 
-def settings(manifest: Mapping[str, Any]) -> Markup:
-    """Every setting by section, those that differ from the default in bold, and the versions of packages."""
-    if not manifest:
-        return Markup()
-    default = dict(flat(dataclasses.asdict(config.Config())))
-    rows = [_setting(name, value, default.get(name)) for name, value in flat(manifest["configuration"])]
-    versions = [("git_revision", manifest["git_revision"]), ("data_fingerprint", manifest["data_fingerprint"])]
-    versions += list(manifest["versions"].items())
-    return join(
-        element("h3", "Settings ", element("span", "bold: not the default", class_="unit")),
-        element("div", *rows, class_="settings"),
-        element("h3", "Made with"),
-        element("div", *(_setting(name, value, value) for name, value in versions), class_="settings"),
-    )
+def settings(manifest: Mapping[str, Any]) -> list[Setting]:
+    """Every setting by its dotted name."""
+    default = dict(_flat(dataclasses.asdict(config.Config())))
+    return [_setting(name, value, default.get(name)) for name, value in _flat(manifest["configuration"])]
 
 
-def _setting(name: str, value: Any, default: Any) -> Markup:
+def versions(manifest: Mapping[str, Any]) -> list[Setting]:
+    """Git revision, fingerprint of the data, and versions of packages."""
+    made_with = {name: manifest[name] for name in ("git_revision", "data_fingerprint")} | manifest["versions"]
+    return [_setting(name, value, value) for name, value in made_with.items()]
+
+
+def _setting(name: str, value: Any, default: Any) -> Setting:
     default = list(default) if isinstance(default, tuple) else default
-    shown = element("code", value if isinstance(value, str) and value else repr(value))
-    return element("div", element("span", name), shown, class_=None if value == default else "changed")
+    return Setting(name, value if isinstance(value, str) and value else repr(value), value != default)
 
 
-def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Values by dotted name."""
     for name, value in node.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _cost(name: str, value: Any) -> str:
+def _usage(name: str, value: Any) -> str:
     if name == "seconds":
         minutes, seconds = divmod(round(value), 60)
         hours, minutes = divmod(minutes, 60)

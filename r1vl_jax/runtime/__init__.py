@@ -1,0 +1,1 @@
+"""The host process: command line, several processes, compilation cache, libtpu."""

@@ -40,11 +40,11 @@ def run_with_config(main: Callable[[ConfigDict], None], *, error_status: int = 1
     app.run(lambda _: main(recipe.value), flags_parser=parse)
 
 
-def check_json(path: str | None) -> None:
-    """Refuses a flag `--json` before the work whose results the file would receive.
+def check_output_file(flag: str, path: str | None) -> None:
+    """Refuses a flag such as "--json" before the work whose results the file would receive.
 
     Raises:
         ValueError: the file cannot be created.
     """
     if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-        raise ValueError(f"--json={path}: expected a file in an existing directory; create it first")
+        raise ValueError(f"{flag}={path}: expected a file in an existing directory; create it first")

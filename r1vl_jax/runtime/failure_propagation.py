@@ -24,6 +24,8 @@ _POLL_INTERVAL_S = 1.0
 # service, without which JAX aborts the processes that are left.
 _FAILED_EXIT_DELAY_S, _MAIN_EXIT_DELAY_S = 3.0, 4.0
 _KEY = "r1vl_jax/failure"
+# Statuses of XLA with which a collective fails when another process is gone.
+_STATUSES = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
 _EXIT_STATUS = 1
 
 
@@ -57,11 +59,11 @@ def propagate_failures(*, heartbeat_timeout_s: float) -> Iterator[None]:
 
 
 def _may_come_from_lost_process(error: BaseException) -> bool:
-    """Whether this is a status of XLA other than out of memory: a collective with a lost process fails with one.
+    """Whether this is a status of XLA with which a collective with a lost process fails.
 
     Its Python type does not tell: those of Gloo, on CPU, are ValueErrors.
     """
-    return re.match(r"(?!RESOURCE_EXHAUSTED)[A-Z_]+: ", str(error)) is not None
+    return re.match(rf"({'|'.join(_STATUSES)}): ", str(error)) is not None
 
 
 def _exit_on_failure(state: Any, is_done: threading.Event, is_exiting: threading.Event) -> None:

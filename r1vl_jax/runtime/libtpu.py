@@ -16,6 +16,7 @@ _OPTIONS = ("--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",)
 
 # Names of a TPU VM's devices and environment.
 _TPU_DEVICES = ("accel*", "vfio/*")  # in /dev
+_GPU_DEVICES = ("nvidia[0-9]*",)
 _TPU_VARIABLES = ("TPU_NAME", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES")
 
 
@@ -30,12 +31,13 @@ def skip_without_tpu() -> None:
     """Keeps JAX from trying libtpu where there is no TPU: it prints errors before JAX falls back to the CPU.
 
     To be called before JAX looks for devices. Changes nothing where JAX_PLATFORMS is set or JAX saw a TPU (it then sets
-    `jax_platforms` itself), where devices or the environment are those of a TPU VM, or with a plugin for other devices.
+    `jax_platforms` itself), where devices or the environment are those of a TPU VM, with a plugin for other devices, or
+    beside an NVIDIA GPU, of which JAX says itself that a CPU-only jaxlib does not use it.
     """
-    has_tpu = any(os.environ.get(name) for name in _TPU_VARIABLES) or any(
-        next(Path("/dev").glob(pattern), None) for pattern in _TPU_DEVICES
-    )
-    if jax.config.values["jax_platforms"] is None and not has_tpu and not metadata.entry_points(group="jax_plugins"):
+    is_tpu_vm = any(os.environ.get(name) for name in _TPU_VARIABLES)
+    has_device = any(next(Path("/dev").glob(pattern), None) for pattern in (*_TPU_DEVICES, *_GPU_DEVICES))
+    has_plugin = bool(metadata.entry_points(group="jax_plugins"))
+    if jax.config.values["jax_platforms"] is None and not (is_tpu_vm or has_device or has_plugin):
         jax.config.update("jax_platforms", "cpu")
 
 

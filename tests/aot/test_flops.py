@@ -1,4 +1,4 @@
-"""The formula of operations beside XLA's own count, on a model of one layer, whose loops run once."""
+"""FLOPs by formula against XLA's cost analysis, on a model of one layer, whose loops run once."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import optax
 import pytest
 from helpers.small import CONFIG, make_prompts
 
-from r1vl_jax.aot.flops import Counter
+from r1vl_jax.aot.flops import FlopCounter
 from r1vl_jax.arrays import Completions, PackedVision, TrainBatch, TrainRows
 from r1vl_jax.config import Model
 from r1vl_jax.learner.learner import Learner
@@ -40,13 +40,13 @@ WIDE = dataclasses.replace(
 FULL = Model()
 
 
-def counter(remat: str = "none", model: Model = FULL) -> Counter:
+def counter(remat: str = "none", model: Model = FULL) -> FlopCounter:
     definition = Definition(WIDE, remat=remat)
-    return Counter(definition, model, prompt_length=PROMPT, completion_length=COMPLETION, patches=PATCHES)
+    return FlopCounter(definition, model, prompt_length=PROMPT, completion_length=COMPLETION, patches=PATCHES)
 
 
 def batch(num_generations: int = 2):
-    """One prompt with one picture."""
+    """One prompt with one image."""
     prompts = make_prompts(1, length=PROMPT)
     vision = PackedVision(jnp.zeros((1, PATCHES, 1176)), jnp.ones((1, PATCHES), int), jnp.zeros((1, PATCHES, 2), int))
     shape = (num_generations, COMPLETION)
@@ -55,8 +55,8 @@ def batch(num_generations: int = 2):
     return dataclasses.replace(prompts, vision=vision), completions, TrainRows(completions, number, number, number)
 
 
-def unneeded_pairs(num_generations: int = 2) -> float:
-    """Operations of the plain attention on pairs that causality hides, in one forward pass."""
+def masked_pair_flops(num_generations: int = 2) -> float:
+    """FLOPs of plain attention on (query, key) pairs that the causal mask hides, in one forward pass."""
     pairs = PROMPT * (PROMPT - 1) / 2 + num_generations * COMPLETION * (COMPLETION - 1) / 2
     return 4 * pairs * WIDE.hidden_size
 
@@ -66,15 +66,15 @@ def learner(definition: Definition) -> Learner:
 
 
 def xla_count(lowered) -> float:
-    """Before optimisation, so that nothing is compiled; elementwise work is part of it."""
+    """XLA's count before optimization, so nothing is compiled; it includes elementwise operations."""
     return lowered.cost_analysis()["flops"]
 
 
-def test_scoring():
+def test_logps():
     count, (prompts, completions, _) = counter(), batch()
     params = count.definition.abstract_params()
     counted = xla_count(compute_logps.lower(learner(count.definition), params, prompts, completions))
-    assert count.score(1, 2, num_sequences=1).model + unneeded_pairs() == pytest.approx(counted, rel=0.05)
+    assert count.logps(1, 2, num_sequences=1).model + masked_pair_flops() == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize("remat", ["none", "block"])
@@ -84,47 +84,49 @@ def test_an_update(remat, model):
     trained, frozen = partition(count.definition.abstract_params(), model)
     state = jax.eval_shape(learner(count.definition).init, trained)
     counted = xla_count(step_grpo_step.lower(learner(count.definition), state, frozen, TrainBatch(prompts, rows)))
-    attention = {"none": 3.0, "block": 4.0}[remat]  # forward, twice backward, and once again for a layer computed again
-    assert count.update(1, 2, num_sequences=1).total + attention * unneeded_pairs() == pytest.approx(counted, rel=0.08)
+    attention = {"none": 3.0, "block": 4.0}[remat]  # forward, twice backward, and once more with remat
+    assert count.update(1, 2, num_sequences=1).total + attention * masked_pair_flops() == pytest.approx(
+        counted, rel=0.08
+    )
 
 
-def test_reading_prompts_and_drawing():
-    """XLA sees one step of the loop, which attends to all that the completion may become."""
+def test_prefill_and_decode():
+    """XLA counts one step of the decoding loop, which attends to the whole cache."""
     count, (prompts, _, _) = counter(), batch()
     sampler, params = Sampler(count.definition, Greedy(), 2, COMPLETION, (1,), (2,)), count.definition.abstract_params()
     counted = xla_count(prefill(sampler).lower(params, prompts))
-    hidden = 4 * PROMPT * (PROMPT - 1) / 2 * WIDE.hidden_size
-    assert count.prefill(1).model + hidden == pytest.approx(counted, rel=0.05)
+    masked = 4 * PROMPT * (PROMPT - 1) / 2 * WIDE.hidden_size
+    assert count.prefill(1).model + masked == pytest.approx(counted, rel=0.05)
 
     prefilled = jax.eval_shape(prefill(sampler), params, prompts)
-    copy = jax.eval_shape(lambda params: sampler_params(sampler, params), params)
-    counted = xla_count(decode(sampler).lower(copy, prefilled, jax.random.key(0)))
+    synced = jax.eval_shape(lambda params: sampler_params(sampler, params), params)
+    counted = xla_count(decode(sampler).lower(synced, prefilled, jax.random.key(0)))
     one_step = dataclasses.replace(count, prompt_length=PROMPT + COMPLETION - 1, completion_length=1)
     assert one_step.decode(2).model == pytest.approx(counted, rel=0.08)
 
 
-def test_reading_a_prompt_again_is_no_work_of_the_model():
+def test_a_repeated_prompt_counts_as_recomputation():
     count = counter()
     once, twice = (count.update(1, 2, num_sequences=number) for number in (1, 2))
-    one_reading = sum(count._text(PROMPT, PROMPT * (PROMPT + 1) / 2))
+    one_prompt = sum(count._text(PROMPT, PROMPT * (PROMPT + 1) / 2))
     assert twice.model == once.model
-    assert twice.recompute - once.recompute == pytest.approx(3 * one_reading + one_attention(count), rel=1e-6)
+    assert twice.recompute - once.recompute == pytest.approx(3 * one_prompt + attention_recompute(count), rel=1e-6)
 
 
-def one_attention(count: Counter) -> float:
-    """Scores and sums of one prompt that the backward pass of attention computes again, without remat."""
+def attention_recompute(count: FlopCounter) -> float:
+    """q k^T of one prompt, which the backward pass of attention recomputes without remat."""
     return 0.5 * count._text(0, PROMPT * (PROMPT + 1) / 2)[1]
 
 
-def test_windows_of_a_tower_see_less():
-    """All of 2.5-7b's blocks but 4 see windows of 8 x 8 patches."""
+def test_windowed_attention_of_the_vision_tower():
+    """All of 2.5-7b's blocks but 4 attend within windows of 8 x 8 patches."""
     windowed = Definition(preset("2.5-7b"))
-    count = Counter(windowed, FULL, prompt_length=1, completion_length=1, patches=2040)
+    count = FlopCounter(windowed, FULL, prompt_length=1, completion_length=1, patches=2040)
     _, attention, _ = count._vision(1)
     assert attention == 4 * 1280 * (4 * 2040**2 + 28 * 2040 * 64)
 
 
-def test_a_7b_update_is_near_six_operations_a_parameter_and_token():
-    count = Counter(Definition(preset("7b")), FULL, prompt_length=1024, completion_length=1024, patches=2040)
+def test_a_7b_update_is_near_six_flops_per_parameter_and_token():
+    count = FlopCounter(Definition(preset("7b")), FULL, prompt_length=1024, completion_length=1024, patches=2040)
     per_token = count.update(1, 1, num_sequences=1).model / 2048 / 6
     assert 6.5e9 < per_token < 8.5e9

@@ -1,4 +1,4 @@
-"""The benchmarks start as README says, from the root of a checkout."""
+"""The benchmarks that README and docs name start from the root of a checkout."""
 
 import re
 import subprocess
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = sorted(set(re.findall(r"python -m (benchmarks\.\w+)", (ROOT / "README.md").read_text())))
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+PROGRAMS = sorted(set(re.findall(r"python -m (benchmarks\.\w+)", "\n".join(path.read_text() for path in PAGES))))
 
 
-def test_the_programs_are_found_in_readme():
+def test_the_programs_are_found_in_the_docs():
     assert {"benchmarks.ablation", "benchmarks.side_by_side", "benchmarks.slots"} <= set(PROGRAMS)
 
 
@@ -19,4 +20,4 @@ def test_the_programs_are_found_in_readme():
 def test_it_starts(program: str):
     ended = subprocess.run([sys.executable, "-m", program, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "Traceback" not in ended.stderr
-    assert program in ended.stdout  # how it is called
+    assert program in ended.stdout  # its usage

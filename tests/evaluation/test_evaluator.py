@@ -1,4 +1,4 @@
-"""Evaluation by hand: made-up completions, one of them repeated to fill the batch."""
+"""Evaluation of made-up completions, the last of which pads the batch."""
 
 import contextlib
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from r1vl_jax.evaluation.evaluator import Evaluator
 from r1vl_jax.rewards import Judge
 
 PATH = "### Image Description:\n1\n\n### Rationales:\nr\n\n### Step 1:\n1+1=2\n\n### The final answer is:\n2"
-TEXTS = [PATH, "### The final answer is:\n2", PATH[:-1] + "3", "filled up"]
+TEXTS = [PATH, "### The final answer is:\n2", PATH[:-1] + "3", "padding"]
 LENGTHS = [7, 2, 6, 9]
 
 
@@ -21,40 +21,40 @@ def make_record(kind: str) -> Record:
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list:
-    """What `sample` was given; it returns as many tokens as LENGTHS say, and says that only the first ended."""
-    given = []
+def calls(monkeypatch) -> list:
+    """Arguments of `sample`; it returns completions of LENGTHS tokens, of which only the first has ended."""
+    calls = []
 
     @contextlib.contextmanager
-    def copied(sampler, params):
-        yield lambda: "a copy"
+    def synced_params(sampler, params):
+        yield lambda: "synced"
 
-    def sample(sampler, params, prompts, key, *, copy):
-        assert copy() == "a copy"
-        given.append((sampler, params, prompts))
+    def sample(sampler, params, prompts, key, *, synced):
+        assert synced() == "synced"
+        calls.append((sampler, params, prompts))
         mask_BT = np.arange(9)[None] < np.array(LENGTHS)[:, None]
         return SimpleNamespace(completions=SimpleNamespace(mask_BT=mask_BT), has_ended_B=np.array([1, 0, 0, 0], bool))
 
-    monkeypatch.setattr(evaluator, "synced_params", copied)
+    monkeypatch.setattr(evaluator, "synced_params", synced_params)
     monkeypatch.setattr(evaluator, "sample", sample)
-    return given
+    return calls
 
 
-def make_evaluator(reading=None) -> Evaluator:
+def make_evaluator(digit_recognition=None) -> Evaluator:
     records = [make_record("sum"), make_record("sum"), make_record("count")]
     return Evaluator(
         sampler="greedy",  # pyright: ignore[reportArgumentType]
-        own_rows=lambda rows: rows,
-        texts=lambda completions: TEXTS,
+        process_local_rows=lambda rows: rows,
+        decode_completions=lambda completions: TEXTS,
         test=lambda: [(records, "test prompts")],  # pyright: ignore[reportReturnType]
         validation=lambda: [(records[:1], "validation prompts")],  # pyright: ignore[reportReturnType]
-        reading=reading,
+        digit_recognition=digit_recognition,
         judge=Judge(),
         semantics="paper",
     )
 
 
-def test_results_are_means_over_the_records(drawn):
+def test_results_are_means_over_the_records(calls):
     results = make_evaluator().on_test({"w": 1})
     assert results == pytest.approx(
         {
@@ -66,15 +66,15 @@ def test_results_are_means_over_the_records(drawn):
             "mean_length": 5.0,
         }
     )
-    assert drawn == [("greedy", {"w": 1}, "test prompts")]
+    assert calls == [("greedy", {"w": 1}, "test prompts")]
 
 
-def test_reading_is_over_all_that_was_to_be_read(drawn):
-    read = iter([(1, 1), (0, 4), (2, 3)])
-    results = make_evaluator(reading=lambda text, record: next(read)).on_test({})
-    assert results["reading"] == 3 / 8
+def test_digit_recognition_is_over_all_digits(calls):
+    counts = iter([(1, 1), (0, 4), (2, 3)])
+    results = make_evaluator(digit_recognition=lambda text, record: next(counts)).on_test({})
+    assert results["digit_recognition"] == 3 / 8
 
 
-def test_validation_has_problems_of_its_own(drawn):
+def test_validation_has_its_own_problems(calls):
     assert make_evaluator().on_validation({})["mean_length"] == 7.0
-    assert [prompts for _, _, prompts in drawn] == ["validation prompts"]
+    assert [prompts for _, _, prompts in calls] == ["validation prompts"]

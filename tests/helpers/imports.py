@@ -1,7 +1,7 @@
 """The import graph of the package, read from its source: who imports whom, and which room each module is in."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 PACKAGE = "r1vl_jax"
@@ -12,7 +12,7 @@ Graph = Mapping[str, frozenset[str]]  # module -> modules of the package that it
 def import_graph(root: Path) -> dict[str, frozenset[str]]:
     """Every module below `root`, by dotted name, with the modules of the package that it imports, lazily or not."""
     path_of = {_name(root, path): path for path in root.rglob("*.py")}
-    return {name: frozenset(_imported(path, path_of) - {name}) for name, path in path_of.items()}
+    return {name: frozenset(_imported(name, path, path_of) - {name}) for name, path in path_of.items()}
 
 
 def room(module: str) -> str:
@@ -20,23 +20,33 @@ def room(module: str) -> str:
     return module.removeprefix(f"{PACKAGE}.").partition(".")[0]
 
 
-def upward_imports(graph: Graph, layers: tuple[tuple[str, ...], ...]) -> list[str]:
+def upward_imports(graph: Graph, layers: tuple[tuple[str, ...], ...], programs: Collection[str] = ()) -> list[str]:
     """A sentence for every import of a room on the same layer or a higher one, and for every room without a layer.
 
-    Programs, that is modules that nothing imports, and the package's own `__init__` may import anything.
+    Programs and the package's own `__init__` may import anything.
     """
     layer_of = {name: number for number, names in enumerate(layers) for name in names}
-    imported = frozenset().union(*graph.values())
     sentences = [
         f"{each} stands on no layer" for each in sorted({room(m) for m in graph} - layer_of.keys() - {PACKAGE})
     ]
     for module, targets in sorted(graph.items()):
-        if module not in imported or module == PACKAGE:
+        if module in programs or module == PACKAGE:
             continue
         own = layer_of.get(room(module), len(layers))
         above = [t for t in sorted(targets) if room(t) != room(module) and layer_of.get(room(t), len(layers)) >= own]
         sentences += [f"{module} (layer {own}) imports {target}, which is not below it" for target in above]
     return sentences
+
+
+def unused_modules(graph: Graph, programs: Collection[str]) -> list[str]:
+    """Modules that nothing imports and that are no program."""
+    used = frozenset().union(*graph.values()) | {PACKAGE, *programs, *(name.rpartition(".")[0] for name in programs)}
+    return sorted(graph.keys() - used)
+
+
+def modules_at_the_root(root: Path) -> set[str]:
+    """Names of the modules beside the packages."""
+    return {path.stem for path in root.glob("*.py")}
 
 
 def circles(graph: Graph) -> list[list[str]]:
@@ -71,17 +81,21 @@ def _name(root: Path, path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imported(path: Path, path_of: Mapping[str, Path]) -> set[str]:
+def _imported(own: str, path: Path, path_of: Mapping[str, Path]) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: write relative imports with their full name"
+            assert node.module
             # `from package import module` imports the module; any other name, the package's own `__init__`.
             names |= {
                 full if (full := f"{node.module}.{alias.name}") in path_of else node.module for alias in node.names
             }
-    return names & path_of.keys()
+    # Importing a module runs the `__init__` of every package above it, those that have run already aside.
+    above = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
+    return (names | {package for package in above if not own.startswith(f"{package}.")}) & path_of.keys()
 
 
 def _reachable(graph: Graph, start: str) -> set[str]:

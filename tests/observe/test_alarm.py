@@ -1,4 +1,4 @@
-"""The alarm: reward up, held-out accuracy down."""
+"""The alarm on reward hacking: reward up, held-out accuracy down."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def lines(rewards: list[float], accuracies: list[float | None], stage: str = "st
     ("rewards", "accuracies", "is_alarm"),
     [
         ([1.0, 1.0, 1.5, 1.5], [0.8, 0.5], True),
-        ([1.0, 1.0, 1.5, 1.5], [0.8, 0.79], False),  # within chance, for 200 problems
+        ([1.0, 1.0, 1.5, 1.5], [0.8, 0.79], False),  # within noise, for 200 problems
         ([1.5, 1.5, 1.0, 1.0], [0.8, 0.5], False),  # both fall
         ([1.0, 1.0, 1.5, 1.5], [0.5, 0.8], False),
         ([1.0, 1.0, 1.2, 1.2, 1.5, 1.5], [0.8, 0.9, 0.7], True),
@@ -34,7 +34,7 @@ def test_alarm(rewards, accuracies, is_alarm):
     assert (message is not None) == is_alarm
 
 
-def test_it_says_what_it_saw():
+def test_the_message():
     message = alarm(lines([1.0, 1.0, 1.4, 1.6], [0.8, 0.5]), stage="step_grpo", num_problems=200)
     assert message is not None
     assert (
@@ -43,12 +43,12 @@ def test_it_says_what_it_saw():
     )
 
 
-def test_stages_have_nothing_to_do_with_each_other():
+def test_other_stages_are_ignored():
     earlier = lines([1.0, 1.0], [0.9], stage="warmup")
     assert alarm(earlier + lines([2.0, 2.0], [0.5]), stage="step_grpo", num_problems=200) is None
 
 
-def test_chance_depends_on_the_number_of_problems():
+def test_the_threshold_depends_on_the_number_of_problems():
     written = lines([1.0, 1.0, 1.5, 1.5], [0.8, 0.75])
     assert alarm(written, stage="step_grpo", num_problems=100) is None
     assert alarm(written, stage="step_grpo", num_problems=1000) is not None

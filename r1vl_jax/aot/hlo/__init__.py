@@ -1,0 +1,1 @@
+"""HLO of compiled programs: instructions, collectives, memory traffic, roofline."""

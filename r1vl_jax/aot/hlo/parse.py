@@ -1,10 +1,11 @@
-"""Reads the text of a compiled program: its instructions, and how often each is executed.
+"""Parses the HLO text of a compiled program, as far as counting needs it: instructions and their trip counts.
 
-Only what is needed to count is read. Lines look like
+An instruction looks like
 
     %name = bf16[16,128]{1,0:T(8,128)S(1)} fusion(%first, %second), kind=kLoop, calls=%computation, ...
 
-where S(1) and above are small memories beside the device's main one. What is told of a kernel goes on over several.
+where S(0), the default, is HBM, and S(1) and above are on-chip memories. The backend configuration of a kernel may
+continue over several lines, which are skipped.
 """
 
 import functools
@@ -18,21 +19,23 @@ _ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[^ ]+) \(.*-> .*\{$")
 _END = re.compile(r"^\}(, execution_thread=.*)?$")
 _LINE = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[^ ]+) = ")
-_CALLED = re.compile(r"\b(?:calls|body|to_apply|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_CALLEES = re.compile(
+    r"\b(?:calls|body|to_apply|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 
 
 @dataclass(frozen=True)
 class Array:
-    """The shape of an array.
+    """An array's shape.
 
     Attributes:
-        in_main_memory: False for arrays in smaller memories beside the main one.
+        in_hbm: False for arrays in on-chip memories.
     """
 
     dtype: str
     dims: tuple[int, ...]
-    in_main_memory: bool
+    in_hbm: bool
 
     @property
     def num_bytes(self) -> int:
@@ -41,12 +44,12 @@ class Array:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line.
+    """One instruction.
 
     Attributes:
-        arrays: of the result; more than one for a tuple.
-        operands: names.
-        attributes: all behind the operands.
+        arrays: of the result; several for a tuple.
+        operands: names of instructions, or the literal of a constant.
+        attributes: the text after the operands.
     """
 
     name: str
@@ -57,14 +60,14 @@ class Instruction:
     is_root: bool
 
     @functools.cached_property
-    def called(self) -> tuple[str, ...]:
-        """Computations that are part of this instruction."""
-        return tuple(name for found in _CALLED.findall(self.attributes) for name in re.findall(r"[\w.\-]+", found))
+    def callees(self) -> tuple[str, ...]:
+        """Names of the computations that the instruction calls."""
+        return tuple(name for found in _CALLEES.findall(self.attributes) for name in re.findall(r"[\w.\-]+", found))
 
 
 @dataclass(frozen=True)
 class Computation:
-    """Instructions by name, in the order of the text."""
+    """Instructions by name, in textual order."""
 
     instructions: dict[str, Instruction]
 
@@ -74,20 +77,20 @@ class Computation:
 
 
 @dataclass(frozen=True)
-class Module:
-    """All computations by name."""
+class HloModule:
+    """Computations by name, and the name of the entry computation."""
 
     computations: dict[str, Computation]
     entry: str
 
-    def executed(self, *, conditions: bool = False) -> Iterator[tuple[Instruction, Computation, float]]:
-        """Instructions that are executed one after another, each with its computation and how often at most.
+    def executed_instructions(self, *, conditions: bool = False) -> Iterator[tuple[Instruction, Computation, float]]:
+        """Executed instructions, each with its computation and an upper bound on how often it runs.
 
-        What is inside fusions is not among them; of branches all are. A loop whose condition compares with no constant
-        is taken to run once.
+        Bodies of fusions are left out; all branches of a conditional count. A loop without a constant in its condition
+        is assumed to run once.
 
         Args:
-            conditions: whether those of loops are among them.
+            conditions: whether the instructions of loop conditions are included.
         """
         yield from self._executed(self.entry, 1.0, conditions)
 
@@ -97,32 +100,32 @@ class Module:
             if instruction.opcode == "while":
                 trips = self.num_trips(instruction) or 1
                 condition = _CONDITION.search(instruction.attributes) if conditions else None
-                for called in (*instruction.called, *(condition.groups() if condition else ())):
+                for called in (*instruction.callees, *(condition.groups() if condition else ())):
                     yield from self._executed(called, times * trips, conditions)
             elif instruction.opcode in ("call", "conditional", "async-start"):
-                for called in instruction.called:
+                for called in instruction.callees:
                     yield from self._executed(called, times, conditions)
             else:
                 yield instruction, computation, times
 
     def num_trips(self, loop: Instruction) -> int | None:
-        """How often a loop runs at most: as the compiler says, or the largest constant that its condition has."""
+        """Upper bound on a loop's trip count: the compiler's, or the largest integer constant of its condition."""
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
         condition = _CONDITION.search(loop.attributes)
-        return max(self._constants(condition[1]), default=None) if condition else None
+        return max(self._integer_constants(condition[1]), default=None) if condition else None
 
-    def _constants(self, name: str) -> Iterator[int]:
+    def _integer_constants(self, name: str) -> Iterator[int]:
         for instruction in self.computations[name].instructions.values():
             is_number = instruction.opcode == "constant" and instruction.arrays[0].dims == ()
             if is_number and instruction.arrays[0].dtype in ("s32", "u32"):
                 yield int(instruction.operands[0])
-            for called in instruction.called:
-                yield from self._constants(called)
+            for called in instruction.callees:
+                yield from self._integer_constants(called)
 
 
-def parse(text: str) -> Module:
-    """The module of `Compiled.as_text()`."""
+def parse_hlo(text: str) -> HloModule:
+    """Parses `Compiled.as_text()`."""
     computations, entry, lines, name = {}, "", {}, ""
     for line in text.splitlines():
         if header := _HEADER.match(line):
@@ -133,14 +136,14 @@ def parse(text: str) -> Module:
         elif name and (start := _LINE.match(line)):
             instruction = _instruction(start, line[start.end() :])
             lines[instruction.name] = instruction
-    return Module(computations, entry)
+    return HloModule(computations, entry)
 
 
 def _instruction(start: re.Match[str], rest: str) -> Instruction:
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    end = _matching_parenthesis(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     shape, rest = rest[:end], rest[end:].lstrip()
     opening = rest.index("(")
-    closing = _closing(rest, opening)
+    closing = _matching_parenthesis(rest, opening)
     inside = rest[opening + 1 : closing]
     operands = re.findall(r"%([\w.\-]+)", inside) or ([inside] if inside else [])
     return Instruction(
@@ -148,14 +151,14 @@ def _instruction(start: re.Match[str], rest: str) -> Instruction:
     )
 
 
-def _closing(text: str, opening: int) -> int:
-    """Where the bracket that opens there is closed."""
+def _matching_parenthesis(text: str, opening: int) -> int:
+    """Index of the parenthesis that closes the one at `opening`."""
     depth = 0
     for index in range(opening, len(text)):
         depth += (text[index] == "(") - (text[index] == ")")
         if depth == 0:
             return index
-    raise ValueError(f"a bracket is never closed: {text[:200]}")
+    raise ValueError(f"unbalanced parentheses: {text[:200]}")
 
 
 def _arrays(shape: str) -> tuple[Array, ...]:

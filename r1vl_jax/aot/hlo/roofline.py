@@ -1,7 +1,7 @@
-"""What a compiled program spends its time on, at best: computing, reading memory, or waiting for other devices.
+"""Roofline of a compiled program: time bound by compute, HBM, ICI (within a slice) and DCN (between slices).
 
-Each of the three is what the program does of it, divided by what the device can do; the longest binds. Nothing runs
-faster, and most things run slower: the times are lower bounds, the utilisation an upper one.
+Each is the program's work divided by the device's peak rate; the longest is the bottleneck. The times are lower bounds,
+the MFU that follows is an upper bound.
 """
 
 import math
@@ -13,39 +13,34 @@ from flax.traverse_util import flatten_dict
 
 from r1vl_jax.aot.chips import Chip
 from r1vl_jax.aot.compile import Compiled
-from r1vl_jax.aot.hlo.collectives import Collective, collectives
+from r1vl_jax.aot.hlo.collectives import Collective, find_collectives
 from r1vl_jax.aot.hlo.memory_traffic import memory_traffic
-from r1vl_jax.aot.hlo.parse import parse
+from r1vl_jax.aot.hlo.parse import parse_hlo
 from r1vl_jax.arrays import Params
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one run of a program, and what the program exchanges.
-
-    Attributes:
-        slow_network_s: of exchanges between slices.
-        exchanges: every collective.
-    """
+    """Lower bounds on the seconds of one run of a program, by resource; and its collectives."""
 
     compute_s: float
     memory_s: float
-    network_s: float
-    slow_network_s: float
-    exchanges: tuple[Collective, ...]
+    ici_s: float
+    dcn_s: float
+    collectives: tuple[Collective, ...]
 
     @property
     def times(self) -> dict[str, float]:
         return {
             "compute": self.compute_s,
             "memory": self.memory_s,
-            "network": self.network_s,
-            "slow network": self.slow_network_s,
+            "ici": self.ici_s,
+            "dcn": self.dcn_s,
         }
 
     @property
     def bottleneck(self) -> str:
-        """What takes longest."""
+        """The resource whose bound is longest."""
         return max(self.times, key=lambda name: self.times[name])
 
     @property
@@ -54,42 +49,46 @@ class Roofline:
 
 
 def roofline(compiled: Compiled, chip: Chip, slice_of_device: Sequence[int]) -> Roofline:
-    """From the text of the compiled program, and its operations by formula.
+    """Bounds from the HLO text of the compiled program, and its FLOPs by formula.
 
     Args:
-        slice_of_device: as for `collectives`.
+        slice_of_device: as in `collectives`.
     """
-    module, program = parse(compiled.executable.as_text() or ""), compiled.program
-    exchanges = collectives(module, slice_of_device)
+    module, program = parse_hlo(compiled.executable.as_text() or ""), compiled.program
+    collectives = find_collectives(module, slice_of_device)
     return Roofline(
         compute_s=program.flops.total / len(slice_of_device) / chip.flops,
-        memory_s=memory_traffic(module) / chip.memory_bandwidth,
-        network_s=_bytes(e for e in exchanges if not e.crosses_slices) / chip.network_bandwidth,
-        slow_network_s=_bytes(e for e in exchanges if e.crosses_slices) / chip.slow_bandwidth,
-        exchanges=tuple(exchanges),
+        memory_s=memory_traffic(module) / chip.hbm_bandwidth,
+        ici_s=_bytes(each for each in collectives if not each.crosses_slices) / chip.ici_bandwidth,
+        dcn_s=_bytes(each for each in collectives if each.crosses_slices) / chip.dcn_bandwidth,
+        collectives=tuple(collectives),
     )
 
 
-def by_kind(exchanges: Iterable[Collective]) -> dict[str, dict[str, float]]:
-    """How many there are of each kind in one run, and how many bytes each device receives by them."""
+def totals_by_kind(collectives: Iterable[Collective]) -> dict[str, dict[str, float]]:
+    """Count and bytes received per device in one run, of each kind of collective."""
     kinds: dict[str, dict[str, float]] = {}
-    for exchange in exchanges:
-        name = exchange.kind + (" between slices" if exchange.crosses_slices else "")
+    for each in collectives:
+        name = each.kind + (" between slices" if each.crosses_slices else "")
         sums = kinds.setdefault(name, {"count": 0.0, "bytes": 0.0})
-        sums["count"] += exchange.times
-        sums["bytes"] += exchange.times * exchange.num_bytes
+        sums["count"] += each.times
+        sums["bytes"] += each.times * each.num_bytes
     return kinds
 
 
-def whole_stacks(exchanges: Iterable[Collective], params: Params, tensor: int) -> list[str]:
-    """Paths of stacked matrices that some device gathers whole, all layers at once, against the sense of fsdp.
+def gathered_stacks(collectives: Iterable[Collective], params: Params, tensor: int) -> list[str]:
+    """Paths of per-layer parameter stacks that are all-gathered for all layers at once, which defeats FSDP.
 
     Args:
         params: shapes of all parameters.
-        tensor: size of the mesh's axis of that name, which may still divide one dimension.
+        tensor: size of the mesh axis `tensor`, which may still shard one dimension.
     """
-    gathered = {_key(exchange.dims) for exchange in exchanges if exchange.kind == "all-gather"}
-    return [path for path, dims in _stacks(params) if any(_key(part) in gathered for part in _parts(dims, tensor))]
+    gathered = {_layout_free_dims(each.dims) for each in collectives if each.kind == "all-gather"}
+    return [
+        path
+        for path, dims in _stacks(params)
+        if any(_layout_free_dims(part) in gathered for part in _shapes_over_tensor(dims, tensor))
+    ]
 
 
 def _stacks(params: Params) -> Iterable[tuple[str, tuple[int, ...]]]:
@@ -97,16 +96,16 @@ def _stacks(params: Params) -> Iterable[tuple[str, tuple[int, ...]]]:
     return ((path, leaf.shape) for path, leaf in flat.items() if len(leaf.shape) == 3 and leaf.shape[0] > 1)
 
 
-def _parts(dims: tuple[int, ...], tensor: int) -> Iterable[tuple[int, ...]]:
+def _shapes_over_tensor(dims: tuple[int, ...], tensor: int) -> Iterable[tuple[int, ...]]:
     yield dims
     for axis in range(1, len(dims)):
         yield (*dims[:axis], dims[axis] // tensor, *dims[axis + 1 :])
 
 
-def _key(dims: Iterable[int]) -> tuple[int, ...]:
-    """Dimensions that differ in order and ones only are the same: the compiler lays arrays out anew."""
+def _layout_free_dims(dims: Iterable[int]) -> tuple[int, ...]:
+    """Dimensions without their order and without ones: the compiler may transpose and reshape an array."""
     return tuple(sorted(size for size in dims if size != 1))
 
 
-def _bytes(exchanges: Iterable[Collective]) -> float:
-    return math.fsum(exchange.times * exchange.num_bytes for exchange in exchanges)
+def _bytes(collectives: Iterable[Collective]) -> float:
+    return math.fsum(each.times * each.num_bytes for each in collectives)

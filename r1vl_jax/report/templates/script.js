@@ -1,4 +1,4 @@
-// Shows the values under the pointer in a chart's legend, and a line at their step.
+// Shows the values under the pointer in a chart's legend, and a vertical line at their step.
 for (const figure of document.querySelectorAll("figure.chart")) {
   const svg = figure.querySelector("svg");
   const cursor = figure.querySelector(".cursor");
