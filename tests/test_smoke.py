@@ -14,7 +14,7 @@ def test_advantages_compare_within_groups():
     np.testing.assert_allclose(advantage_PG, [[-(0.5**0.5), 0.5**0.5], [0.0, 0.0]], rtol=1e-3)
 
 
-def test_a_right_completion_earns_more():
+def test_a_right_completion_gets_a_higher_reward():
     record = {"problem": "What is 1+2?", "answer": "3", "kind": "expression", "key_steps": [["1+2=3"]]}
     right = response_format.compose("A sum.", "Add them.", ["1 + 2 = 3."], "3")
     reward = rewards.score([right, "I do not know."], [record, record])

@@ -1,0 +1,1 @@
+"""Weights in and out, and a run's checkpoints."""

@@ -19,7 +19,7 @@ from r1vl_jax.config.settings import (
     SamplingMesh,
     Supervised,
     Train,
-    instruction,
+    read_instruction,
 )
 from r1vl_jax.config.validation import LORA_TARGETS, lora_targets, validate
 
@@ -41,7 +41,7 @@ __all__ = [
     "Supervised",
     "Train",
     "default",
-    "instruction",
+    "read_instruction",
     "lora_targets",
     "mesh_shape",
     "resolve",

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from r1vl_jax.config.settings import Config, instruction
+from r1vl_jax.config.settings import Config, read_instruction
 from r1vl_jax.config.validation import validate
 
 
@@ -47,7 +47,7 @@ def resolve(config: ConfigDict) -> Config:
     if errors:
         raise ValueError("the configuration is invalid:\n  " + "\n  ".join(errors))
     # As text, the manifest keeps it: a run is resumed and exported with the instruction that it was trained with.
-    data = dataclasses.replace(resolved.data, instruction=instruction(resolved.data), instruction_file="")
+    data = dataclasses.replace(resolved.data, instruction=read_instruction(resolved.data), instruction_file="")
     return dataclasses.replace(resolved, data=data)
 
 

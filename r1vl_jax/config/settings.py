@@ -315,7 +315,7 @@ class Config:
     observe: Observe = field(default_factory=Observe)
 
 
-def instruction(data: Data) -> str:
+def read_instruction(data: Data) -> str:
     """The instruction of every prompt, stripped: `data.instruction`, or the text of `data.instruction_file`.
 
     Raises:

@@ -1,12 +1,13 @@
 """Validation of a configuration, before any device is touched: values out of range, and contradictions."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from r1vl_jax.config import loss
 from r1vl_jax.config.mesh import divisors
-from r1vl_jax.config.settings import Config, Data, Model, instruction
+from r1vl_jax.config.settings import Config, Data, Model, read_instruction
 
 
 def validate(config: Config) -> Iterator[str]:
@@ -73,9 +74,12 @@ def _instruction_errors(data: Data) -> Iterator[str]:
     if data.instruction and data.instruction_file:
         yield "data.instruction and data.instruction_file both give the instruction; unset one of them"
     try:
-        instruction(data)
+        instruction = read_instruction(data)
     except ValueError as error:
         yield str(error)
+        return
+    if special := re.findall(r"<image>|<video>|<\|\w+\|>", instruction):
+        yield f"data.instruction: expected plain text, got {', '.join(dict.fromkeys(special))} in it"
 
 
 def _reward_errors(config: Config) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""From records to the arrays of a batch."""

@@ -18,8 +18,7 @@ from r1vl_jax.arrays import Completions, PromptBatch, SFTBatch, check_shapes
 from r1vl_jax.data import prompts
 from r1vl_jax.data.collate import pad_rows
 from r1vl_jax.data.prompts import EncodedPrompt, Processor, UnusableRecord
-from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record
-from r1vl_jax.data.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
+from r1vl_jax.data.records import Record
 from r1vl_jax.runtime import processes
 
 Stream = grain.DatasetIterator
@@ -52,9 +51,6 @@ class Encoder:
         vision_shards: int = 1,
         instruction: str = "",
     ):
-        placeholders = (IMAGE_PLACEHOLDER, IMAGE_TOKEN, VIDEO_TOKEN)
-        if any(placeholder in instruction for placeholder in placeholders):
-            raise ValueError(f"instruction: expected a text without {', '.join(placeholders)}, got {instruction!r}")
         self.processor = processor
         self.dropped: dict[str, str] = {}
         self._limits = {"max_prompt_length": max_prompt_length, "instruction": instruction}

@@ -114,15 +114,16 @@ def with_instruction(problem: str, instruction: str) -> str:
                                            What is the value?
 
     White space after the leading images is kept; a problem without leading images starts with the instruction. A
-    problem that contains the instruction already, with any line breaks, and an instruction of white space alone leave
-    the problem as it is.
+    problem that contains the instruction already as whole words, with any line breaks, and an instruction of white
+    space alone leave the problem as it is.
 
     Args:
         problem: with one `<image>` placeholder for each image.
         instruction: how to answer; white space around it is removed.
     """
     instruction = instruction.strip()
-    if not instruction or _one_line(instruction) in _one_line(problem):
+    whole_words = rf"(?<!\w){re.escape(_one_line(instruction))}(?!\w)"
+    if not instruction or re.search(whole_words, _one_line(problem)):
         return problem
     leading = re.match(rf"(?:\s*{IMAGE_PLACEHOLDER})*\s*", problem)
     assert leading is not None  # it matches the empty string

@@ -151,8 +151,13 @@ def fingerprint(directory: str | os.PathLike) -> str:
 
     The digest is cached in the directory, together with the name, size and modification time of each file, and is
     computed again when one of these differs. A read-only directory works without the cache.
+
+    Raises:
+        FileNotFoundError: there are no record files in this directory.
     """
     files = sorted(Path(directory).glob(f"*{_FORMAT}*"))
+    if not files:
+        raise FileNotFoundError(f"{directory}: no record files here (expected *{_FORMAT}*)")
     stats = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
     cache = Path(directory) / _FINGERPRINT_CACHE
     cached = _read_cache(cache)

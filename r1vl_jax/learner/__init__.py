@@ -1,0 +1,1 @@
+"""Device programs of an update: log-probs, advantages, gradients, steps."""

@@ -15,11 +15,11 @@ from r1vl_jax.rewards.weighted_sum import RewardOutput, RewardSpec, assign_rewar
 
 @bundle
 class GroupRewards:
-    """The rewards that are compared within the group of each prompt.
+    """Rewards by group, from which advantages are computed.
 
     Attributes:
         reward_PG: total reward of each sample, overlong penalty included, in reward units.
-        sections: which section of a completion earned what, for `credit="step"`; None otherwise.
+        sections: reward of each section of a completion, for `credit="step"`; None otherwise.
     """
 
     reward_PG: Float[Array, "P G"]
@@ -42,7 +42,7 @@ def compute_group_rewards(
 
     Args:
         vocabulary: bytes of every token, to find the tokens of a section.
-        num_sections: room for at least so many sections.
+        num_sections: minimum padded number of sections.
     """
     total_B = apply_overlong_penalty(loss, rewards.total_B, completions)
     sections = None

@@ -51,7 +51,7 @@ class Learner:
         temperature: divides the logits of every log-probability in the loss.
         micro_batches: parts of the rows whose gradients are accumulated; each has rows of every device. Rows of one
             prompt in one micro-batch share that prompt's forward pass.
-        tokens_per_micro_batch: if not 0, micro-batches are as few as keep to so many tokens on each device.
+        tokens_per_micro_batch: if not 0, the fewest micro-batches with at most this many tokens on each device.
         loss: settings of the objective (StepGRPO only).
     """
 

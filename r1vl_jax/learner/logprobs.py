@@ -1,4 +1,4 @@
-"""Log-probabilities of given completions: one forward pass over each prompt with its completions side by side."""
+"""Log-probabilities of given completions: one forward pass over each prompt and its completions."""
 
 from functools import partial
 
@@ -71,7 +71,7 @@ def concat_prompt_and_completions(prompts: PromptBatch, completions: Completions
 
     Args:
         num_sequences: a multiple of the prompts and a divisor of the completions. With one sequence a prompt, each
-            prompt is read once; with more, a prompt is repeated and its completions are spread over the copies.
+            prompt is read once; with more, a prompt is repeated and its completions are split over the copies.
     """
     num_rows, length = completions.token_BT.shape
     num_columns = num_rows // num_sequences * length

@@ -1,0 +1,1 @@
+"""Prefill and decoding: from prompts to completions."""

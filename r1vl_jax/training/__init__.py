@@ -1,0 +1,1 @@
+"""A run on the host: inputs, components, the loop and the stages."""

@@ -45,8 +45,8 @@ class Components:
 
     Attributes:
         inputs: weights, tokenizer and data, as they were found.
-        definition: the model, and the mesh it lies on.
-        sampler: draws as the configuration says, for training.
+        definition: the model, and its mesh.
+        sampler: of training.
         judge: math-verify's workers, which rewarder and evaluator ask; to be closed at the end.
     """
 
@@ -125,10 +125,10 @@ def make_sampler(
     forbidden_token_ids: tuple[int, ...],
     memory_bytes: float | None,
 ) -> Sampler:
-    """Draws as the configuration says, for training.
+    """The training sampler.
 
     Args:
-        memory_bytes: of a device; None where it is not known.
+        memory_bytes: of a device; None if unknown.
     """
     s = config.sampling
     return Sampler(
@@ -150,13 +150,13 @@ def make_greedy(sampler: Sampler) -> Sampler:
 
 
 def forbidden_token_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[int, ...]:
-    """Ids that are never drawn: vision tokens, and rows of the embedding that no token belongs to."""
+    """Ids that are never sampled: vision tokens, and rows of the embedding that no token belongs to."""
     id_of_token = tokenizer.get_vocab()
     return (*(id_of_token[token] for token in VISION_TOKENS), *range(len(tokenizer), vocab_size))
 
 
 def make_learner(config: Config, definition: Definition, *, optim: Optim, max_steps: int, trained: Params) -> Learner:
-    """Updates as the configuration says, in the stage that has these settings and so many updates.
+    """The learner of a stage with these optimizer settings and `max_steps`.
 
     Args:
         trained: the parameters that the stage trains, or their shapes.

@@ -17,17 +17,17 @@ from r1vl_jax.training.rollout_batch import RolloutBatch, concatenate_rows
 
 
 def resample_zero_std_groups(
-    first: RolloutBatch, draw: Callable[[int], RolloutBatch], loader: DataLoader, *, max_resample_times: int
+    first: RolloutBatch, sample_batch: Callable[[int], RolloutBatch], loader: DataLoader, *, max_resample_times: int
 ) -> RolloutBatch:
-    """Draws further batches until enough groups have unequal rewards, and selects as many groups as `first` has.
+    """Samples further batches until enough groups have unequal rewards, and selects as many groups as `first` has.
 
     Args:
-        draw: gives another batch; its argument counts the batches drawn before, from 1.
+        sample_batch: samples another batch; its argument counts the batches sampled before.
         max_resample_times: after so many further batches, groups of equal rewards fill up what is missing.
     """
     batches = [first]
     while _needs_more_groups(batches) and len(batches) <= max_resample_times:
-        batches.append(draw(len(batches)))
+        batches.append(sample_batch(len(batches)))
     return first if len(batches) == 1 else _select_groups(batches, loader)
 
 
@@ -38,7 +38,7 @@ def _needs_more_groups(batches: Sequence[RolloutBatch]) -> bool:
 
 
 def _select_groups(batches: Sequence[RolloutBatch], loader: DataLoader) -> RolloutBatch:
-    """As many groups as one batch has: those with unequal rewards first, then the others, in the order drawn.
+    """As many groups as one batch has: those with unequal rewards first, in sampling order.
 
     Every process looks at the batches of all, and takes its share of the groups.
     """
@@ -46,11 +46,13 @@ def _select_groups(batches: Sequence[RolloutBatch], loader: DataLoader) -> Rollo
         (batch.records, loader.process_local_rows(batch.sampled), batch.rewards, batch.group_rewards)
         for batch in batches
     ]
-    of_all = zip(*processes.all_gather_objects(jax.device_get(own)), strict=True)  # batch by batch, process by process
-    records, sampled, rewards, group_rewards = zip(*itertools.chain(*of_all), strict=True)
+    gathered = zip(
+        *processes.all_gather_objects(jax.device_get(own)), strict=True
+    )  # batch by batch, process by process
+    records, sampled, rewards, group_rewards = zip(*itertools.chain(*gathered), strict=True)
     reward_PG = np.concatenate([each.reward_PG for each in group_rewards])
     num_prompts, num_generations = batches[0].reward_PG.shape
-    # Groups in the order in which one process would have drawn them.
+    # Groups in the order in which a single process would have sampled them.
     order = np.arange(len(reward_PG)).reshape(len(batches), processes.count(), num_prompts).swapaxes(1, 2).reshape(-1)
     best = order[np.argsort(~_has_nonzero_std(reward_PG[order]), kind="stable")]
     groups = best[: num_prompts * processes.count()][processes.index() :: processes.count()]
@@ -71,7 +73,7 @@ def _select_groups(batches: Sequence[RolloutBatch], loader: DataLoader) -> Rollo
         group_rewards=GroupRewards(reward_PG[groups], sections),
         num_prompt_tokens=int(prompts.mask_PS.sum()),
         num_columns=max(batch.num_columns for batch in batches),
-        num_draws=len(batches),
+        num_rollouts=len(batches),
     )
 
 

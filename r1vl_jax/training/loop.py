@@ -63,7 +63,7 @@ class Plan:
     Attributes:
         max_steps: updates.
         eval_steps: updates between evaluations on the validation split; 0 is never.
-        updates_per_epoch: after so many, every record of the split has been drawn once.
+        updates_per_epoch: updates of one pass over the split.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Stage:
     def __init__(self, run: Run, plan: Plan, state: TrainState, frozen: Params, stream: ProcessStream):
         """Starts from `state`, or from the newest checkpoint of the stage if there is one; `frozen` is in neither.
 
-        Either way the memory of `state` is taken.
+        Either way `state` is donated.
         """
         self.state, self._frozen = state, frozen
         self._run, self._plan, self._stream = run, plan, stream
@@ -126,7 +126,7 @@ class Stage:
                     self._save(step)
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether what happens every so many steps, and after the last, happens after this one; 0 is never."""
+        """Whether an action with this interval runs after `step`; it also runs after the last step. 0 is never."""
         return every > 0 and (step % every == 0 or step == self._plan.max_steps)
 
     def record(self, step: int, metrics: Mapping[str, Any], *, num_tokens: int, host: Mapping[str, float]) -> None:
@@ -198,7 +198,7 @@ class Stage:
 
 
 def _free_and_describe(state: TrainState) -> TrainState:
-    """Shapes, dtypes and shardings of a state whose memory is freed: there is no room for two."""
+    """Shapes, dtypes and shardings of a state whose memory is freed: two copies do not fit."""
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
     for leaf in jax.tree.leaves(state):
         leaf.delete()

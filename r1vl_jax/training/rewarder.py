@@ -44,10 +44,10 @@ _compute_rewards_on_device = jax.jit(compute_rewards_on_device, static_argnums=0
 
 
 class Rewarder:
-    """Rewards completions as the configuration says, with the host's help.
+    """Rewards completions as the configuration says.
 
     What runs where: step rewards by kernels on the device or by the definition on strings; math-verify in worker
-    processes; functions of the user's own on the host (Python) or the device (pure).
+    processes; user-defined functions on the host (Python) or the device (pure).
     """
 
     def __init__(self, spec: RewardSpec, vocabulary: Vocabulary, judge: Judge | None):

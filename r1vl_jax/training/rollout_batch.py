@@ -40,8 +40,8 @@ class RolloutBatch:
         rewards: before the overlong penalty.
         group_rewards: what is compared within groups.
         num_prompt_tokens: padding excluded.
-        num_columns: hold every completion; columns behind these are outside all masks.
-        num_draws: how often prompts were drawn, groups without a spread of rewards being replaced.
+        num_columns: hold every completion; later columns are outside all masks.
+        num_rollouts: batches sampled for this one: more than 1 if zero-std groups were resampled.
     """
 
     records: list[Record]
@@ -53,7 +53,7 @@ class RolloutBatch:
     group_rewards: GroupRewards
     num_prompt_tokens: int
     num_columns: int
-    num_draws: int = 1
+    num_rollouts: int = 1
 
     @property
     def reward_PG(self) -> Float[np.ndarray, "P G"]:
@@ -68,7 +68,7 @@ class RolloutBatch:
         stats = concatenate_rows(stats)
         metrics = reward_metrics(concatenate_rows(rewards), np.concatenate(totals)) | completion_metrics(stats)
         num_tokens = int(sum(num_prompt_tokens) + stats.length_B.sum())
-        return RolloutMetrics(metrics | {"sampling/num_draws": float(self.num_draws)}, num_tokens)
+        return RolloutMetrics(metrics | {"sampling/num_rollouts": float(self.num_rollouts)}, num_tokens)
 
 
 def concatenate_rows(bundles: Sequence[Any]) -> Any:

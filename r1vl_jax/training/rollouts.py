@@ -1,4 +1,4 @@
-"""Rollouts: prompts are drawn, completions sampled, scored under the reference, rewarded and compared."""
+"""Rollouts: prompts, completions, reference log-probs, rewards and advantages of the next updates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class RolloutWorker:
         reference_params: the frozen reference; None where nothing needs it.
         stream: gives records and prompts.
         seed: with the step it determines the keys of sampling.
-        completion_bucket: completions are scored and learned from in a multiple of so many columns; 0 takes all.
+        completion_bucket: the width of completions rounds up to a multiple of this many tokens; 0 takes all columns.
     """
 
     learner: Learner
@@ -80,11 +80,11 @@ class RolloutWorker:
         return list(zip(batches, metrics, train_batches, strict=True))
 
     def _roll_out(self, params: Params, keys: Sequence[Key[Array, ""]]) -> list[RolloutBatch]:
-        """A batch for each key. The sampler's copy of the parameters is freed before anything is scored."""
+        """A batch for each key. The sampler's copy of the parameters is freed before log-probs are computed."""
         prompts = [self._next_prompts() for _ in keys]  # while devices are still busy with the last update
         with synced_params(self.sampler, params) as synced:
             rollouts = [self._sample(params, synced, each, key) for each, key in zip(prompts, keys, strict=True)]
-        return [self._score_and_reward(params, *pair) for pair in zip(prompts, rollouts, strict=True)]
+        return [self._add_logps_and_rewards(params, *pair) for pair in zip(prompts, rollouts, strict=True)]
 
     def _next_prompts(self) -> _Prompts:
         """The next prompts, which go to the devices here and nowhere else."""
@@ -96,7 +96,7 @@ class RolloutWorker:
         with self.timers("gen"):
             return jax.block_until_ready(sample(self.sampler, params, prompts.batch, key, synced=synced))
 
-    def _score_and_reward(self, params: Params, prompts: _Prompts, rollout: Rollout) -> RolloutBatch:
+    def _add_logps_and_rewards(self, params: Params, prompts: _Prompts, rollout: Rollout) -> RolloutBatch:
         """Reference log-probs on the devices, and rewards on the host meanwhile."""
         num_columns = _completion_bucket(rollout.completions, self.completion_bucket)
         with self.timers("ref"):  # dispatched only: the devices compute while the host computes rewards
@@ -107,7 +107,7 @@ class RolloutWorker:
             completions, has_ended_B = self.loader.process_local_rows((rollout.completions, rollout.has_ended_B))
             rewards = self.rewarder(completions, prompts.records)
             group_rewards = self._group_rewards(rewards, completions, num_groups=len(prompts.records))
-        # Only now: with several devices of a CPU, dispatching this waits for the scores.
+        # Only now: with several CPU devices, dispatching this waits for the log-probs.
         sampled = pad_columns(sampled, rollout.completions.token_BT.shape[1])
         return RolloutBatch(
             records=prompts.records,
@@ -138,12 +138,12 @@ class RolloutWorker:
         )
 
     def _resample(self, params: Params, first: RolloutBatch, key: Key[Array, ""]) -> RolloutBatch:
-        def draw(number: int) -> RolloutBatch:
+        def sample_batch(number: int) -> RolloutBatch:
             (batch,) = self._roll_out(params, [jax.random.fold_in(key, number)])
             return batch
 
         return resample_zero_std_groups(
-            first, draw, self.loader, max_resample_times=self.learner.loss.max_resample_times
+            first, sample_batch, self.loader, max_resample_times=self.learner.loss.max_resample_times
         )
 
     def _compute_advantages(self, batches: Sequence[RolloutBatch]) -> TrainRows:

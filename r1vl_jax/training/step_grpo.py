@@ -30,7 +30,7 @@ STAGE = "step_grpo"
 def step_grpo(
     run: Run, params: Params, *, definition: Definition, loader: DataLoader, sampler: Sampler, rewarder: Rewarder
 ) -> Params:
-    """StepGRPO from `params`, whose memory it takes; returns the parameters after the last update."""
+    """StepGRPO from `params`, which are donated; returns the parameters after the last update."""
     config, loss = run.config, run.config.loss
     trained, frozen = partition(params, config.model)
     learner = make_learner(config, definition, optim=config.optim, max_steps=config.train.max_steps, trained=trained)
@@ -74,7 +74,7 @@ def _copy_reference(trained: Params, frozen: Params, dtype: str) -> Params:
 
 @dataclass(frozen=True)
 class _UpdateOutput:
-    """What an update leaves behind, beside the stage's new state.
+    """Outputs of an update, beside the stage's new state.
 
     Attributes:
         metrics: of the update, still on the devices.
@@ -87,17 +87,18 @@ class _UpdateOutput:
     advantage_BT: Float[Array, "B T"]
 
 
-# (stage, step) -> what the update leaves; the stage's state is replaced.
+# (stage, step) -> outputs; the stage's state is replaced.
 _UpdateFn = Callable[[Stage, int], _UpdateOutput]
 
 
 def _staged(worker: RolloutWorker, frozen: Params) -> _UpdateFn:
-    """Generates whenever the last generation is used up, and makes an update of a part of it."""
+    """Samples a generation every `updates_per_generation` updates, and trains on one batch of it at a time."""
     loss, generation = worker.learner.loss, []
 
     def update(stage: Stage, step: int) -> _UpdateOutput:
         if (step - 1) % loss.updates_per_generation == 0:
-            generation[:] = worker.generate(stage.params, step)
+            generation.clear()  # its prompts and pictures are on the devices: freed before the next are placed
+            generation.extend(worker.generate(stage.params, step))
         batch, rollout_metrics, train_batch = generation[(step - 1) % loss.steps_per_generation]
         with worker.timers("update"):
             sharded = worker.loader.shard_batch(train_batch)
@@ -129,8 +130,8 @@ def _fused(worker: RolloutWorker, frozen: Params) -> _UpdateFn:
                 step_key(worker.seed, step),
             )
             sampled = output.sampled
-            of_all = (sampled.completions, sampled.has_ended_B, output.rewards, output.group_rewards)
-            own = jax.device_get(loader.process_local_rows(of_all))
+            global_rows = (sampled.completions, sampled.has_ended_B, output.rewards, output.group_rewards)
+            own = jax.device_get(loader.process_local_rows(global_rows))
             batch = RolloutBatch(
                 records,
                 prompts,

@@ -15,7 +15,7 @@ def supervised(run: Run, name: str, params: Params, *, definition: Definition, l
 
     Args:
         name: of the stage, of its settings and of its split.
-        params: their memory is taken.
+        params: donated.
     """
     config, settings = run.config, getattr(run.config, name)
     trained, frozen = partition(params, config.model)

@@ -168,6 +168,12 @@ def test_a_missing_instruction_file_is_refused(tmp_path):
         resolve(make_config(data__instruction_file=path))
 
 
+@pytest.mark.parametrize("token", ["<image>", "<|image_pad|>", "<|im_end|>"])
+def test_an_instruction_holds_no_special_tokens(token):
+    with pytest.raises(ValueError, match=re.escape(f"data.instruction: expected plain text, got {token} in it")):
+        resolve(make_config(data__instruction=f"Think {token} first."))
+
+
 def test_an_instruction_file_is_resolved_to_its_text(tmp_path):
     """So the manifest of a run holds the text: the file may change or go."""
     (tmp_path / "cot.txt").write_text("Think first.\n")

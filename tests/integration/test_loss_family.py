@@ -53,7 +53,7 @@ def test_a_run_with_all_of_it(shared):
     for line in metrics:
         assert np.isfinite(line["loss"])
         assert line["grad_norm"] > 0
-        assert line["sampling/num_draws"] == 2
+        assert line["sampling/num_rollouts"] == 2
         assert line["frac_reward_zero_std"] == 0  # two draws have two groups with spread
         assert line["sampling/sampling_logp_difference/max"] < 1e-4
         assert "kl" not in line  # the reference is not run

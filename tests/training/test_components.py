@@ -42,7 +42,7 @@ def test_samplers_are_as_the_configuration_says(make_config):
     assert build_components(make_config(sampling__temperature=0.7)).sampler.logp_temperature == 1.0
 
 
-def test_vision_tokens_are_never_drawn_and_the_end_of_a_turn_may_be(make_config):
+def test_vision_tokens_are_never_sampled_and_the_end_of_a_turn_may_be(make_config):
     components = build_components(make_config())
     forbidden = set(components.inputs.tokenizer.convert_ids_to_tokens(components.sampler.forbidden_token_ids))
     assert forbidden == set(VISION_TOKENS)
@@ -50,7 +50,7 @@ def test_vision_tokens_are_never_drawn_and_the_end_of_a_turn_may_be(make_config)
     assert set(ends) == {END_OF_TURN, END_OF_TEXT}
 
 
-def test_ids_without_a_token_are_never_drawn(make_config):
+def test_ids_without_a_token_are_never_sampled(make_config):
     tokenizer = build_components(make_config()).inputs.tokenizer
     size = len(tokenizer) + 3
     assert {size - 3, size - 2, size - 1} <= set(forbidden_token_ids(tokenizer, size))

@@ -88,13 +88,13 @@ def worker():
 EQUAL, SPREAD = [1, 1], [0, 1]
 
 
-def test_groups_without_spread_are_replaced(worker):
+def test_zero_std_groups_are_resampled(worker):
     prepared = worker(dynamic_sample=True).prepare(
         make_batch(0, [EQUAL, SPREAD]), make_batch(2, [EQUAL, EQUAL], width=3), make_batch(4, [SPREAD, SPREAD])
     )
     ((batch, metrics, update),) = prepared.generate({}, step=1)
     assert batch.records == [1, 4]
-    assert metrics.metrics["sampling/num_draws"] == 3
+    assert metrics.metrics["sampling/num_rollouts"] == 3
     np.testing.assert_array_equal(batch.rewards.custom["own"], [1, 1, 4, 4])
     np.testing.assert_array_equal(batch.reward_PG, [SPREAD, SPREAD])
     np.testing.assert_array_equal(update.rows.completions.token_BT[:, 0], [1, 1, 4, 4])
@@ -102,7 +102,7 @@ def test_groups_without_spread_are_replaced(worker):
     assert len({tuple(key) for key in prepared.keys}) == 3  # no draw repeats another's noise
 
 
-def test_after_the_last_resampling_groups_without_spread_fill_up(worker):
+def test_after_the_last_resampling_zero_std_groups_fill_up(worker):
     prepared = worker(dynamic_sample=True, max_resample_times=1).prepare(
         make_batch(0, [EQUAL, EQUAL]), make_batch(2, [EQUAL, SPREAD])
     )
@@ -114,7 +114,7 @@ def test_after_the_last_resampling_groups_without_spread_fill_up(worker):
 def test_one_batch_is_enough(worker, is_dynamic, rewards):
     ((batch, _, _),) = worker(dynamic_sample=is_dynamic).prepare(make_batch(0, rewards)).generate({}, step=1)
     assert batch.records == [0, 1]
-    assert batch.num_draws == 1
+    assert batch.num_rollouts == 1
 
 
 @pytest.mark.parametrize(("loss_type", "denominators"), [("grpo", [4, 4]), ("dapo", [14, 14]), ("bnpo", [7, 7])])
@@ -162,7 +162,7 @@ def test_short_completions_are_scored_without_the_columns_behind_them(monkeypatc
         worker = make_worker(
             learner=learner, sampler=sampler, rewarder=Rewarder(), reference_params=params, completion_bucket=bucket
         )
-        return worker._score_and_reward(params, rollouts._Prompts([0, 1], prompts, 0), rollout)
+        return worker._add_logps_and_rewards(params, rollouts._Prompts([0, 1], prompts, 0), rollout)
 
     monkeypatch.setattr(rollouts, "add_reference_logps", spy)
     whole, short, coarse = (scored(bucket) for bucket in (0, 4, 10))

@@ -141,7 +141,7 @@ def test_the_reference_is_kept_in_the_dtype_of_the_computation(make_run, spies):
     assert spies.score == [10, 10, 10]
 
 
-def test_every_step_draws_with_a_key_of_its_own_that_the_seed_decides(make_run, spies):
+def test_the_sampling_key_depends_on_seed_and_step(make_run, spies):
     train(make_run())
     keys = [key for _, key in spies.sample]
     assert keys == [jax.random.key_data(step_key(0, step)).tolist() for step in (1, 2, 3)]
@@ -200,7 +200,7 @@ def test_the_learning_rate_that_is_written_is_the_one_that_was_used(make_run, sp
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.3, 0.3, 0.2])
 
 
-def test_an_alarm_is_told_and_written(make_run, spies, tmp_path, monkeypatch, caplog):
+def test_an_alarm_is_logged_and_written(make_run, spies, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(observe, "alarm", lambda lines, **settings: f"{len(lines)} lines" if len(lines) > 2 else None)
     run = make_run(train__max_steps=2, eval__steps=1)
     evaluator = SimpleNamespace(on_validation=lambda params: {"accuracy": 0.5})

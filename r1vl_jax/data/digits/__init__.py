@@ -1,0 +1,1 @@
+"""The embedded task: questions about pictures of handwritten digits."""

@@ -1,0 +1,1 @@
+"""Attention: one function for all platforms, decoding, and the kernels behind them."""

@@ -1,0 +1,1 @@
+"""What Qwen2.5-VL does differently."""
