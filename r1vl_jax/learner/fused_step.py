@@ -63,6 +63,7 @@ def fused_step(
         vocabulary: bytes of every token.
     """
     learner, params = program.learner, combine(state.params, frozen)
+    # One program has one mesh: the sampler keeps the trainer's.
     rollout = sample(program.sampler.on_trainer_mesh(), params, prompts, key)
     sampled = add_reference_logps(learner, params, reference, prompts, rollout)
     rewards = compute_rewards_on_device(program.reward_spec, rollout.completions, targets, vocabulary)

@@ -47,12 +47,16 @@ def accumulate_gradients(
         gradient, logps = jax.grad(micro_batch_loss, argnums=(0, 1), has_aux=True)(trained, feature_MD, micro_batch)
         return jax.tree.map(jnp.add, total, gradient), logps
 
+    # The pictures of a prompt are shared by completions in several micro-batches: its forward and backward pass through
+    # the tower are done once, outside the scan.
     feature_MD, features_vjp = jax.vjp(features, trained)
     num_parts = learner.num_micro_batches(prompts.token_PS.shape, completions.token_BT.shape)
     num_sequences = learner.num_sequences(len(prompts.token_PS), len(completions.token_BT), num_parts=num_parts)
     sequences = concat_prompt_and_completions(prompts, completions, num_sequences=num_sequences)
     split = partial(_split_into_micro_batches, num_sequences=num_sequences, num_parts=num_parts)
     micro_batches = jax.tree.map(split, (sequences, completions, rows))
+    # Sums, not means: the objective divides by a denominator over the whole batch, so that the number of micro-batches
+    # does not change the loss.
     zeros = jax.tree.map(jnp.zeros_like, (trained, feature_MD))
     (text_gradient, feature_gradient_MD), (logp, entropy) = jax.lax.scan(accumulate, zeros, micro_batches)
     (vision_gradient,) = features_vjp(feature_gradient_MD)

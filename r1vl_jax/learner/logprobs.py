@@ -50,6 +50,7 @@ def completion_logp(
         feature_MD=feature_MD,
         shared_prefix=shared_prefix,
     )
+    # The hidden state at column t predicts token t + 1: the prompt's last one predicts every completion's first token.
     prefix_length = shared_prefix.prefix_length(num_columns)
     last_of_prompt_B1D = jnp.repeat(
         hidden_RSD[:, prefix_length - 1 : prefix_length], shared_prefix.num_completions, axis=0

@@ -14,6 +14,7 @@ from r1vl_jax.learner.gradients import Metrics, Objective, Rows, accumulate_grad
 from r1vl_jax.learner.learner import Learner, TrainState
 
 
+# The state is donated: parameters and both moments exist once.
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def sft_step(learner: Learner, state: TrainState, frozen: Params, batch: SFTBatch) -> tuple[TrainState, Metrics]:
     """One step of supervised fine-tuning; the loss is over completion tokens only."""
@@ -84,6 +85,7 @@ def _apply_update(
         learner, state.params, frozen, prompts, completions, objective, rows
     )
     gradient = learner.with_sharding(gradient)
+    # The loss of the whole batch, from the log-probs of the forward passes that gave the gradient.
     loss, metrics = objective(logp_BT, rows)
     grad_norm = optax.global_norm(gradient)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
