@@ -129,12 +129,6 @@ def test_evaluation_reads_every_record_once_and_fills_the_last_batch(source, mak
     assert encoder.dropped.keys() == {"mute"}
 
 
-@pytest.mark.parametrize("placeholder", ["<image>", "<|image_pad|>", "<|video_pad|>"])
-def test_an_instruction_with_a_placeholder_is_refused(processor, placeholder):
-    with pytest.raises(ValueError, match=r"instruction: expected a text without <image>, .*, got 'See "):
-        Encoder(processor, max_prompt_length=64, prompt_bucket=16, patch_bucket=16, instruction=f"See {placeholder}.")
-
-
 def test_every_prompt_of_an_encoder_has_its_instruction(processor, make_record):
     encoder = Encoder(processor, max_prompt_length=64, prompt_bucket=16, patch_bucket=16, instruction="Think.")
     text = processor.tokenizer.decode(encoder.prompt(make_record()).token_S)
