@@ -64,7 +64,7 @@ def test_commands_are_there_with_their_flags(page: Path):
         elif "pytest" in words[0] or "pytest" in words[:3]:
             _check_tests(words)
         elif words[0].startswith("launch/") or words[0] == "sbatch":
-            script = words[words[0] == "sbatch"]
+            script = next(word for word in words if word.startswith("launch/"))
             assert (ROOT / script).is_file(), command
             _check_settings(words, command)
 
