@@ -13,10 +13,20 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 
 from r1vl_jax.arrays import PackedVision
+from r1vl_jax.data.pictures import to_rgb
 
-MERGE_SIZE = 2
+PATCH_SIZE, TEMPORAL_PATCH_SIZE, MERGE_SIZE = 14, 2, 2  # of all published models, and the only ones supported
 PATCHES_PER_FEATURE = MERGE_SIZE**2
-PATCH_VALUES = 3 * 2 * 14 * 14  # C: (channel, frame, row, column)
+PIXELS_PER_FEATURE = (PATCH_SIZE * MERGE_SIZE) ** 2
+PATCH_VALUES = 3 * TEMPORAL_PATCH_SIZE * PATCH_SIZE**2  # C: (channel, frame, row, column)
+
+IMAGE_PROCESSOR_FILES = "preprocessor_config.json, or image_processor in processor_config.json"
+_REQUIRED = {
+    "patch_size": PATCH_SIZE,
+    "temporal_patch_size": TEMPORAL_PATCH_SIZE,
+    "merge_size": MERGE_SIZE,
+    "do_resize": True,
+}
 
 Patches = Float[np.ndarray, "M C"]
 Grid = tuple[int, int, int]  # frames (after pairing), rows and columns of patches
@@ -28,17 +38,36 @@ def load_image_processor(
     """The image processor of a model; for "" one with Qwen2-VL's mean, standard deviation and patch size.
 
     Args:
-        min_pixels, max_pixels: images are resized to an area between these, in pixels.
+        min_pixels, max_pixels: images are resized to an area between these, in pixels, whatever the model's files say.
+
+    Raises:
+        ValueError: the model's files are unreadable, or cut other patches than the model takes; lists what differs.
     """
+    # Both spellings, since the second one wins where a file has it.
     size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    limits = {"size": size, "min_pixels": min_pixels, "max_pixels": max_pixels}
     if not directory_or_hub_name:
-        return Qwen2VLImageProcessorPil(size=size)
-    return Qwen2VLImageProcessorPil.from_pretrained(directory_or_hub_name, size=size)
+        return Qwen2VLImageProcessorPil(**limits)
+    where = f"{directory_or_hub_name}: {IMAGE_PROCESSOR_FILES}"
+    try:
+        processor = Qwen2VLImageProcessorPil.from_pretrained(directory_or_hub_name, **limits)
+        values = {name: getattr(processor, name, None) for name in _REQUIRED}
+        wrong = [name for name in _REQUIRED if values[name] != _REQUIRED[name]]
+        if not wrong:
+            image_patches(Image.new("RGB", (28, 28)), processor)  # entries of a wrong type show only here
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{where}: expected the image processor of a Qwen2-VL, got {error}") from error
+    if wrong:
+        faults = [f"{name}: expected {_REQUIRED[name]}, got {values[name]!r}" for name in wrong]
+        raise ValueError(
+            f"{where}: the image processor is not the model's; put that of the model there:\n  " + "\n  ".join(faults)
+        )
+    return processor
 
 
 def image_patches(image: Image.Image, processor: Qwen2VLImageProcessorPil) -> tuple[Patches, Grid]:
-    """The patches of a still image, which is repeated in both frames of a patch."""
-    outputs = processor(images=[image])
+    """The patches of a still image of any mode, which is repeated in both frames of a patch."""
+    outputs = processor(images=[to_rgb(image)])
     return outputs["pixel_values"], _grid(outputs)
 
 
@@ -53,10 +82,11 @@ def video_patches(frames: Sequence[Image.Image], processor: Qwen2VLImageProcesso
     sizes = {frame.size for frame in frames}
     if len(sizes) != 1:
         raise ValueError(f"a video: expected frames of one size, got {len(frames)} frames of sizes {sorted(sizes)}")
-    outputs = processor(images=[*frames, frames[-1]] if len(frames) % 2 else list(frames))
+    even = [*frames, frames[-1]] if len(frames) % 2 else frames
+    outputs = processor(images=[to_rgb(frame) for frame in even])
     _, rows, columns = _grid(outputs)
     # As an image, each frame is repeated in both frames of its patches: take the second one from the next frame.
-    pairs = outputs["pixel_values"].reshape(-1, 2, rows * columns, 3, 2, 14 * 14)
+    pairs = outputs["pixel_values"].reshape(-1, 2, rows * columns, 3, 2, PATCH_SIZE**2)
     patch = np.stack([pairs[:, 0, :, :, 0], pairs[:, 1, :, :, 1]], axis=-2)
     return patch.reshape(-1, PATCH_VALUES), (len(pairs), rows, columns)
 

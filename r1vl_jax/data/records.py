@@ -6,7 +6,6 @@ A split is an ArrayRecord file with `tensorflow_datasets` metadata, so that
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,8 @@ from etils import epath
 from PIL import Image
 from tensorflow_datasets.core import dataset_info, splits
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+from r1vl_jax.data.pictures import open_picture
 
 IMAGE_PLACEHOLDER = "<image>"
 _DATASET_NAME = "records"
@@ -69,7 +70,7 @@ def invalid_reason(record: Record) -> str | None:
 
 
 def decode_images(record: Record) -> list[Image.Image]:
-    """The images of a valid record, decoded to RGB.
+    """The images of a valid record, decoded by `pictures.open_picture`.
 
     Raises:
         ValueError: the record has no answer, no image, an unreadable image, or another number of placeholders than
@@ -84,7 +85,7 @@ def decode_images(record: Record) -> list[Image.Image]:
         raise ValueError(
             f"expected one {IMAGE_PLACEHOLDER} for each of {len(record.images)} images, got {num_placeholders}"
         )
-    return [_decode_image(image, number) for number, image in enumerate(record.images, start=1)]
+    return [_decode_image(image, number, record.id) for number, image in enumerate(record.images, start=1)]
 
 
 def write_splits(
@@ -190,10 +191,10 @@ class Split:
         return (self[index] for index in range(len(self)))
 
 
-def _decode_image(encoded: bytes, number: int) -> Image.Image:
+def _decode_image(encoded: bytes, number: int, record_id: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(encoded)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL's, for damaged files
+        return open_picture(encoded, name=f"image {number} of record {record_id!r}")
+    except ValueError as error:
         raise ValueError(f"image {number} ({len(encoded)} bytes) is unreadable: {error}") from error
 
 

@@ -16,8 +16,8 @@ from r1vl_jax.observe.files import atomic_write
 
 Row = Mapping[str, Any]
 
-# A row is a completion. `prompt` is the question; `image` a PNG, or empty; `key_steps` and `key_step_spans` are JSON:
-# the spellings of each key step, and where it matched, [start, end) in characters of `completion`.
+# A row is a completion. `prompt` is the question; `image` an image file, or empty; `key_steps` and `key_step_spans` are
+# JSON: the spellings of each key step, and where it matched, [start, end) in characters of `completion`.
 SCHEMA = pa.schema(
     [("step", pa.int64())]
     + [(name, pa.string()) for name in ("prompt", "kind", "answer", "key_steps", "completion", "key_step_spans")]

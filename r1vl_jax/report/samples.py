@@ -1,6 +1,7 @@
 """Sampled completions: image, question and completions, with headings and matched key steps marked."""
 
 import base64
+import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from r1vl_jax import response_format
+from r1vl_jax.data.pictures import open_picture
 from r1vl_jax.observe.completions import custom_rewards, question_text, read_completions
 
 Row = Mapping[str, Any]
@@ -17,7 +19,8 @@ Span = tuple[int, int]
 
 _MAX_STEPS = 4
 _PROMPTS_PER_STEP = 3
-_SIGNATURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+_JPEG = b"\xff\xd8\xff"  # how such a file begins
+_MAX_SIDE = 1024  # pixels of a picture on the page
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Prompt:
     """One prompt and its completions, the best first.
 
     Attributes:
-        image_url: a data URL; "" without an image that a browser shows.
+        image_url: a data URL; "" without an image.
     """
 
     question: str
@@ -106,9 +109,15 @@ def _make_prompt(group: Sequence[Row]) -> Prompt:
 
 
 def image_url(image: bytes) -> str:
-    """The image as a data URL; "" if it is none that a browser shows."""
-    kind = next((kind for signature, kind in _SIGNATURES.items() if image.startswith(signature)), None)
-    return f"data:{kind};base64,{base64.b64encode(image).decode()}" if kind else ""
+    """The image as the model saw it, though not as small, as a data URL; "" if it is none."""
+    try:
+        picture = open_picture(image, name="the image of a completion")
+    except ValueError:
+        return ""
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    kind, file = "jpeg" if image.startswith(_JPEG) else "png", io.BytesIO()
+    picture.save(file, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def make_completion(row: Row) -> Completion:

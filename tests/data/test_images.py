@@ -1,5 +1,9 @@
 """Patches against transformers and by hand, and their packing into rows."""
 
+import io
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -57,11 +61,77 @@ def test_patches_equal_transformers(size):
     assert grid == tuple(expected["image_grid_thw"][0])
 
 
-def test_pixel_limits_override_those_of_a_saved_processor(tmp_path):
-    Qwen2VLImageProcessorPil().save_pretrained(tmp_path)
-    processor = load_image_processor(tmp_path, min_pixels=28 * 28, max_pixels=56 * 56)
+# The limits in the files of models, in the spellings of their time; 12,845,056 pixels are 16,384 image tokens.
+PUBLISHED = {
+    "2024": {"min_pixels": 3136, "max_pixels": 12845056, "size": {"max_pixels": 12845056, "min_pixels": 3136}},
+    "2025": {"min_pixels": 3136, "max_pixels": 12845056},
+    "transformers 5": {"size": {"shortest_edge": 3136, "longest_edge": 12845056}},
+    "both": {"min_pixels": 1, "max_pixels": 10**9, "size": {"shortest_edge": 3136, "longest_edge": 12845056}},
+    "null": {"min_pixels": None, "max_pixels": None, "size": None},
+    "none": {},
+}
+
+
+def write_processor(directory: Path, name: str = "preprocessor_config.json", **entries) -> None:
+    """A file as published beside Qwen2-VL-7B-Instruct."""
+    published = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": MEAN.tolist(),
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "image_std": STD.tolist(),
+        "merge_size": 2,
+        "patch_size": 14,
+        "processor_class": "Qwen2VLProcessor",
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "temporal_patch_size": 2,
+    } | entries
+    content = published if name == "preprocessor_config.json" else {"image_processor": published}
+    (directory / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+@pytest.mark.parametrize("limits", PUBLISHED)
+def test_the_pixel_limits_are_those_of_the_configuration(limits: str, file: str, tmp_path: Path):
+    write_processor(tmp_path, file, **PUBLISHED[limits])
+    processor = load_image_processor(tmp_path, min_pixels=28 * 28, max_pixels=400_000)
     assert image_patches(Image.new("RGB", (28, 28)), processor)[1] == (1, 2, 2)
-    assert image_patches(Image.new("RGB", (560, 560)), processor)[1] == (1, 4, 4)
+    grid = image_patches(Image.new("RGB", (1000, 1000)), processor)[1]
+    assert (grid, num_features(grid)) == ((1, 44, 44), 484)
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_an_image_processor_that_is_not_the_models_is_refused_by_name(file: str, tmp_path: Path):
+    write_processor(tmp_path, file, patch_size=16, merge_size=1, temporal_patch_size=None, do_resize=False)
+    with pytest.raises(ValueError, match=f"{tmp_path}: preprocessor_config.json, or image_processor in") as error:
+        load_image_processor(tmp_path, min_pixels=784, max_pixels=784)
+    assert str(error.value).splitlines()[1:] == [
+        "  patch_size: expected 14, got 16",
+        "  temporal_patch_size: expected 2, got None",
+        "  merge_size: expected 2, got 1",
+        "  do_resize: expected True, got False",
+    ]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"image_mean": "a"}', '{"rescale_factor": "a"}'])
+def test_an_unreadable_image_processor_is_refused_by_name(content: str, tmp_path: Path):
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ValueError, match="preprocessor_config.json, or image_processor in processor_config.json: exp"):
+        load_image_processor(tmp_path, min_pixels=784, max_pixels=784)
+
+
+def test_a_photograph_is_turned_and_put_on_white_before_it_is_resized(processor):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (112, 56)).save(file, "JPEG", exif=exif)
+    assert image_patches(Image.open(file), processor)[1] == (1, 8, 4)
+    clear = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    for patches, _ in (image_patches(clear, processor), video_patches([clear, clear], processor)):
+        assert (colours(patches) == 255).all()
 
 
 def test_patches_of_a_video_span_two_frames(processor):

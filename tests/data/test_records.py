@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
-from r1vl_jax.data.records import fingerprint, invalid_reason, open_split, read_settings, write_splits
+from r1vl_jax.data.records import decode_images, fingerprint, invalid_reason, open_split, read_settings, write_splits
 
 
 @pytest.fixture
@@ -66,6 +68,17 @@ def test_reasons_of_invalid_records(make_record):
     assert "image 1 (4 bytes) is unreadable: cannot identify" in str(invalid_reason(make_record(images=(b"junk",))))
     assert "is unreadable" in str(invalid_reason(make_record(images=(image[: len(image) // 2],))))
     assert "is unreadable: invalid literal" in str(invalid_reason(make_record(images=(b"P6 4x 4 255 " + bytes(48),))))
+
+
+def test_pictures_are_opened_as_their_owner_sees_them(make_record):
+    exif, photograph, drawing = Image.Exif(), io.BytesIO(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.new("RGB", (120, 60)).save(photograph, "JPEG", exif=exif)
+    Image.new("RGBA", (8, 8)).save(drawing, "PNG")
+    record = make_record(images=(photograph.getvalue(), drawing.getvalue()), problem="<image><image>Which?")
+    upright, on_white = decode_images(record)
+    assert upright.size == (60, 120)
+    assert on_white.getcolors() == [(64, (255, 255, 255))]
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, make_record):

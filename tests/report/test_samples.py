@@ -1,9 +1,12 @@
 """Completions with headings and matched key steps marked."""
 
+import base64
+import io
 import re
 
 import pytest
 from helpers.made_up_run import completion_row
+from PIL import Image
 
 from r1vl_jax.report import samples
 from r1vl_jax.report.rendering import render
@@ -50,7 +53,28 @@ def test_missed_key_steps_are_listed_with_every_spelling():
     ]
 
 
-def test_only_png_and_jpeg_are_shown():
-    assert samples.image_url(b"") == ""
-    assert samples.image_url(b"<svg onload=alert(1)>") == ""
-    assert samples.image_url(b"\xff\xd8\xff") == "data:image/jpeg;base64,/9j/"
+def shown(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2])))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "GIF"])
+def test_any_picture_is_shown_on_white(kind: str):
+    file = io.BytesIO()
+    Image.new("RGBA", (8, 4)).save(file, kind)
+    url = samples.image_url(file.getvalue())
+    assert url.startswith("data:image/png;base64,")
+    assert shown(url).convert("RGB").getcolors() == [(32, (255, 255, 255))]
+
+
+def test_a_photograph_is_shown_upright_and_not_larger_than_the_page():
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.new("RGB", (2400, 1200)).save(file, "JPEG", exif=exif)
+    url = samples.image_url(file.getvalue())
+    assert url.startswith("data:image/jpeg;base64,")
+    assert (shown(url).size, dict(shown(url).getexif())) == ((512, 1024), {})
+
+
+@pytest.mark.parametrize("junk", [b"", b"<svg onload=alert(1)>", b"\xff\xd8\xff"])
+def test_what_is_no_picture_is_not_shown(junk: bytes):
+    assert samples.image_url(junk) == ""
