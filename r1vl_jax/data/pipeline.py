@@ -5,26 +5,37 @@ record with `get_state()` and `set_state()`. With several processes, process i o
 of the order that a single process would read.
 """
 
+import collections
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
 from jaxtyping import Int
 
 from r1vl_jax.arrays import Completions, PromptBatch, SFTBatch, check_shapes
-from r1vl_jax.data import prompts
+from r1vl_jax.data import fields, prompts
 from r1vl_jax.data.collate import pad_rows
-from r1vl_jax.data.prompts import EncodedPrompt, Processor, UnusableRecord
-from r1vl_jax.data.records import Record
+from r1vl_jax.data.prompts import EncodedPrompt, Processor
+from r1vl_jax.data.records import Record, UnusableRecord
 from r1vl_jax.runtime import processes
 
 Stream = grain.DatasetIterator
 
+Encoded = TypeVar("Encoded")
+
 _NUM_THREADS = 2
 _PREFETCHED_BATCHES = 2
+_MAX_REASONS = 5
+# What differs between records that are dropped for one reason: numbers, quoted values, addresses of objects.
+_PARTICULARS = re.compile(r"""<[^<>]* at 0x[0-9a-f]+>|'[^']*'|"[^"]*"|\d+""")
+
+
+class NoUsableRecords(ValueError):
+    """Every record of a source is refused; the message counts the reasons."""
 
 
 class Encoder:
@@ -65,19 +76,25 @@ class Encoder:
         return prompts.encode(record, self.processor, **self._limits)
 
     def completion(self, record: Record, *, max_completion_length: int) -> Int[np.ndarray, " T"]:
-        """The tokens of a record's response, followed by the end-of-turn token.
+        """The tokens of a record's response, followed by the end-of-turn token; special tokens in it stay text.
 
         Raises:
             UnusableRecord: there is no response, or it is too long; it is never truncated.
         """
-        tokenizer = self.processor.tokenizer
-        token_T = np.array([*tokenizer(record.response)["input_ids"], tokenizer.eos_token_id], np.int32)
+        user_text = self.processor.user_text
+        try:
+            fields.check(record)
+            token_ids = user_text.encode(user_text.protect(record.response))
+        except ValueError as error:
+            raise UnusableRecord(record.id, str(error)) from error
+        token_T = np.array([*token_ids, self.processor.tokenizer.eos_token_id], np.int32)
         if not record.response:
-            raise UnusableRecord(f"record {record.id!r}: it has no response to train on")
+            raise UnusableRecord(record.id, "it has no response to train on")
         if len(token_T) > max_completion_length:
             raise UnusableRecord(
-                f"record {record.id!r}: its response has {len(token_T)} tokens, at most"
-                f" max_completion_length={max_completion_length} fit; raise it"
+                record.id,
+                f"its response has {len(token_T)} tokens, at most max_completion_length={max_completion_length} fit;"
+                " raise it",
             )
         return token_T
 
@@ -85,10 +102,10 @@ class Encoder:
         """Collates prompts."""
         return prompts.batch(encoded, **self._buckets)
 
-    def drop(self, record: Record, error: UnusableRecord):
+    def drop(self, error: UnusableRecord):
         """Records and logs the reason for dropping a record."""
-        if record.id not in self.dropped:
-            self.dropped[record.id] = str(error)
+        if error.name not in self.dropped:
+            self.dropped[error.name] = str(error)
             logging.getLogger(__name__).warning("dropped (%d so far): %s", len(self.dropped), error)
 
 
@@ -101,6 +118,9 @@ def prompt_stream(source: Any, encoder: Encoder, *, batch_size: int, seed: int) 
 
     Returns:
         Iterator of pairs: the records of a batch, and their PromptBatch.
+
+    Raises:
+        NoUsableRecords: there is none; in all processes, since all have the same source.
     """
 
     def collate(rows: Sequence[tuple[Record, EncodedPrompt]]) -> tuple[list[Record], PromptBatch]:
@@ -116,7 +136,11 @@ def prompt_stream(source: Any, encoder: Encoder, *, batch_size: int, seed: int) 
 def supervised_stream(
     source: Any, encoder: Encoder, *, batch_size: int, seed: int, max_completion_length: int
 ) -> Stream:
-    """Endless `SFTBatch`es of records with responses; completions are padded to `max_completion_length`."""
+    """Endless `SFTBatch`es of records with responses; completions are padded to `max_completion_length`.
+
+    Raises:
+        NoUsableRecords: there is none; in all processes.
+    """
 
     def encode(record: Record) -> tuple[EncodedPrompt, np.ndarray]:
         return encoder.prompt(record), encoder.completion(record, max_completion_length=max_completion_length)
@@ -144,48 +168,65 @@ def eval_batches(
         All processes get the same number of batches, the last ones possibly without records.
 
     Raises:
-        ValueError: no record can be used.
+        NoUsableRecords: there is none; in all processes.
     """
     num_records = len(source) if num_records is None else min(num_records, len(source))
 
-    def usable(numbers: Iterable[int]) -> Iterator[tuple[Record, EncodedPrompt]]:
-        return _encode_usable((source[number] for number in numbers), encoder)
+    def encode(record: Record) -> tuple[Record, EncodedPrompt]:
+        return record, encoder.prompt(record)
 
-    local, filler = usable(range(processes.index(), num_records, processes.count())), None
+    _, filler = first_usable(source, encoder, encode, num_records=num_records)
+    numbers = range(processes.index(), num_records, processes.count())
+    local = (row for number in numbers if (row := _encode_or_drop(source, number, encoder, encode)) is not None)
     while any(processes.all_gather_objects(len(rows := list(itertools.islice(local, batch_size))))):
         encoded = [prompt for _, prompt in rows]
-        filler = encoded[-1] if rows else filler or next(usable(range(num_records)))[1]
+        filler = encoded[-1] if rows else filler
         yield [record for record, _ in rows], encoder.batch(encoded + [filler] * (batch_size - len(rows)))
-    if filler is None:
-        last = next(reversed(encoder.dropped.values()), "in another process")
-        raise ValueError(f"none of the {num_records} records to evaluate on can be used; the last: {last}")
 
 
-def _encode_usable(records: Iterable[Record], encoder: Encoder) -> Iterator[tuple[Record, EncodedPrompt]]:
-    for record in records:
+def first_usable(
+    source: Any, encoder: Encoder, encode: Callable[[Record], Encoded], *, num_records: int | None = None
+) -> Encoded:
+    """The first record that can be encoded, encoded.
+
+    Args:
+        encode: raises UnusableRecord for those that cannot.
+        num_records: looks at the first `num_records` only; None looks at all.
+
+    Raises:
+        NoUsableRecords: there is none.
+    """
+    num_records = len(source) if num_records is None else num_records
+    reasons, last = collections.Counter(), ""
+    for number in range(num_records):
         try:
-            yield record, encoder.prompt(record)
+            return encode(source[number])
         except UnusableRecord as error:
-            encoder.drop(record, error)
+            encoder.drop(error)
+            reasons[_PARTICULARS.sub("...", error.reason)] += 1
+            last = str(error)
+    if not num_records:
+        raise NoUsableRecords("there are no records")
+    counts = [f"{count} x {reason}" for reason, count in reasons.most_common(_MAX_REASONS)]
+    counts += [f"{len(reasons) - _MAX_REASONS} further reasons"] * (len(reasons) > _MAX_REASONS)
+    raise NoUsableRecords(f"none of {num_records} records can be used; the last: {last}\n  " + "\n  ".join(counts))
+
+
+def _encode_or_drop(source: Any, number: int, encoder: Encoder, encode: Callable[[Record], Encoded]) -> Encoded | None:
+    try:
+        return encode(source[number])
+    except UnusableRecord as error:
+        encoder.drop(error)
+        return None
 
 
 def _stream(
     source: Any, encoder: Encoder, encode: Callable, collate: Callable, *, batch_size: int, seed: int
 ) -> Stream:
-    dropped: set[str] = set()  # of this source only; `encoder.dropped` has those of all splits
-
-    def encode_or_drop(record: Record):
-        try:
-            return encode(record)
-        except UnusableRecord as error:
-            encoder.drop(record, error)
-            dropped.add(record.id)
-            if len(dropped) >= len(source):
-                raise ValueError(f"none of {len(source)} records can be used; the last: {error}") from error
-            return None  # grain skips None
-
-    order = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    rows = order[processes.index() :: processes.count()].map(encode_or_drop)
+    first_usable(source, encoder, encode)  # without one the stream would go on forever
+    order = grain.MapDataset.source(range(len(source))).seed(seed).shuffle().repeat()
+    share = order[processes.index() :: processes.count()]
+    rows = share.map(lambda number: _encode_or_drop(source, number, encoder, encode))  # grain skips None
     options = grain.ReadOptions(num_threads=_NUM_THREADS, prefetch_buffer_size=_PREFETCHED_BATCHES * batch_size)
     return iter(rows.to_iter_dataset(options).batch(batch_size, batch_fn=collate))
 

@@ -13,12 +13,9 @@ from PIL import Image
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.data.collate import TEXT, VisualInputs, make_prompt_batch, pad_rows, token_types
 from r1vl_jax.data.images import Grid, Patches, image_patches, num_features, video_patches
-from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, decode_images
+from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, UnusableRecord, decode_images
 from r1vl_jax.data.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
-
-
-class UnusableRecord(ValueError):
-    """A record that cannot be encoded; the message has its id and the reason."""
+from r1vl_jax.data.user_text import UserText
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Processor:
     def __init__(self, tokenizer: Any, image_processor: Any):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.user_text = UserText(tokenizer)
         self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.video_token_id: int = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
 
@@ -82,6 +80,8 @@ class Processor:
 def encode(record: Record, processor: Processor, *, max_prompt_length: int, instruction: str = "") -> EncodedPrompt:
     """Renders a record with the chat template, as a user turn and the header of the assistant turn, and tokenizes it.
 
+    Special tokens in the problem stay text; only the template writes control tokens.
+
     Args:
         max_prompt_length: in tokens, image tokens included; a longer prompt is refused, never truncated.
         instruction: how to answer, added to the problem by `with_instruction`; "" for none.
@@ -89,20 +89,21 @@ def encode(record: Record, processor: Processor, *, max_prompt_length: int, inst
     Raises:
         UnusableRecord: the record is invalid or its prompt is too long.
     """
-    turn = {"role": "user", "content": _content(with_instruction(record.problem, instruction))}
-    text = processor.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     try:
         images = tuple(image_patches(image, processor.image_processor) for image in decode_images(record))
+        content = _content(with_instruction(record.problem, instruction), processor.user_text)
+        turn = {"role": "user", "content": content}
+        text = processor.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
         text = _expand(text, IMAGE_TOKEN, [grid for _, grid in images])
-        text = _expand(text, VIDEO_TOKEN, [])  # records have no videos: a placeholder for one is an error
+        token_S = np.array(processor.user_text.encode(text), np.int32)
     except ValueError as error:
-        raise UnusableRecord(f"record {record.id!r}: {error}") from error
-    token_S = np.array(processor.tokenizer(text)["input_ids"], np.int32)
+        raise UnusableRecord(record.id, str(error)) from error
     if len(token_S) > max_prompt_length:
         num_image_tokens = sum(num_features(grid) for _, grid in images)
         raise UnusableRecord(
-            f"record {record.id!r}: its prompt has {len(token_S)} tokens, {num_image_tokens} of them for images;"
-            f" at most max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels"
+            record.id,
+            f"its prompt has {len(token_S)} tokens, {num_image_tokens} of them for images;"
+            f" at most max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels",
         )
     return EncodedPrompt(token_S=token_S, type_S=processor.types(token_S), images=images)
 
@@ -207,9 +208,9 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _content(problem: str) -> list[dict[str, str]]:
-    """The content of a user turn: text parts, and an image part for each placeholder."""
-    texts = problem.split(IMAGE_PLACEHOLDER)
+def _content(problem: str, user_text: UserText) -> list[dict[str, str]]:
+    """The content of a user turn: protected text parts, and an image part for each placeholder."""
+    texts = [user_text.protect(text) for text in problem.split(IMAGE_PLACEHOLDER)]
     parts = [part for text in texts for part in ({"type": "image"}, {"type": "text", "text": text})][1:]
     return [part for part in parts if part.get("text") != ""]
 

@@ -21,24 +21,42 @@ from PIL import Image
 from tensorflow_datasets.core import dataset_info, splits
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+from r1vl_jax.data import fields
 from r1vl_jax.data.pictures import open_picture
+from r1vl_jax.rewards.key_steps import parse_key_steps
 
 IMAGE_PLACEHOLDER = "<image>"
+_VIDEO_PLACEHOLDER = "<video>"
 _DATASET_NAME = "records"
 _FORMAT = "array_record"
 _FINGERPRINT_CACHE = "fingerprint.json"
-_TEXT_FIELDS = ("id", "problem", "solution", "answer", "response", "kind", "source")
 
 _features: Any = tf_feature_pb2  # generated at import: type checkers do not see its members
 _example: Any = tf_example_pb2
+
+
+class UnusableRecord(ValueError):
+    """A record that cannot be used.
+
+    Attributes:
+        name: the record's id, or where it stands.
+        reason: why, with expected and actual value.
+    """
+
+    def __init__(self, name: object, reason: str):
+        super().__init__(f"record {name!r}: {reason}")
+        self.name, self.reason = str(name), reason
 
 
 @dataclass(frozen=True)
 class Record:
     """A question about one or more images, with its reference answer.
 
+    Lists become tuples, and key steps in any layout of `parse_key_steps` become groups. Values of other types stay as
+    they are: `invalid_reason` names them.
+
     Attributes:
-        id: unique within the data set; error messages name the record by it.
+        id: unique within its split, not empty; error messages name the record by it.
         images: encoded image files (PNG, JPEG, ...), in the order of their placeholders.
         problem: the question, with one `<image>` placeholder for each image.
         solution: a worked solution, or only the answer if there is none.
@@ -59,6 +77,12 @@ class Record:
     kind: str
     source: str
 
+    def __post_init__(self) -> None:
+        if isinstance(self.images, list):
+            object.__setattr__(self, "images", tuple(self.images))
+        with contextlib.suppress(ValueError):
+            object.__setattr__(self, "key_steps", parse_key_steps(self.key_steps))
+
 
 def invalid_reason(record: Record) -> str | None:
     """Why a record is invalid, with expected and actual value; None if it is valid."""
@@ -73,13 +97,16 @@ def decode_images(record: Record) -> list[Image.Image]:
     """The images of a valid record, decoded by `pictures.open_picture`.
 
     Raises:
-        ValueError: the record has no answer, no image, an unreadable image, or another number of placeholders than
-            images.
+        ValueError: a field has another type, or the record has no answer, no image, an unreadable image, a placeholder
+            of a video, or another number of placeholders than images.
     """
+    fields.check(record)
     if not record.answer.strip():
         raise ValueError("it has no answer")
     if not record.images:
         raise ValueError("it has no image")
+    if _VIDEO_PLACEHOLDER in record.problem:
+        raise ValueError(f"records hold still images, and its problem has {_VIDEO_PLACEHOLDER}; give frames as images")
     num_placeholders = record.problem.count(IMAGE_PLACEHOLDER)
     if num_placeholders != len(record.images):
         raise ValueError(
@@ -103,7 +130,7 @@ def write_splits(
 
     Raises:
         FileExistsError: the directory exists.
-        ValueError: a split has no valid record.
+        ValueError: a split has no valid record, or two with one id.
     """
     directory = epath.Path(directory)
     if directory.exists():
@@ -135,7 +162,7 @@ def open_split(directory: str | os.PathLike, split: str) -> "Split":
     builder = _open(directory)
     if split not in builder.info.splits:
         raise FileNotFoundError(f"{directory}: no split {split!r}, only {sorted(builder.info.splits)}")
-    return Split(builder.as_data_source(split))
+    return Split(builder.as_data_source(split), split)
 
 
 def read_settings(directory: str | os.PathLike) -> dict[str, Any]:
@@ -173,19 +200,29 @@ def fingerprint(directory: str | os.PathLike) -> str:
 
 
 class Split:
-    """A sequence of records, each read from disk on access."""
+    """A sequence of records, each read from disk on access.
 
-    def __init__(self, source: Any):
-        self._source = source
+    Args:
+        name: of the split.
+    """
+
+    def __init__(self, source: Any, name: str):
+        self._source, self._name = source, name
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
+        """Reads a record.
+
+        Raises:
+            UnusableRecord: the data set, written by another program, has a column of another type or none.
+        """
         row = self._source[index]
-        texts = {name: row[name].decode() for name in _TEXT_FIELDS}
-        key_steps = tuple(tuple(spelling.decode() for spelling in group) for group in row["key_steps"])
-        return Record(images=tuple(row["images"]), key_steps=key_steps, **texts)
+        try:
+            return Record(**fields.from_row(row))
+        except ValueError as error:
+            raise UnusableRecord(f"{self._name}[{index}]", str(error)) from error
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
@@ -222,11 +259,19 @@ def _write_cache(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _valid_records(split: str, records: Iterable[Record], dropped: list[str]) -> Iterator[Record]:
-    for record in records:
-        if (reason := invalid_reason(record)) is None:
-            yield record
+    position_of: dict[str, int] = {}
+    for position, record in enumerate(records):
+        if (reason := invalid_reason(record)) is not None:
+            record_id = getattr(record, "id", None)
+            name = record_id if isinstance(record_id, str) and record_id else f"record {position}"
+            dropped.append(f"{split} {name}: {reason}")
+        elif (first := position_of.setdefault(record.id, position)) != position:
+            raise ValueError(
+                f"split {split!r}: records {first} and {position} (counted from 0) have one id, {record.id!r}; messages"
+                " name records by their ids: make each unique in its split"
+            )
         else:
-            dropped.append(f"{split} {record.id}: {reason}")
+            yield record
 
 
 def _write_split(directory: epath.Path, name: str, records: Iterable[Record]) -> Any:
@@ -249,7 +294,7 @@ def _write_metadata(directory: epath.Path, written: list[Any], settings: Mapping
     text = tfds.features.Text()
     features = tfds.features.FeaturesDict(
         {
-            **dict.fromkeys(_TEXT_FIELDS, text),
+            **dict.fromkeys(fields.TEXTS, text),
             "images": tfds.features.Sequence(tfds.features.Scalar(np.object_)),
             "key_steps": tfds.features.Sequence(tfds.features.Sequence(text)),
         }
@@ -265,7 +310,7 @@ def _write_metadata(directory: epath.Path, written: list[Any], settings: Mapping
 
 def _serialize(record: Record) -> bytes:
     """A record as `tf.train.Example`; the writer of `tensorflow_datasets` needs TensorFlow for lists of lists."""
-    columns = {name: _bytes([getattr(record, name).encode()]) for name in _TEXT_FIELDS}
+    columns = {name: _bytes([getattr(record, name).encode()]) for name in fields.TEXTS}
     columns["images"] = _bytes(record.images)
     columns["key_steps/ragged_flat_values"] = _bytes(text.encode() for group in record.key_steps for text in group)
     group_sizes = _features.Int64List(value=[len(group) for group in record.key_steps])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1vl_jax.rewards import answers, strings
+from r1vl_jax.rewards.key_steps import parse_key_steps
 
 
 def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
@@ -23,16 +24,12 @@ def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
 
 
 def key_step_groups(record: Mapping[str, Any], row: int) -> Sequence[strings.KeyStepGroup]:
-    """The groups of key steps, given as a list or as `{"Steps": [...]}`.
+    """The groups of key steps, in any layout of `parse_key_steps`.
 
     Raises:
         ValueError: the record has none; the message names the row.
     """
-    key_steps = record.get("key_steps")
-    groups = key_steps.get("Steps") if isinstance(key_steps, Mapping) else key_steps
-    if groups is None or isinstance(groups, str):
-        raise ValueError(
-            f"rewards.score: record {row} has no key_steps: expected a list of groups, got {key_steps!r};"
-            " give [] where there are none"
-        )
-    return groups
+    try:
+        return parse_key_steps(record.get("key_steps"))
+    except ValueError as error:
+        raise ValueError(f"rewards.score: record {row} has no key_steps: {error}") from None

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from r1vl_jax.data.pipeline import Encoder, eval_batches, prompt_stream, supervised_stream
+from r1vl_jax.data.pipeline import Encoder, NoUsableRecords, eval_batches, prompt_stream, supervised_stream
+from r1vl_jax.data.records import UnusableRecord
+from r1vl_jax.data.tokenizer import SPECIAL_TOKENS
 
 
 @pytest.fixture
@@ -80,10 +82,62 @@ def test_dropped_records_are_named_once_and_counted(source, make_record, encoder
     assert "dropped (2 so far): record" in caplog.text
 
 
-def test_a_source_without_usable_records_is_refused(make_record, encoder):
-    source = [make_record(id=str(number), answer="") for number in range(3)]
-    with pytest.raises(ValueError, match="none of 3 records can be used; the last: record '[0-2]': it has no answer"):
+STREAMS = {
+    "prompts": lambda source, encoder: next(prompt_stream(source, encoder, batch_size=2, seed=0)),
+    "supervised": lambda source, encoder: next(
+        supervised_stream(source, encoder, batch_size=2, seed=0, max_completion_length=64)
+    ),
+    "evaluation": lambda source, encoder: list(eval_batches(source, encoder, batch_size=2)),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_source_without_usable_records_is_refused_with_the_counts_of_reasons(make_record, encoder, stream):
+    """Equal ids, as another program may write them, among the records."""
+    source = [make_record(id="same", answer="")] * 3 + [
+        make_record(id=f"long {n}", problem=f"<image>{'1' * n}") for n in (80, 95)
+    ]
+    with pytest.raises(NoUsableRecords) as error:
+        STREAMS[stream](source, encoder)
+    first, *counts = str(error.value).splitlines()
+    assert first.startswith("none of 5 records can be used; the last: record 'long 95': its prompt has 1")
+    assert counts == [
+        "  3 x it has no answer",
+        "  2 x its prompt has ... tokens, ... of them for images; at most max_prompt_length=... fit; raise it, or lower"
+        " max_pixels",
+    ]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_source_without_records_is_refused(encoder, stream):
+    with pytest.raises(NoUsableRecords, match="there are no records"):
+        STREAMS[stream]([], encoder)
+
+
+def test_reasons_that_differ_in_particulars_are_counted_together(make_record, encoder):
+    source = [make_record(id=str(n), images=(b"junk" * n,)) for n in range(1, 4)]
+    source += [make_record(id=str(n), answer=n) for n in range(2)]
+    with pytest.raises(NoUsableRecords) as error:
         next(prompt_stream(source, encoder, batch_size=2, seed=0))
+    counts = [line.split()[0] for line in str(error.value).splitlines()[1:]]
+    assert counts == ["3", "2"]
+
+
+def test_records_of_one_id_are_dropped_one_by_one(source, make_record, encoder):
+    source = [make_record(id="same", answer=""), make_record(id="same"), make_record(id="same", answer="")]
+    assert record_ids(prompt_stream(source, encoder, batch_size=2, seed=0), 5) == [["same", "same"]] * 5
+
+
+def test_a_record_that_cannot_be_read_is_dropped(source, encoder):
+    class Rows(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise UnusableRecord("train[1]", "field 'answer': expected text, got 5 (int)")
+            return super().__getitem__(index)
+
+    assert sorted(record_ids(prompt_stream(Rows(source[:3]), encoder, batch_size=2, seed=0), 1)[0]) == ["r-0", "r-2"]
+    assert [len(rows) for rows, _ in eval_batches(Rows(source[:3]), encoder, batch_size=4)] == [2]
+    assert encoder.dropped == {"train[1]": "record 'train[1]': field 'answer': expected text, got 5 (int)"}
 
 
 def test_records_dropped_from_another_split_do_not_count(source, make_record, encoder):
@@ -91,11 +145,6 @@ def test_records_dropped_from_another_split_do_not_count(source, make_record, en
     stream = prompt_stream([source[0], make_record(id="mute", answer="")], encoder, batch_size=1, seed=0)
     assert record_ids(stream, 3) == [["r-0"]] * 3
     assert len(encoder.dropped) == 6
-
-
-def test_an_evaluation_without_usable_records_is_refused(make_record, encoder):
-    with pytest.raises(ValueError, match="records to evaluate on can be used; the last: record .m.: it has no answer"):
-        list(eval_batches([make_record(id="m", answer="")], encoder, batch_size=2))
 
 
 def test_supervised_batches_have_the_response_and_the_end_of_turn(source, encoder, path):
@@ -106,6 +155,21 @@ def test_supervised_batches_have_the_response_and_the_end_of_turn(source, encode
     assert tokenizer.decode(token_BT[0][mask_BT[0]]) == path + "<|im_end|>"
     np.testing.assert_array_equal(mask_BT, np.arange(64) < mask_BT.sum(axis=1, keepdims=True))
     assert batch.prompts.token_PS.shape[0] == 4
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_special_tokens_in_a_response_stay_text(make_record, encoder, token):
+    response = f"Say {token}8.{token}"
+    tokenizer = encoder.processor.tokenizer
+    token_T = encoder.completion(make_record(response=response), max_completion_length=64)
+    assert token_T[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(token_T[:-1]) == response
+    assert not set(token_T[:-1]) & set(tokenizer.added_tokens_decoder)
+
+
+def test_a_response_of_another_type_is_named(make_record, encoder):
+    with pytest.raises(UnusableRecord, match=r"record 'r-0': field 'response': expected text \(str\), got None"):
+        encoder.completion(make_record(response=None), max_completion_length=64)
 
 
 def test_a_response_is_never_truncated(source, make_record, encoder, path):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from r1vl_jax.data.pipeline import eval_batches, prompt_stream
+from r1vl_jax.data.pipeline import NoUsableRecords, eval_batches, prompt_stream
 from r1vl_jax.data.process_shards import ProcessStream, to_process_shard
 from r1vl_jax.runtime import processes
 
@@ -90,3 +90,14 @@ def test_a_process_without_records_evaluates_as_many_batches_as_the_others(sourc
     batches = list(eval_batches(source, encoder, batch_size=2, num_records=2))
     assert [records for records, _ in batches] == [[]]
     assert batches[0][1].token_PS.shape[0] == 2
+
+
+def test_every_process_refuses_a_source_without_usable_records(make_record, encoder, as_process):
+    """By itself, before the processes wait for each other."""
+    source = [make_record(id=f"r-{number}", answer="") for number in range(5)]
+    for process in range(3):
+        as_process(process, 3, others=lambda value: pytest.fail("waits for other processes"))
+        with pytest.raises(NoUsableRecords, match="none of 5 records can be used"):
+            prompt_stream(source, encoder, batch_size=2, seed=0)
+        with pytest.raises(NoUsableRecords, match="none of 5 records can be used"):
+            list(eval_batches(source, encoder, batch_size=2))

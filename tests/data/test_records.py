@@ -12,7 +12,17 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from r1vl_jax.data.records import decode_images, fingerprint, invalid_reason, open_split, read_settings, write_splits
+from r1vl_jax.data import fields
+from r1vl_jax.data.records import (
+    Split,
+    UnusableRecord,
+    decode_images,
+    fingerprint,
+    invalid_reason,
+    open_split,
+    read_settings,
+    write_splits,
+)
 
 
 @pytest.fixture
@@ -58,6 +68,47 @@ def test_invalid_records_are_left_out_by_name(tmp_path, make_record):
     dropped = write_splits(tmp_path / "data", {"train": records}, settings={})
     assert dropped == ["train mute: it has no answer", "train blind: it has no image"]
     assert [record.id for record in open_split(tmp_path / "data", "train")] == ["good"]
+
+
+def test_records_of_other_types_are_left_out_by_name_or_place(tmp_path, make_record):
+    records = [make_record(id="good"), make_record(id="number", answer=5), make_record(id=7), make_record(id="")]
+    dropped = write_splits(tmp_path / "data", {"train": records}, settings={})
+    assert dropped == [
+        "train number: field 'answer': expected text (str), got 5 (int)",
+        "train record 2: field 'id': expected text (str), got 7 (int)",
+        "train record 3: field 'id': expected a text that names the record, got ''",
+    ]
+    assert len(open_split(tmp_path / "data", "train")) == 1
+
+
+def test_two_records_of_one_id_are_refused_with_their_places(tmp_path, make_record):
+    invalid = make_record(id="a", answer="")
+    records = [invalid, make_record(id="a"), make_record(id="b"), make_record(id="a", problem="<image>Another?")]
+    with pytest.raises(
+        ValueError, match=r"split 'train': records 1 and 3 \(counted from 0\) have one id, 'a'; messages"
+    ):
+        write_splits(tmp_path / "data", {"train": records}, settings={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "key_steps",
+    [("1+1=2",), ["1+1=2"], (["1+1=2"],), {"Steps": ["1+1=2"]}, '{"Steps": [["1+1=2"]]}', (("1+1=2",),)],
+    ids=repr,
+)
+def test_key_steps_of_every_layout_are_read_back_as_groups(tmp_path, make_record, key_steps):
+    record = make_record(key_steps=key_steps)
+    assert record.key_steps == (("1+1=2",),)
+    assert write_splits(tmp_path / "data", {"train": [record]}, settings={}) == []
+    assert open_split(tmp_path / "data", "train")[0] == record
+
+
+def test_a_row_of_another_program_is_named_with_its_place(make_record):
+    record = make_record()
+    row = {name: getattr(record, name).encode() for name in fields.TEXTS}
+    split = Split([row | {"images": record.images, "key_steps": [], "answer": 5}], "test")
+    with pytest.raises(UnusableRecord, match=r"record 'test\[0\]': field 'answer': expected text, got 5 \(int\)"):
+        list(split)
 
 
 def test_reasons_of_invalid_records(make_record):
