@@ -27,6 +27,7 @@ def get_config():
     config.model.preset = "2b"
     config.model.dtype = "bfloat16"
     config.data.source = "data/mulberry"
+    config.data.min_pixels = 56 * 56  # of the published image processor
     config.data.max_pixels = 400_000
 
     config.warmup.max_steps = 4_062  # 2 epochs of 260,000 records

@@ -23,7 +23,7 @@ from r1vl_jax.runtime.cli import run_with_config
 from r1vl_jax.runtime.compilation_cache import enable_compilation_cache, trim_malloc_after_compile
 from r1vl_jax.sharding.rules import sharding_fallbacks
 from r1vl_jax.training import step_grpo
-from r1vl_jax.training.components import Components, build_components, initial_params
+from r1vl_jax.training.components import Components, build_components, conventions, initial_params
 from r1vl_jax.training.inputs import Inputs
 from r1vl_jax.training.loop import Run
 from r1vl_jax.training.supervised import supervised
@@ -60,6 +60,7 @@ def _prepare(config: Config) -> tuple[observe.ResourceUsage, Components]:
 def _train(config: Config, resource_usage: observe.ResourceUsage, components: Components) -> dict[str, Any]:
     """`run`, with what `_prepare` gives."""
     _print_mesh(components.definition)
+    _print(conventions(config, components))
     _write_manifest(config, components.inputs)
     with components.judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
@@ -100,8 +101,12 @@ def _print_mesh(definition: Definition) -> None:
         return
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     lines = [f"{mesh.size} devices: {sizes}", *sharding_fallbacks(definition.abstract_params(), mesh)]
+    _print("\n  ".join(lines))
+
+
+def _print(text: str) -> None:
     console = Console(quiet=not processes.is_main_process())
-    console.print("\n  ".join(lines), highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _write_manifest(config: Config, inputs: Inputs) -> None:
@@ -138,8 +143,7 @@ def _evaluate(run: Run, stage: str, params: Params) -> None:
     totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
     observe.update_summary(run.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
     shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
-    console = Console(quiet=not processes.is_main_process())
-    console.print(f"evaluation, {stage}:  {shown}", highlight=False, soft_wrap=True)
+    _print(f"evaluation, {stage}:  {shown}")
 
 
 def _totals(run: Run) -> dict[str, float]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.side_by_side.work import COPIES, Work
 from r1vl_jax.checkpoint.hf.export import MAX_SHARD_SIZE, write_weights
 from r1vl_jax.checkpoint.hf.files import write_files
+from r1vl_jax.data.chat_format import eos_token_ids
 from r1vl_jax.data.digits.puzzles import MAKERS
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.prompts import Processor, encode
@@ -27,7 +28,6 @@ from r1vl_jax.data.tokenizer import (
     VISION_END,
     VISION_START,
     VISION_TOKENS,
-    eos_token_ids,
     load_tokenizer,
     train_tokenizer,
 )

@@ -73,7 +73,8 @@ class Data:
         vision_shards: rows that the images of each device's share of a batch are packed into. Attention is computed
             per row, so more rows cost less.
         patch_bucket: the patches of a row are padded to a multiple of this number.
-        min_pixels, max_pixels: images are resized to an area between these.
+        min_pixels, max_pixels: images are resized to an area between these, also where the model's own files have other
+            limits; an export has these.
     """
 
     source: str = "digits"

@@ -185,6 +185,7 @@ _RANGES: tuple[_Range, ...] = (
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     *loss.RANGES,
     ("data.shortcut_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("data.max_pixels", lambda x: x >= 28 * 28, "at least 784, the 28 x 28 pixels of an image token"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
     ("train.stages", lambda x: x and list(x) == [s for s in _STAGES if s in x], f"some of {_STAGES}, in this order"),
     ("workdir", lambda x: x, "a directory that receives the run (--config.workdir=DIR)"),

@@ -18,6 +18,7 @@ from jaxtyping import Int
 
 from r1vl_jax.arrays import Completions, PromptBatch, SFTBatch, check_shapes
 from r1vl_jax.data import fields, prompts
+from r1vl_jax.data.chat_format import end_of_turn_id
 from r1vl_jax.data.collate import pad_rows
 from r1vl_jax.data.prompts import EncodedPrompt, Processor
 from r1vl_jax.data.records import Record, UnusableRecord
@@ -64,6 +65,7 @@ class Encoder:
     ):
         self.processor = processor
         self.dropped: dict[str, str] = {}
+        self._end = end_of_turn_id(processor.tokenizer)
         self._limits = {"max_prompt_length": max_prompt_length, "instruction": instruction}
         self._buckets = {"prompt_bucket": prompt_bucket, "patch_bucket": patch_bucket, "vision_shards": vision_shards}
 
@@ -87,7 +89,7 @@ class Encoder:
             token_ids = user_text.encode(user_text.protect(record.response))
         except ValueError as error:
             raise UnusableRecord(record.id, str(error)) from error
-        token_T = np.array([*token_ids, self.processor.tokenizer.eos_token_id], np.int32)
+        token_T = np.array([*token_ids, self._end], np.int32)
         if not record.response:
             raise UnusableRecord(record.id, "it has no response to train on")
         if len(token_T) > max_completion_length:

@@ -1,9 +1,7 @@
 """Tokenizers: Qwen2's, read from a directory or the hub, or a small one trained for the embedded task."""
 
-import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Tokenizer
@@ -71,20 +69,6 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """The end-of-turn and end-of-text tokens that the tokenizer has, with their ids."""
     ids = tokenizer.get_vocab()
     return {token: ids[token] for token in (str(tokenizer.eos_token), END_OF_TEXT) if token in ids}
-
-
-def eos_token_ids(tokenizer: PreTrainedTokenizerBase, directory: str | os.PathLike | None = None) -> list[int]:
-    """The ids that end a completion: `eos_token_id` of generation_config.json, else the tokenizer's `end_tokens`.
-
-    Args:
-        directory: holds the weights and generation_config.json, which `model_config` has validated; None for random
-            weights.
-    """
-    path = None if directory is None else Path(directory) / "generation_config.json"
-    eos = json.loads(path.read_text()).get("eos_token_id") if path is not None and path.is_file() else None
-    if eos is not None:
-        return [eos] if isinstance(eos, int) else eos
-    return list(end_tokens(tokenizer).values())
 
 
 def byte_table(tokenizer: PreTrainedTokenizerBase, vocab_size: int | None = None) -> Vocabulary:

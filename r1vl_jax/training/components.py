@@ -12,11 +12,12 @@ from r1vl_jax.arrays import BATCH_AXES, Params
 from r1vl_jax.checkpoint.hf.load import clear_jit_caches, load_params
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.config import Config, MeshLimits, Optim
+from r1vl_jax.data.chat_format import eos_token_ids
 from r1vl_jax.data.digits import task
-from r1vl_jax.data.images import load_image_processor
+from r1vl_jax.data.images import PIXELS_PER_FEATURE, load_image_processor
 from r1vl_jax.data.pipeline import Encoder
 from r1vl_jax.data.prompts import Processor
-from r1vl_jax.data.tokenizer import VISION_TOKENS, byte_table, eos_token_ids
+from r1vl_jax.data.tokenizer import VISION_TOKENS, byte_table
 from r1vl_jax.evaluation.evaluator import Evaluator
 from r1vl_jax.learner.learner import Learner
 from r1vl_jax.learner.optimizer import optimizer
@@ -68,9 +69,10 @@ def build_components(config: Config) -> Components:
     reward_spec = make_reward_spec(config)  # the user's own functions are refused before any data is written
     inputs = preflight(config)
     sizes = model_config(inputs.model, inputs.tokenizer)  # and with it, whether the tokenizer is the weights' own
+    processor = make_processor(config, inputs)
     mesh = make_mesh(config.mesh, limits=mesh_limits(config, sizes))
     definition = make_definition(config, sizes, mesh, platform=mesh.devices.flat[0].platform)
-    loader = DataLoader(inputs.splits, _make_encoder(config, inputs, mesh), mesh, config.seed)
+    loader = DataLoader(inputs.splits, _make_encoder(config, processor, mesh), mesh, config.seed)
     sampler = make_sampler(
         config,
         definition,
@@ -82,6 +84,17 @@ def build_components(config: Config) -> Components:
     rewarder = Rewarder(reward_spec, byte_table(inputs.tokenizer, sizes.vocab_size), judge)
     evaluator = make_evaluator(config, loader=loader, sampler=sampler, rewarder=rewarder, judge=judge)
     return Components(inputs, definition, loader, sampler, rewarder, evaluator, judge)
+
+
+def conventions(config: Config, components: Components) -> str:
+    """What the model's files and the configuration could each settle, in a line each: sizes of images, end tokens."""
+    data, tokenizer = config.data, components.inputs.tokenizer
+    ends = [f"{tokenizer.convert_ids_to_tokens(each)} ({each})" for each in components.sampler.eos_token_ids]
+    return (
+        f"images: {data.min_pixels:,} to {data.max_pixels:,} pixels (data.min_pixels, data.max_pixels), so at most"
+        f" {data.max_pixels // PIXELS_PER_FEATURE:,} tokens each\n"
+        f"completions end at {' or '.join(ends)}; supervised stages teach {ends[0]}"
+    )
 
 
 def initial_params(config: Config, model: settings.Model, definition: Definition) -> Params:
@@ -226,11 +239,20 @@ def make_reward_spec(config: Config) -> RewardSpec:
     return RewardSpec(reward, functions)
 
 
-def _make_encoder(config: Config, inputs: Inputs, mesh: jax.sharding.Mesh) -> Encoder:
+def make_processor(config: Config, inputs: Inputs) -> Processor:
+    """The tokenizer, and the image processor with the limits of the configuration.
+
+    Raises:
+        ValueError: the image processor is not the model's.
+    """
+    limits = {"min_pixels": config.data.min_pixels, "max_pixels": config.data.max_pixels}
+    return Processor(inputs.tokenizer, load_image_processor(inputs.model.path, **limits))
+
+
+def _make_encoder(config: Config, processor: Processor, mesh: jax.sharding.Mesh) -> Encoder:
     data = config.data
-    image_processor = load_image_processor(inputs.model.path, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
     return Encoder(
-        Processor(inputs.tokenizer, image_processor),
+        processor,
         max_prompt_length=data.max_prompt_length,
         prompt_bucket=data.prompt_bucket,
         patch_bucket=data.patch_bucket,

@@ -8,8 +8,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from r1vl_jax import config as settings
+from r1vl_jax.checkpoint.hf.chat_template import load_chat_tokenizer
 from r1vl_jax.checkpoint.hf.directory import INDEX, SINGLE_FILE, local_directory, weights_fingerprint
+from r1vl_jax.checkpoint.hf.processor import PREPROCESSOR_CONFIG, image_processor_files
 from r1vl_jax.config import Config
+from r1vl_jax.data.chat_format import template_fault
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.records import Split, fingerprint, open_split
 from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
@@ -21,7 +24,7 @@ _MODEL_FILES = (
     (SINGLE_FILE, INDEX),
     ("tokenizer.json", "vocab.json"),
     ("tokenizer_config.json",),
-    ("preprocessor_config.json",),
+    (PREPROCESSOR_CONFIG, "image_processor in processor_config.json"),
 )
 
 
@@ -56,6 +59,7 @@ def preflight(config: Config) -> Inputs:
 
     Raises:
         FileNotFoundError: lists all that is absent, and what to put where. Nothing was written then.
+        ValueError: the model's chat template cannot write prompts with pictures.
     """
     absent: list[str] = []
     model = _find_model(config.model, absent)
@@ -69,7 +73,7 @@ def preflight(config: Config) -> Inputs:
         if is_embedded:
             _write_embedded_task(config, directory)
             splits = {name: open_split(directory, name) for name in _required_splits(config)}
-        tokenizer = load_tokenizer(model.path) if model.path else _own_tokenizer(config, splits["warmup"])
+        tokenizer = _model_tokenizer(Path(model.path)) if model.path else _own_tokenizer(config, splits["warmup"])
     return Inputs(model, directory, splits, tokenizer)
 
 
@@ -95,6 +99,8 @@ def _find_model(model: settings.Model, absent: list[str]) -> settings.Model:
 
 
 def _has_any(directory: Path, names: Iterable[str]) -> bool:
+    if PREPROCESSOR_CONFIG in names:
+        return bool(image_processor_files(directory))
     return any((directory / name).is_file() for name in names)
 
 
@@ -140,6 +146,19 @@ def _write_embedded_task(config: Config, directory: Path) -> None:
         seed=config.seed,
         show_progress=config.observe.progress and processes.is_main_process(),
     )
+
+
+def _model_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ValueError: its chat template cannot write prompts with pictures; names the file.
+    """
+    tokenizer, template = load_chat_tokenizer(directory)
+    if fault := template_fault(tokenizer):
+        where = template.file if template else directory
+        raise ValueError(f"{where}: the chat template: {fault}; put chat_template.jinja of a Qwen2-VL into {directory}")
+    return tokenizer
 
 
 def _own_tokenizer(config: Config, warmup: Split) -> PreTrainedTokenizerBase:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers.twins import ARCHITECTURES
 from safetensors import safe_open
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from r1vl_jax import config
 from r1vl_jax.arrays import Params
@@ -52,7 +52,9 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     torch_model = family.model(family.config(**to_hf(sizes))).bfloat16()
     torch_model.save_pretrained(directory)
     saved_config = (directory / "config.json").read_bytes()
-    write_files(directory, sizes, tokenizer, eos_token_ids=[1, 2], min_pixels=784, max_pixels=7840, dtype="bfloat16")
+    # The limits are the run's, as its end tokens are.
+    limits = {"min_pixels": 784, "max_pixels": 400_000}
+    write_files(directory, sizes, tokenizer, eos_token_ids=[1, 2], **limits, dtype="bfloat16")
     (directory / "config.json").write_bytes(saved_config)  # transformers' own
     for name, content in OTHER_FILES.items():
         (directory / name).write_text(content)
@@ -256,6 +258,15 @@ def test_an_export_has_the_instruction_of_the_run(source: Path, tmp_path: Path):
     assert (tmp_path / "out" / "instruction.txt").read_text() == "Think.\n"
     export_run(tmp_path / "file", tmp_path / "out")
     assert (tmp_path / "out" / "instruction.txt").read_text() == "Think step by step,\nthen answer.\n"
+
+
+def test_an_export_has_the_pixel_limits_of_the_run(source: Path, tmp_path: Path):
+    _write_manifest(tmp_path / "run", source, **{"data.min_pixels": 3136, "data.max_pixels": 50_000})
+    _save(tmp_path / "run", "warmup", 3, _params(source))
+    export_run(tmp_path / "run", tmp_path / "out")
+    size = Qwen2VLImageProcessorPil.from_pretrained(tmp_path / "out").size
+    assert (size["shortest_edge"], size["longest_edge"]) == (3136, 50_000)
+    assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())["max_pixels"] == 50_000
 
 
 def test_an_export_does_not_keep_the_instruction_of_the_base_model(source: Path, run: Path, tmp_path: Path):

@@ -36,6 +36,7 @@ def test_a_fused_step_resolves():
             "data.max_prompt_length=100 is not a multiple of data.prompt_bucket=64",
         ),
         ({"data__min_pixels": 900, "data__max_pixels": 800}, "data.min_pixels=900 is more than data.max_pixels=800"),
+        ({"data__min_pixels": 1, "data__max_pixels": 783}, "data.max_pixels=783: expected at least 784, the 28 x 28"),
         (
             {"train__micro_batches": 4, "train__tokens_per_micro_batch": 4096},
             "train.micro_batches=4 and train.tokens_per_micro_batch=4096 both set the micro-batches of an update",

@@ -1,13 +1,11 @@
 """Tokenizers: round trips, the chat format, end tokens, and the bytes of each token."""
 
-import json
-
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies
 
-from r1vl_jax.data.tokenizer import SPECIAL_TOKENS, byte_table, eos_token_ids, load_tokenizer, train_tokenizer
+from r1vl_jax.data.tokenizer import SPECIAL_TOKENS, byte_table, load_tokenizer, train_tokenizer
 
 
 @hypothesis.given(strategies.text())
@@ -68,17 +66,6 @@ def test_the_chat_format_is_qwens(tokenizer):
     assert tokenizer.apply_chat_template(answered, tokenize=False).endswith(
         "<|im_end|>\n<|im_start|>assistant\nThis.<|im_end|>\n"
     )
-
-
-@pytest.mark.parametrize(("eos", "expected"), [([7, 9], [7, 9]), (7, [7])])
-def test_the_generation_config_says_what_ends_a_completion(tokenizer, tmp_path, eos, expected):
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
-    assert eos_token_ids(tokenizer, tmp_path) == expected
-
-
-def test_without_a_generation_config_the_end_tokens_are_the_tokenizers(tokenizer, tmp_path):
-    expected = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    assert eos_token_ids(tokenizer, tmp_path) == eos_token_ids(tokenizer) == expected
 
 
 def test_the_byte_table_equals_decoding(tokenizer):

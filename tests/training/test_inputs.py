@@ -61,7 +61,7 @@ def test_settings_of_the_paper(name: str):
         assert config.train.stages == ("step_grpo",)
         assert config.model.path == f"runs/{name[:2]}_warmup/export"  # what the warm-up's docstring says to write
     assert settings == PAPER[name]
-    assert config.data.max_pixels == 400_000
+    assert (config.data.min_pixels, config.data.max_pixels) == (3136, 400_000)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -92,5 +92,8 @@ def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):
     with pytest.raises(FileNotFoundError) as error:
         preflight(config)
     weights, data = str(error.value).splitlines()[1:]
-    assert weights.endswith("has no tokenizer_config.json, no preprocessor_config.json; put a whole model there")
+    assert weights.endswith(
+        "has no tokenizer_config.json, no preprocessor_config.json or image_processor in processor_config.json; put a"
+        " whole model there"
+    )
     assert "no split 'test', only ['train']" in data

@@ -64,7 +64,8 @@ class Sections:
     """The sections of a `config.json`, whatever its layout.
 
     Attributes:
-        text: the entries at the top level, overridden by those of `text_config`; with `rope_theta` from `rope`.
+        text: the entries at the top level, overridden by those of `text_config` that are not null; with `rope_theta`
+            from `rope`, and with the token ids of the top level, which are the model's.
         vision: `vision_config`.
         rope: `rope_scaling`, or `rope_parameters`.
         faults: one line for each section that is no JSON object; it is empty here.
@@ -79,11 +80,16 @@ class Sections:
 def split_sections(config: Mapping[str, Any]) -> Sections:
     """Finds the sections of a `config.json` in the flat and in the nested layout."""
     faults: list[str] = []
-    text = {**config, **_section(config, "text_config", faults)}
+    nested = _section(config, "text_config", faults)
+    # transformers 4.52 and later write there, as null, what they have at the top level only.
+    text = {**config, **{name: value for name, value in nested.items() if value is not None or name not in config}}
+    text |= {name: config[name] for name in TOKEN_IDS if config.get(name) is not None}
+    if text.get("num_key_value_heads", ...) is None:  # as transformers reads null: no grouped-query attention
+        text["num_key_value_heads"] = text.get("num_attention_heads")
     vision = _section(config, "vision_config", faults)
     rope_scaling, rope_parameters = (_section(text, name, faults) for name in ("rope_scaling", "rope_parameters"))
     rope = rope_scaling or rope_parameters  # transformers' order
-    if "rope_theta" in rope:
+    if rope.get("rope_theta") is not None:
         text["rope_theta"] = rope["rope_theta"]
     return Sections(text, vision, rope, tuple(faults))
 

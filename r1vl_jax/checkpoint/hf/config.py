@@ -38,7 +38,7 @@ def from_hf(config: Mapping[str, Any]) -> Config:
         rope_theta=float(text.get("rope_theta", Config.rope_theta)),
         rms_norm_eps=text["rms_norm_eps"],
         initializer_range=text.get("initializer_range", Config.initializer_range),
-        **{name: config[name] for name in TOKEN_IDS if name in config},
+        **{name: text[name] for name in TOKEN_IDS if text.get(name) is not None},
     )
 
 

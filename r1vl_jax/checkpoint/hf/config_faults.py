@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from r1vl_jax.checkpoint.hf.architectures import TEXT_SIZES, TOKEN_IDS, Architecture, Sections
+from r1vl_jax.data.images import MERGE_SIZE, PATCH_SIZE, TEMPORAL_PATCH_SIZE
 
 _VISION_ROPE_THETA = 10_000.0
+_PATCHES = {"patch_size": PATCH_SIZE, "temporal_patch_size": TEMPORAL_PATCH_SIZE, "spatial_merge_size": MERGE_SIZE}
 _FULL_ATTENTION = "full_attention"
 _ABSENT = object()  # null is an entry, and not the same as an absent one
 
@@ -59,7 +61,7 @@ def _text_numbers(sections: Sections) -> Iterator[_Number]:
     for name, bounds in _TEXT_RANGES.items():
         yield _Number(name, sections.text.get(name, _ABSENT), bounds)
     for name, bounds in _OPTIONAL_RANGES.items():
-        if name in sections.text:
+        if name in sections.text and not (name in TOKEN_IDS and sections.text[name] is None):
             yield _Number(name, sections.text[name], bounds)
 
 
@@ -79,17 +81,17 @@ def _unsupported_variants(architecture: Architecture, sections: Sections) -> Ite
     text, vision, rope = sections.text, sections.vision, sections.rope
     vision_rope = vision.get("rope_parameters") or {}
     for name, got, expected in (
-        ("rope type", rope.get("rope_type", rope.get("type", "default")), ("default", "mrope")),
-        ("hidden_act", text.get("hidden_act", "silu"), ("silu",)),
-        ("vision_config.hidden_act", vision.get("hidden_act", architecture.hidden_act), (architecture.hidden_act,)),
-        ("use_sliding_window", text.get("use_sliding_window"), (False, None)),
-        ("tie_word_embeddings", text.get("tie_word_embeddings"), (False, True, None)),
-        ("vision_config.in_channels", vision.get("in_channels", 3), (3,)),
-        ("vision_config.in_chans", vision.get("in_chans", 3), (3,)),  # the name in published files
+        ("rope type", rope.get("rope_type") or rope.get("type"), ("default", "mrope")),
+        ("hidden_act", text.get("hidden_act"), ("silu",)),
+        ("vision_config.hidden_act", vision.get("hidden_act"), (architecture.hidden_act,)),
+        ("use_sliding_window", text.get("use_sliding_window"), (False,)),
+        ("tie_word_embeddings", text.get("tie_word_embeddings"), (False, True)),
+        ("vision_config.in_channels", vision.get("in_channels"), (3,)),
+        ("vision_config.in_chans", vision.get("in_chans"), (3,)),  # the name in published files
         ("vision_config.rope_parameters.rope_theta", _rope_theta(vision_rope), (_VISION_ROPE_THETA,)),
     ):
-        if got not in expected:
-            yield f"{name}: expected {' or '.join(repr(e) for e in expected if e is not None)}, got {got!r}"
+        if got is not None and got not in expected:  # absent and null: as expected
+            yield f"{name}: expected {' or '.join(map(repr, expected))}, got {got!r}"
     layer_types = text.get("layer_types")
     others = [each for each in layer_types if each != _FULL_ATTENTION] if isinstance(layer_types, list) else layer_types
     if others:
@@ -99,7 +101,7 @@ def _unsupported_variants(architecture: Architecture, sections: Sections) -> Ite
 
 
 def _rope_theta(vision_rope: Any) -> Any:
-    return vision_rope.get("rope_theta", _VISION_ROPE_THETA) if isinstance(vision_rope, dict) else vision_rope
+    return vision_rope.get("rope_theta") if isinstance(vision_rope, dict) else vision_rope
 
 
 def _divisibility_faults(architecture: Architecture, sizes: Mapping[str, int]) -> Iterator[str]:
@@ -130,6 +132,9 @@ def _vision_faults(architecture: Architecture, vision: Mapping, sizes: Mapping[s
     feature_size, hidden_size = sizes.get(entry), sizes.get("hidden_size")
     if feature_size and hidden_size and feature_size != hidden_size:
         yield f"{entry}: expected {hidden_size}, hidden_size, got {feature_size}"
+    for name, supported in _PATCHES.items():
+        if (got := sizes.get(f"vision_config.{name}", supported)) != supported:
+            yield f"vision_config.{name}: expected {supported}, the only one supported, got {got}"
     names = [f"vision_config.{name}" for name in ("patch_size", "spatial_merge_size", "window_size")]
     if sizes.keys() >= {*names}:
         patch, merge, window = (sizes[name] for name in names)

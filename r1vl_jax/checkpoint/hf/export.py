@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from r1vl_jax import config
 from r1vl_jax.checkpoint.hf.atomic_directory import atomic_directory
+from r1vl_jax.checkpoint.hf.chat_template import load_chat_tokenizer
 from r1vl_jax.checkpoint.hf.directory import local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf.files import copy_files, write_files, write_instruction
 from r1vl_jax.checkpoint.hf.names import Tensor, tensors_of
@@ -22,7 +24,8 @@ from r1vl_jax.checkpoint.hf.shards import TensorSpec, write_shards
 from r1vl_jax.checkpoint.manager import latest_step, open_params
 from r1vl_jax.checkpoint.merged_params import merged_params, trained_params
 from r1vl_jax.checkpoint.model_config import model_config
-from r1vl_jax.data.tokenizer import eos_token_ids, load_tokenizer
+from r1vl_jax.data.chat_format import eos_token_ids
+from r1vl_jax.data.tokenizer import load_tokenizer
 from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import make_lora
@@ -74,7 +77,8 @@ def export_run(
     """
     settings = _load_settings(epath.Path(run))
     checkpoint = _find_checkpoint(epath.Path(run), settings, stage)
-    tokenizer = load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
+    base = local_directory(settings.model.path) if settings.model.path else None
+    tokenizer, _ = load_chat_tokenizer(base or Path(run) / "tokenizer")
     model = model_config(settings.model, tokenizer)
     definition = _definition(model, settings.model)
     _refuse_base_model(Path(out), settings.model.path)
@@ -82,18 +86,14 @@ def export_run(
         atomic_directory(Path(out)) as unfinished,
         open_params(checkpoint.directory, checkpoint.step) as saved,
     ):
-        if settings.model.path:
-            copy_files(local_directory(settings.model.path), unfinished, dtype=dtype)
-        else:
-            write_files(
-                unfinished,
-                model,
-                tokenizer,
-                eos_token_ids=eos_token_ids(tokenizer),
-                min_pixels=settings.data.min_pixels,
-                max_pixels=settings.data.max_pixels,
-                dtype=dtype,
-            )
+        write = partial(copy_files, base) if base else partial(write_files, config=model, tokenizer=tokenizer)
+        write(
+            out=unfinished,
+            eos_token_ids=eos_token_ids(tokenizer, base),
+            min_pixels=settings.data.min_pixels,
+            max_pixels=settings.data.max_pixels,
+            dtype=dtype,
+        )
         write_instruction(unfinished, settings.data.instruction)
         parameter = merged_params(settings, definition, saved)
         write_weights(unfinished, model, parameter, dtype=dtype, max_shard_size=max_shard_size)

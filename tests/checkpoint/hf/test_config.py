@@ -134,6 +134,58 @@ def test_every_layout_is_read_as_transformers_reads_it(published: dict, in_layou
         assert getattr(ours.vision, field.name) == expected, field.name
 
 
+# Of the text model, as transformers 4.52 and later write them where the model has none of its own.
+NULLS = {
+    "image_token_id": None,
+    "video_token_id": None,
+    "vision_start_token_id": None,
+    "vision_end_token_id": None,
+    "head_dim": None,
+    "layer_types": None,
+    "sliding_window": None,
+    "use_sliding_window": None,
+    "tie_word_embeddings": None,
+    "rope_scaling": None,
+    "pad_token_id": None,
+    "quantization_config": None,
+    "attention_dropout": None,
+}
+
+
+@pytest.mark.parametrize("token_id", [7, None], ids=["of the model", "of the published models"])
+@pytest.mark.parametrize("published", [QWEN2_VL, QWEN2_5_VL], ids=["qwen2_vl", "qwen2_5_vl"])
+def test_null_states_nothing(published: dict, token_id: int | None):
+    nested = _nested(published) | {"image_token_id": token_id, "torch_dtype": None, "quantization_config": None}
+    text = nested["text_config"] | NULLS | {"hidden_act": None}
+    text["rope_parameters"] = text["rope_parameters"] | {"rope_type": None, "type": "mrope"}
+    vision = nested["vision_config"] | {"hidden_act": None, "in_chans": None, "rope_parameters": None}
+    config = from_hf(nested | {"text_config": text, "vision_config": vision})
+    assert config == dataclasses.replace(from_hf(published), image_token_id=token_id or 151655)
+
+
+def test_null_does_not_hide_the_entry_of_the_top_level():
+    nulls = dict.fromkeys([*TEXT_NAMES, "rope_theta"])
+    changed = QWEN2_VL | {"rope_theta": 5000.0, "rms_norm_eps": 1e-4, "num_key_value_heads": 2}
+    assert from_hf(changed | {"text_config": nulls}) == from_hf(changed)
+
+
+def test_without_a_number_of_key_value_heads_there_is_one_for_each_head():
+    """As transformers reads null; an absent entry is a fault."""
+    config = from_hf(QWEN2_VL | {"num_key_value_heads": None})
+    assert config == dataclasses.replace(PRESETS["7b"], num_key_value_heads=28)
+    theirs = AutoConfig.for_model(**copy.deepcopy(_nested(QWEN2_VL | {"num_key_value_heads": None})))
+    assert theirs.text_config.num_key_value_heads == 28
+    absent = {name: value for name, value in QWEN2_VL.items() if name != "num_key_value_heads"}
+    with pytest.raises(ValueError, match="num_key_value_heads: expected an integer of at least 1, got nothing"):
+        from_hf(absent)
+
+
+def test_the_token_ids_of_the_top_level_are_the_models():
+    nested = _nested(QWEN2_VL) | {"image_token_id": 7}
+    nested["text_config"] |= {"image_token_id": 151655, "video_token_id": 9}
+    assert from_hf(nested) == dataclasses.replace(PRESETS["7b"], image_token_id=7)
+
+
 @pytest.mark.parametrize("in_layout", [dict, _nested], ids=["flat", "nested"])
 @pytest.mark.parametrize(("published", "preset"), [(QWEN2_VL, "7b"), (QWEN2_5_VL, "2.5-7b")])
 def test_published_file_gives_the_preset(published: dict, preset: str, in_layout: Callable[[dict], dict]):
@@ -270,6 +322,9 @@ def test_a_bad_entry_is_the_only_fault(changes: dict, fault: str):
         ({"num_heads": 7}, "hidden_size: expected a multiple of 4 x vision_config.num_heads = 28, got 1280"),
         ({"depth": "32"}, "depth: expected an integer of at least 1, got '32'"),
         ({"patch_size": None}, "patch_size: expected an integer of at least 1, got None"),
+        ({"patch_size": 16}, "patch_size: expected 14, the only one supported, got 16"),
+        ({"temporal_patch_size": 1}, "temporal_patch_size: expected 2, the only one supported, got 1"),
+        ({"spatial_merge_size": 3}, "spatial_merge_size: expected 2, the only one supported, got 3"),
         ({"window_size": 14}, "window_size: expected at least patch_size x spatial_merge_size = 28, got 14"),
         ({"in_chans": 4}, "in_chans: expected 3, got 4"),
         ({"in_channels": 1}, "in_channels: expected 3, got 1"),
