@@ -15,9 +15,11 @@ from rich.console import Console
 from r1vl_jax import observe, report
 from r1vl_jax.arrays import Params
 from r1vl_jax.config import Config, resolve
+from r1vl_jax.data.pipeline import NoUsableRecords
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.observe.manifest import MANIFEST
 from r1vl_jax.observe.metrics import METRICS, read_lines
+from r1vl_jax.rewards.user_code import RewardFunctionError
 from r1vl_jax.runtime import processes
 from r1vl_jax.runtime.cli import run_with_config
 from r1vl_jax.runtime.compilation_cache import enable_compilation_cache, trim_malloc_after_compile
@@ -175,7 +177,10 @@ def main() -> None:
                 prepared = _prepare(config)
             except (ValueError, OSError) as error:
                 raise SystemExit(str(error)) from None
-            _train(config, *prepared)
+            try:
+                _train(config, *prepared)
+            except (NoUsableRecords, RewardFunctionError) as error:  # the user's data and code: their lines are in it
+                raise SystemExit(str(error)) from None
 
     run_with_config(start)
 

@@ -149,6 +149,8 @@ class Reward:
         reward_weights: weights of StepRAR (accuracy) and StepRVR (validity).
         functions: user-defined reward functions, each "module:function"; see `rewards.custom`.
         function_weights: one for each.
+        completions: what these get on the host. "text": questions and completions as strings. "messages": as
+            conversations, `[{"role": "assistant", "content": ...}]`, as TRL gives them for conversational data.
         num_workers: math-verify's worker processes.
         timeout_s: seconds of processor time after which a worker is killed and the answer counts as wrong.
     """
@@ -161,6 +163,7 @@ class Reward:
     reward_weights: tuple[float, float] = (1.0, 1.0)
     functions: tuple[str, ...] = ()
     function_weights: tuple[float, ...] = ()
+    completions: str = "text"
     num_workers: int = 1
     timeout_s: float = 5.0
 

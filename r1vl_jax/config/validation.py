@@ -90,6 +90,8 @@ def _reward_errors(config: Config) -> Iterator[str]:
             f"reward.functions has {len(reward.functions)} entries but reward.function_weights"
             f" {len(reward.function_weights)}; give each function a weight"
         )
+    if reward.completions == "messages" and not reward.functions:
+        yield "reward.completions='messages' has no effect without reward.functions; unset it"
     if reward.undecided == "wrong" and reward.backend == "strings":
         yield "reward.undecided='wrong' has no effect with reward.backend='strings'; set reward.backend='kernels'"
     if config.train.fused:
@@ -135,6 +137,7 @@ _CHOICES = {
     "reward.semantics": ("paper", "released"),
     "reward.backend": ("strings", "kernels"),
     "reward.undecided": ("host", "wrong"),
+    "reward.completions": ("text", "messages"),
     "optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "vision_pretrain.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),

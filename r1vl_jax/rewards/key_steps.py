@@ -7,7 +7,7 @@ from typing import Any
 _LAYOUTS = "a group is a text or a list of texts ({'Steps': [...]} is read, too)"
 
 
-def parse_key_steps(key_steps: Any) -> tuple[tuple[str | bytes, ...], ...]:
+def parse_key_steps(key_steps: Any) -> tuple[tuple[str, ...], ...]:
     """Groups of equivalent spellings.
 
     Args:
@@ -31,8 +31,8 @@ def _parse_json(text: str) -> Any:
         return text
 
 
-def _parse_group(group: Any, number: int) -> tuple[str | bytes, ...]:
-    if isinstance(group, str | bytes):
+def _parse_group(group: Any, number: int) -> tuple[str, ...]:
+    if isinstance(group, str):
         return (group,)
     if isinstance(group, list | tuple) and all(isinstance(spelling, str | bytes) for spelling in group):
         return tuple(group)

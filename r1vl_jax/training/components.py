@@ -35,6 +35,7 @@ from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.sharding.rules import shardings
 from r1vl_jax.training.completions import decode_completions
 from r1vl_jax.training.data_loader import DataLoader
+from r1vl_jax.training.dry_run import dry_run
 from r1vl_jax.training.inputs import Inputs, preflight
 from r1vl_jax.training.metrics import COUNTED, REWARD_PARTS
 from r1vl_jax.training.rewarder import Rewarder
@@ -73,6 +74,7 @@ def build_components(config: Config) -> Components:
     mesh = make_mesh(config.mesh, limits=mesh_limits(config, sizes))
     definition = make_definition(config, sizes, mesh, platform=mesh.devices.flat[0].platform)
     loader = DataLoader(inputs.splits, _make_encoder(config, processor, mesh), mesh, config.seed)
+    dry_run(config, loader, reward_spec)  # before anything is compiled
     sampler = make_sampler(
         config,
         definition,
@@ -230,7 +232,12 @@ def make_reward_spec(config: Config) -> RewardSpec:
         ValueError: a function cannot be used; says why.
     """
     reward = config.reward
-    functions = custom.load(reward.functions, reward.function_weights, taken=(*SCHEMA.names, *COUNTED, *REWARD_PARTS))
+    functions = custom.load(
+        reward.functions,
+        reward.function_weights,
+        taken=(*SCHEMA.names, *COUNTED, *REWARD_PARTS),
+        completions=reward.completions,
+    )
     if config.train.fused and (on_host := [function.name for function in functions if not function.runs_on_device]):
         raise ValueError(
             f"train.fused: reward functions {', '.join(on_host)} run on the host; write them as functions of arrays"

@@ -12,6 +12,7 @@ from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions
 from r1vl_jax.data.records import Record
 from r1vl_jax.rewards import Judge, StepReward
+from r1vl_jax.rewards.custom import RewardFunction, call_on_host
 from r1vl_jax.rewards.text import Vocabulary
 from r1vl_jax.rewards.weighted_sum import RewardOutput, RewardSpec, RewardTargets, compute_rewards_on_device
 from r1vl_jax.runtime import processes
@@ -88,10 +89,7 @@ class Rewarder:
         if not functions:
             return {}
         texts, rows = decoded()
-        strings = [text.decode("utf-8", "replace") for text in texts]
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "problem"}
-        prompts = [row["problem"] for row in rows]
-        return {function.name: function.call_on_host(prompts, strings, columns) for function in functions}
+        return call_host_functions(functions, [text.decode("utf-8", "replace") for text in texts], rows)
 
     def _decode_completions(
         self, completions: Completions, records: Sequence[Record]
@@ -99,3 +97,18 @@ class Rewarder:
         """The completions as bytes, and for each the record of its question."""
         texts = rewards.text.host_bytes(completions.token_BT, completions.mask_BT, self.vocabulary)
         return texts, [asdict(record) for record in records for _ in range(len(texts) // len(records))]
+
+
+def call_host_functions(
+    functions: Sequence[RewardFunction], completions: Sequence[str], rows: Sequence[dict]
+) -> dict[str, Float[np.ndarray, " B"]]:
+    """The unweighted rewards of host functions, by name.
+
+    Args:
+        rows: the fields of each completion's record.
+
+    Raises:
+        RewardFunctionError: a function raised, or returned no rewards.
+    """
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "problem"}
+    return call_on_host(functions, [row["problem"] for row in rows], completions, columns)

@@ -129,6 +129,8 @@ def test_a_fused_step_resolves():
             {"reward__undecided": "wrong"},
             "reward.undecided='wrong' has no effect with reward.backend='strings'; set reward.backend='kernels'",
         ),
+        ({"reward__completions": "messages"}, "reward.completions='messages' has no effect without reward.functions"),
+        ({"reward__completions": "chat"}, "reward.completions='chat': expected one of ('text', 'messages')"),
         (
             {"train__fused": True},
             "train.fused needs reward.backend='kernels' and reward.undecided='wrong', since the host takes no part;"

@@ -36,12 +36,15 @@ def get_config() -> ConfigDict:
 
 
 def odd_bytes(prompts, completions, **columns) -> list[float]:
-    """A reward that depends on every byte. Kills process 1 while it scores the last rollout, once."""
+    """A reward that depends on every byte. Kills process 1 while it scores the last rollout, once.
+
+    Before the first rollout it is tried on made-up completions.
+    """
     tally = Path(os.environ["R1VL_TEST_DATA"]).with_name("rollouts scored")
     if os.environ.get("JAX_PROCESS_ID") == "1":
         with tally.open("a") as file:
             file.write(".")
-        if len(tally.read_text()) == NUM_STEPS:
+        if len(tally.read_text()) == 1 + NUM_STEPS:
             os.kill(os.getpid(), signal.SIGKILL)
     return [sum(text.encode()) % 5 / 5 for text in completions]
 

@@ -26,11 +26,11 @@ def test_every_layout_gives_the_same_groups(layout):
 
 def test_spellings_are_not_parsed_as_json():
     assert parse_key_steps(["[1, 2]", '{"Steps": []}']) == (("[1, 2]",), ('{"Steps": []}',))
-    assert parse_key_steps([b"1+1=2"]) == ((b"1+1=2",),)
+    assert parse_key_steps([[b"1+1=2"]]) == ((b"1+1=2",),)  # as completions may be
 
 
 @pytest.mark.parametrize(
-    "key_steps", [None, 7, "7", "1+1=2", "{", '{"steps": []}', {"Steps": None}, [None], ["a", [1]], [3]]
+    "key_steps", [None, 7, "7", "1+1=2", "{", '{"steps": []}', {"Steps": None}, [None], ["a", [1]], [3], [b"1"]]
 )
 def test_other_layouts_are_refused(key_steps):
     with pytest.raises(ValueError, match="expected a list of groups, got .*; a group is a text or a list of texts"):

@@ -71,6 +71,17 @@ def test_functions_of_both_kinds_are_weighted_and_may_not_apply():
     np.testing.assert_allclose(output.total_B, [2.1, 12.1, 21.1, 530.5], rtol=1e-6)
 
 
+def test_host_functions_may_take_conversations_and_be_async():
+    async def last_byte(prompts, completions, kind, **columns):
+        assert prompts == [[{"role": "user", "content": "?"}]] * 4
+        assert kind == ["sum"] * 4
+        return [ord(completion[0]["content"][-1]) for completion in completions]
+
+    functions = (RewardFunction("mine", last_byte, 1.0, False, completions="messages"),)
+    output = compute_rewards(AcceptingJudge(), functions)
+    np.testing.assert_array_equal(output.custom["mine"], [ord(text[-1]) for text in TEXTS])
+
+
 def test_sizes_of_packed_targets_only_grow():
     pack = TargetPacker("paper")
     sizes = []
