@@ -16,11 +16,13 @@ from r1vl_jax.observe.files import atomic_write
 
 Row = Mapping[str, Any]
 
-# A row is a completion. `prompt` is the question; `image` an image file, or empty; `key_steps` and `key_step_spans` are
-# JSON: the spellings of each key step, and where it matched, [start, end) in characters of `completion`.
+# A row is a completion. `prompt` is the question; `image` an image file, or empty; `answer_reason` why the answer is
+# right or wrong; `key_steps` and `key_step_spans` are JSON: the spellings of each key step, and where it matched,
+# [start, end) in characters of `completion`.
+_TEXTS = ("prompt", "kind", "answer", "answer_reason", "key_steps", "completion", "key_step_spans")
 SCHEMA = pa.schema(
     [("step", pa.int64())]
-    + [(name, pa.string()) for name in ("prompt", "kind", "answer", "key_steps", "completion", "key_step_spans")]
+    + [(name, pa.string()) for name in _TEXTS]
     + [("image", pa.binary())]
     + [(name, pa.float64()) for name in ("reward", "step_accuracy", "step_validity", "answer_correct")]
     + [(name, pa.float64()) for name in ("key_step_match", "complete", "ordered", "advantage")]

@@ -17,6 +17,7 @@ On the device, as pure functions of arrays:
 
 from r1vl_jax.rewards import custom, kernels, text
 from r1vl_jax.rewards.bundles import Answers, KeySteps, StepReward
+from r1vl_jax.rewards.explain import Explanation, explain, explain_completions
 from r1vl_jax.rewards.math_verify import Judge, Verdict
 from r1vl_jax.rewards.pack import pack
 from r1vl_jax.rewards.score import resolve_undecided, score
@@ -24,11 +25,14 @@ from r1vl_jax.rewards.strings import key_step_spans
 
 __all__ = [
     "Answers",
+    "Explanation",
     "Judge",
     "KeySteps",
     "StepReward",
     "Verdict",
     "custom",
+    "explain",
+    "explain_completions",
     "kernels",
     "key_step_spans",
     "pack",

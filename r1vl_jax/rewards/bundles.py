@@ -56,24 +56,28 @@ class KeySteps:
 
 @bundle
 class Answers:
-    """The gold answer of each row's question, in every form that answers are compared in.
+    """The gold answer of each row's question, in every form that the kernels compare answers in.
 
     Attributes:
         form_BW: the answer in normal form, padded with 0.
         form_length_B: bytes of the normal form.
-        is_number_B: whether it is a number whose exact value fits; numerator and denominator are 0 if not.
+        form_decides_B: whether any prediction of the same normal form is right.
+        is_number_B: whether it is a number without unit whose exact value fits; numerator and denominator are 0 if not.
         is_negative_B: the sign of the value.
         numerator_BN, denominator_BN: of the value, in base 10,000, least significant digit first; see
             `kernels.numbers`.
-        is_letters_B: whether the normal form consists of letters only.
-        option_B: 1 for option A, 2 for B, ...; 0 if it is not an option letter.
+        is_word_B: whether it is one word of letters A-Z.
+        option_B: 1 for option A, 2 for B, ...; 0 if it is not an option.
+        option_has_text_B: whether the option has a text behind its letter.
     """
 
     form_BW: UInt8[Array, "B W"]
     form_length_B: Int[Array, " B"]
+    form_decides_B: Bool[Array, " B"]
     is_number_B: Bool[Array, " B"]
     is_negative_B: Bool[Array, " B"]
     numerator_BN: Int[Array, "B N"]
     denominator_BN: Int[Array, "B N"]
-    is_letters_B: Bool[Array, " B"]
+    is_word_B: Bool[Array, " B"]
     option_B: Int[Array, " B"]
+    option_has_text_B: Bool[Array, " B"]

@@ -57,15 +57,16 @@ def join_pieces(pieces: list[tuple[bytes, int]]) -> MappedText:
     return MappedText(b"".join(piece for piece, _ in pieces), starts, [offset for _, offset in pieces])
 
 
-def normalise(text: bytes) -> MappedText:
-    """The normal form of a text, with the offset mapping back to it."""
+def normalise(source: bytes, start: int = 0, end: int | None = None) -> MappedText:
+    """The normal form of `source[start:end]`, with the offset mapping back to the source."""
+    text = source[start:end]
     pieces, position = [], 0
     for gap in _GAP.finditer(text):
-        pieces.append((text[position : gap.start()].lower(), position))
+        pieces.append((text[position : gap.start()].lower(), start + position))
         if gap[1] is not None and _keeps_space(text, *gap.span()):
-            pieces.append((b" ", gap.start()))
+            pieces.append((b" ", start + gap.start()))
         position = gap.end()
-    pieces.append((text[position:].lower(), position))
+    pieces.append((text[position:].lower(), start + position))
     return join_pieces([piece for piece in pieces if piece[0]])
 
 

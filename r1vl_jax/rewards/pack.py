@@ -1,18 +1,23 @@
 """Packs the gold answers and key steps of records into the arrays that the reward kernels take, on the host."""
 
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from r1vl_jax.rewards import answers, strings
+from r1vl_jax.rewards import strings
+from r1vl_jax.rewards.answers import parse_answer
+from r1vl_jax.rewards.answers.kinds import Answer, Option, Quantity, Words
 from r1vl_jax.rewards.bundles import Answers, KeySteps
 from r1vl_jax.rewards.kernels import numbers
 from r1vl_jax.rewards.kernels.answers import MAX_LENGTH
 from r1vl_jax.rewards.normal_form import normal_form
 from r1vl_jax.rewards.records import gold_answer, key_step_groups
 
+# A text behind an option's letter that begins like an option itself, which the kernels would take it for.
+_LIKE_OPTION = re.compile(r"\(?[A-J]\)?(?:[:.)\s]|$)", re.IGNORECASE)
 _ZERO_DIGITS = np.zeros(numbers.NUM_DIGITS, np.int32)
 
 
@@ -82,26 +87,50 @@ def _key_steps(spellings: list[list[list[bytes | None]]], sizes: tuple[int, int,
 
 def _answers(golds: list[bytes]) -> Answers:
     forms = [normal_form(gold) for gold in golds]
-    values = [_digits(answers.to_number(form)) for form in forms]
-    options = [answers.to_option(gold) for gold in golds]
+    parsed = [parse_answer(strings.to_text(gold)) for gold in golds]
+    values = [_digits(answer) for answer in parsed]
+    are_words = [isinstance(answer, Words) and form.isalpha() for answer, form in zip(parsed, forms, strict=True)]
     form_BW = np.zeros((len(golds), MAX_LENGTH), np.uint8)
     for row, form in enumerate(forms):
         form_BW[row, : len(form)] = np.frombuffer(form[:MAX_LENGTH], np.uint8)
     return Answers(
         form_BW=form_BW,
         form_length_B=np.array([len(form) for form in forms], np.int32),
+        form_decides_B=np.array(list(map(_form_decides, parsed, forms)), bool),
         is_number_B=np.array([value is not None for value in values]),
         is_negative_B=np.array([value is not None and value[0] for value in values]),
         numerator_BN=np.array([_ZERO_DIGITS if value is None else value[1] for value in values], np.int32),
         denominator_BN=np.array([_ZERO_DIGITS if value is None else value[2] for value in values], np.int32),
-        is_letters_B=np.array([answers.is_letters(form) for form in forms]),
-        option_B=np.array([0 if option is None else ord(option) - ord("a") + 1 for option in options], np.int32),
+        is_word_B=np.array(are_words, bool),
+        option_B=np.array([_option_index(answer) for answer in parsed], np.int32),
+        option_has_text_B=np.array([isinstance(answer, Option) and bool(answer.text) for answer in parsed], bool),
     )
 
 
-def _digits(value: Fraction | None) -> tuple[bool, np.ndarray, np.ndarray] | None:
-    """Sign, numerator and denominator; None if there is no value or it is too large, and the row is undecided then."""
-    if value is None:
+def _is_number(answer: Answer) -> TypeGuard[Quantity]:
+    return isinstance(answer, Quantity) and answer.kind == "number"
+
+
+def _form_decides(answer: Answer, form: bytes) -> bool:
+    """Whether a prediction of the same normal form, which case and spaces do not change, is the same answer."""
+    if isinstance(answer, Option):
+        return answer.text.isascii() and answer.text.replace(" ", "").isalnum()
+    if isinstance(answer, Words):
+        return form.replace(b" ", b"").isalnum()
+    return _is_number(answer) and (form.isalpha() or not re.search(rb"[a-z$\\~]", form))
+
+
+def _option_index(answer: Answer) -> int:
+    """1 for option A, 2 for B, ...; 0 for another kind, and for an option that the kernels leave undecided."""
+    if not isinstance(answer, Option) or _LIKE_OPTION.match(answer.text):
+        return 0
+    return ord(answer.letter) - ord("A") + 1
+
+
+def _digits(answer: Answer) -> tuple[bool, np.ndarray, np.ndarray] | None:
+    """Sign, numerator and denominator; None if it is no number or too large, and the row is undecided then."""
+    if not _is_number(answer) or isinstance(answer.value, str):
         return None
+    value = answer.value
     numerator, denominator = numbers.to_digits(abs(value.numerator)), numbers.to_digits(value.denominator)
     return None if numerator is None or denominator is None else (value < 0, numerator, denominator)

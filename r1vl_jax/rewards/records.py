@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1vl_jax.rewards import answers, strings
+from r1vl_jax.rewards import strings
+from r1vl_jax.rewards.answers import reading
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
 
@@ -14,7 +15,7 @@ def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
         ValueError: the record has none; the message names the row.
     """
     text = record.get("answer") or record.get("solution")
-    gold = answers.gold_answer(strings.to_bytes(text)) if isinstance(text, str | bytes) else b""
+    gold = reading.anywhere(strings.to_bytes(text)) if isinstance(text, str | bytes) else b""
     if not gold:
         raise ValueError(
             f"rewards.score: record {row} has no answer: expected text in `answer` or `solution`, got {text!r};"

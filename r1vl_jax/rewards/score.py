@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from r1vl_jax.rewards import on_device, strings
 from r1vl_jax.rewards.bundles import StepReward
+from r1vl_jax.rewards.explain import decide
 from r1vl_jax.rewards.math_verify import Judge
 from r1vl_jax.rewards.records import gold_answer, key_step_groups
 from r1vl_jax.rewards.strings import ParsedCompletion
@@ -82,14 +83,9 @@ def _score_strings(
 
 
 def _verify_answers(parsed: list[ParsedCompletion], judge: Judge | None) -> list[bool | None]:
-    """Whether each answer is correct; None where neither the exact comparison nor the judge decides."""
-    is_correct = [completion.answer.is_correct for completion in parsed]
-    rows = [row for row, verdict in enumerate(is_correct) if verdict is None]
-    if judge is not None and rows:
-        pairs = [_to_text(parsed[row].answer.pair) for row in rows]
-        for row, verdict in zip(rows, judge.verify(pairs), strict=True):
-            is_correct[row] = verdict.is_correct
-    return is_correct
+    """Whether each answer is correct; None where neither the comparison nor the judge decides."""
+    comparisons = [completion.answer.comparison for completion in parsed]
+    return [comparison.is_correct for comparison in decide(comparisons, judge)]
 
 
 def _to_step_reward(parsed: list[ParsedCompletion], is_correct: list[bool | None], alpha: float) -> StepReward:
@@ -144,8 +140,3 @@ def _check_settings(semantics: str, backend: str, num_completions: int, num_reco
             f"rewards.score: {num_completions} completions but {num_records} records; give each completion the record"
             " of its question"
         )
-
-
-def _to_text(pair: tuple[bytes, bytes]) -> tuple[str, str]:
-    gold, prediction = (text.decode("utf-8", "replace") for text in pair)
-    return gold, prediction

@@ -5,7 +5,7 @@ There are two variants of the definition, called `semantics`:
                      "paper"                                      "released"
     key steps        matched in the text before the answer,       matched in the bodies of the steps, joined by
                      in normal form, at word boundaries           a space: case-folded, anywhere
-    answer           first line below the answer heading          that line, or anything in the completion
+    answer           first block below the answer heading         that block, or the last box, or the whole text
     no answer        StepRAR is 0                                 key steps still count
     validity         sections not empty and in logical order      four headings occur, steps are 1..n, answer last
 
@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from r1vl_jax import response_format
-from r1vl_jax.rewards import answers, sections
+from r1vl_jax.rewards import sections
+from r1vl_jax.rewards.answers import Comparison, compare, reading
 from r1vl_jax.rewards.normal_form import (
     MappedText,
     join_pieces,
@@ -32,7 +33,7 @@ from r1vl_jax.rewards.normal_form import (
 
 SEMANTICS = ("paper", "released")
 # A list of equivalent spellings of one key step, or a single spelling.
-KeyStepGroup = str | Sequence[str]
+KeyStepGroup = str | Sequence[str | bytes]
 Span = tuple[int, int]
 
 _STEP_BODY = re.compile(sections.STEP_HEADING.pattern + rb"\s*(.*?)(?=\n###|\Z)", re.DOTALL)
@@ -50,13 +51,13 @@ class ParsedAnswer:
 
     Attributes:
         is_eligible: whether StepRAR may be more than 0: "paper" asks for a non-empty answer, "released" does not.
-        is_correct: None where only math-verify can decide.
-        pair: gold answer and prediction, as math-verify gets them.
+        text: the answer as the completion has it.
+        comparison: of the two answers.
     """
 
     is_eligible: bool
-    is_correct: bool | None
-    pair: tuple[bytes, bytes]
+    text: str
+    comparison: Comparison
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,11 @@ def parse_completion(
     found = sections.find_sections(completion)
     section_ends = sections.section_ends(found, len(completion))
     match_ends = [_first_match_end(spellings) for spellings in _matches(completion, key_steps, semantics)]
+    answer = parse_answer(completion, gold, semantics=semantics)
     if semantics == "paper":
-        answer = _paper_answer(found, gold)
         is_complete = sections.has_all_parts(found) and answer.is_eligible
         is_ordered = sections.is_in_order(found)
     else:
-        answer = _released_answer(completion, gold)
         is_complete, is_ordered = _released_validity(completion)
     return ParsedCompletion(
         section_ends=section_ends,
@@ -123,14 +123,21 @@ def to_bytes(text: str | bytes) -> bytes:
 def _matches(completion: bytes, key_steps: Sequence[KeyStepGroup], semantics: str) -> list[list[Iterator[Span]]]:
     """For each group and each of its spellings, the spans of bytes of the completion that match, in order."""
     if semantics == "paper":
-        end = sections.answer_start(sections.find_sections(completion))
-        text, find = normalise(completion[:end]), _paper_occurrences
+        text, find = normalise(completion, *_reasoning_path(completion)), _paper_occurrences
     else:
         text, find = _step_bodies(completion), _released_occurrences
     return [
         [itertools.starmap(text.source_span, find(text.data, spelling)) for spelling in group_spellings(group)]
         for group in key_steps
     ]
+
+
+def _reasoning_path(completion: bytes) -> Span:
+    """The span of the text before the answer; of a text with an `<answer>` element, its `<think>` element."""
+    start = sections.answer_start(sections.find_sections(completion))
+    if start is None and reading.answer_element(completion) is not None:
+        return reading.think_element(completion)
+    return 0, len(completion) if start is None else start
 
 
 def _first_match_end(spellings: list[Iterator[Span]]) -> int | None:
@@ -162,18 +169,27 @@ def _step_bodies(completion: bytes) -> MappedText:
     return join_pieces(pieces)
 
 
-def _paper_answer(found: list[sections.Section], gold: bytes) -> ParsedAnswer:
-    """The first line below the first answer heading; without one the completion is not eligible."""
-    body = next((section.body for section in found if section.heading == response_format.ANSWER), b"")
-    line = answers.first_line(body)
-    return ParsedAnswer(bool(line), answers.is_equal(gold, line) if line else False, (gold, line))
+def parse_answer(completion: bytes, gold: bytes, *, semantics: str) -> ParsedAnswer:
+    """The answer of a completion, compared with the gold answer; "paper" asks for a heading or an element above it."""
+    if semantics == "released":
+        answer, is_eligible = reading.anywhere(completion), True
+    else:
+        answer = _paper_answer(completion)
+        is_eligible = bool(answer)
+    text = to_text(answer)
+    return ParsedAnswer(is_eligible, text, compare(to_text(gold), text))
 
 
-def _released_answer(completion: bytes, gold: bytes) -> ParsedAnswer:
-    """The same line, or without a heading the whole text; if that is not equal, math-verify gets the whole text."""
-    has_heading = response_format.ANSWER.encode() in completion
-    line = answers.first_answer_line(completion) if has_heading else completion.strip()
-    return ParsedAnswer(True, answers.is_equal(gold, line) or None, (gold, completion))
+def to_text(data: bytes) -> str:
+    """UTF-8 as a string; different bytes, invalid ones too, stay different."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _paper_answer(completion: bytes) -> bytes:
+    """The first block of the first answer section, or of the `<answer>` element; empty without one."""
+    found = sections.find_sections(completion)
+    body = next((section.body for section in found if section.heading == response_format.ANSWER), None)
+    return reading.answer_element(completion) or b"" if body is None else reading.first_block(body) or body
 
 
 def _released_validity(completion: bytes) -> tuple[bool, bool]:

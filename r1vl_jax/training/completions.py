@@ -11,6 +11,7 @@ from r1vl_jax.rewards.text import Vocabulary, host_bytes
 from r1vl_jax.runtime import processes
 from r1vl_jax.training.loop import Run
 from r1vl_jax.training.metrics import REWARD_PARTS
+from r1vl_jax.training.rewarder import Rewarder
 from r1vl_jax.training.rollout_batch import RolloutBatch
 
 
@@ -21,7 +22,7 @@ def decode_completions(completions: Completions, vocabulary: Vocabulary) -> list
 
 
 def keep_completions(
-    run: Run, step: int, batch: RolloutBatch, advantage_BT: Float[np.ndarray, "B T"], *, vocabulary: Vocabulary
+    run: Run, step: int, batch: RolloutBatch, advantage_BT: Float[np.ndarray, "B T"], *, rewarder: Rewarder
 ) -> None:
     """Writes every completion of a step with its rewards, and prints some of the first prompt's.
 
@@ -32,9 +33,11 @@ def keep_completions(
         return
     mask_BT = np.asarray(batch.completions.mask_BT)[:, : advantage_BT.shape[1]]  # further columns are all padding
     advantage_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64) / mask_BT.sum(axis=1)
+    texts = decode_completions(batch.completions, rewarder.vocabulary)
+    records = [batch.records[row // batch.reward_PG.shape[1]] for row in range(len(texts))]
     rows = []
-    for row, text in enumerate(decode_completions(batch.completions, vocabulary)):
-        record = batch.records[row // batch.reward_PG.shape[1]]
+    for row, explanation in enumerate(rewarder.explain(texts, records)):
+        text, record = texts[row], records[row]
         spans = rewards.key_step_spans(text, record.key_steps, semantics=run.config.reward.semantics)
         rows.append(
             {
@@ -43,6 +46,7 @@ def keep_completions(
                 "image": record.images[0] if record.images else b"",
                 "kind": record.kind,
                 "answer": record.answer,
+                "answer_reason": explanation.reason,
                 "key_steps": json.dumps(record.key_steps),
                 "completion": text,
                 "key_step_spans": json.dumps(spans),

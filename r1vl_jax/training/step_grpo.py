@@ -63,7 +63,7 @@ def step_grpo(
             stage.record(step, output.metrics, num_tokens=rollout.num_tokens, host=rollout.metrics)
             if stage.is_due(step, config.observe.log_completions):
                 advantage_BT = np.asarray(loader.process_local_rows(output.advantage_BT))
-                keep_completions(run, step, output.batch, advantage_BT, vocabulary=rewarder.vocabulary)
+                keep_completions(run, step, output.batch, advantage_BT, rewarder=rewarder)
     return stage.params
 
 

@@ -39,6 +39,7 @@ def completion_row(step: int, *, is_right: bool, advantage: float) -> dict:
         "image": picture([3, 4, 2]),
         "kind": "expression",
         "answer": "11",
+        "answer_reason": "same number" if is_right else "another value",
         "key_steps": json.dumps(key_steps),
         "completion": completion,
         "key_step_spans": json.dumps(spans),

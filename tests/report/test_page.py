@@ -66,7 +66,7 @@ def test_page_loads_nothing(run):
 )
 def test_hostile_text_is_escaped(tmp_path, attack):
     run = make_run(tmp_path / "tiny", num_steps=1)
-    names = ("prompt", "kind", "answer", "completion")
+    names = ("prompt", "kind", "answer", "answer_reason", "completion")
     row = {**completion_row(1, is_right=True, advantage=0.0), **dict.fromkeys(names, attack)}
     row |= {"key_steps": json.dumps([[attack]]), "key_step_spans": "[[]]"}
     observe.write_completions(run, 1, [row])

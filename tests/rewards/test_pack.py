@@ -9,7 +9,7 @@ from r1vl_jax.arrays import check_shapes
 RECORDS = [
     {"answer": "-3/4", "key_steps": [["A + B", " $ "], "x"]},
     {"solution": "### The final answer is:\n(C) 5", "key_steps": {"Steps": []}},
-    {"answer": "Seven", "key_steps": [[]]},
+    {"answer": "North", "key_steps": [[]]},
 ]
 
 
@@ -31,8 +31,10 @@ def test_answers_are_packed_in_every_form():
     np.testing.assert_array_equal(answers.is_negative_B, [True, False, False])
     np.testing.assert_array_equal([answers.numerator_BN[0, 0], answers.denominator_BN[0, 0]], [3, 4])
     np.testing.assert_array_equal(answers.option_B, [0, 3, 0])
-    np.testing.assert_array_equal(answers.is_letters_B, [False, False, True])
-    assert answers.form_BW[2, : answers.form_length_B[2]].tobytes() == b"seven"
+    np.testing.assert_array_equal(answers.option_has_text_B, [False, True, False])
+    np.testing.assert_array_equal(answers.is_word_B, [False, False, True])
+    np.testing.assert_array_equal(answers.form_decides_B, [True, True, True])
+    assert answers.form_BW[2, : answers.form_length_B[2]].tobytes() == b"north"
 
 
 def test_sizes_are_rounded_up_or_given():

@@ -85,18 +85,24 @@ def test_undecided_rows_of_device_arrays_are_replaced_in_a_copy():
     np.testing.assert_array_equal(by_kernels.undecided, [True, False])
 
 
-def test_math_verify_gets_the_whole_completion_in_released_and_the_answer_in_paper():
-    text = path("8\n\\boxed{7}")
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_a_judge_decides_mathematics(semantics):
+    record = {"answer": r"\frac{\sqrt{2}}{2}", "key_steps": []}
+    right, wrong = path(r"\frac{1}{\sqrt{2}}"), path(r"\frac{1}{\sqrt{3}}")
+    assert score_one(right, record, semantics=semantics)["undecided"]
+    assert not score_one(right, record, semantics=semantics)["answer_correct"]
     with rewards.Judge(timeout_s=60.0) as judge:
-        assert score_one(text, semantics="released")["undecided"]
-        assert score_one(text, semantics="released", judge=judge)["answer_correct"]
-        assert not score_one(text, judge=judge)["answer_correct"]
+        for text, is_correct in ((right, True), (wrong, False)):
+            reward = score_one(text, record, semantics=semantics, judge=judge)
+            assert reward["answer_correct"] == is_correct
+            assert not reward["undecided"]
 
-        assert score_one(path("7 cm"))["undecided"]
-        assert not score_one(path("7 cm"))["answer_correct"]
-        decided = score_one(path("7 cm"), judge=judge)
-        assert decided["answer_correct"]
-        assert not decided["undecided"]
+
+def test_released_looks_for_a_box_where_there_is_no_heading():
+    for text, is_correct in ((r"7 \boxed{8}", False), (r"8, so \boxed{7}.", True), ("7", True), ("it is 7", False)):
+        for backend in ("strings", "kernels"):
+            assert score_one(text, semantics="released", backend=backend)["answer_correct"] == is_correct
+        assert not score_one(text, semantics="paper")["answer_correct"]
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,11 @@ def test_validity(parts, released, paper):
 
 @pytest.mark.parametrize("semantics", strings.SEMANTICS)
 def test_math_verify_gets_the_gold_answer_first(semantics):
-    completion = f"{S1}{response_format.ANSWER}\n(1,2)\n".encode()
-    answer = strings.parse_completion(completion, b"1<x<2", [], semantics=semantics).answer
-    assert answer.is_correct is None
-    assert answer.pair == (b"1<x<2", b"(1,2)" if semantics == "paper" else completion)
+    completion = f"{S1}{response_format.ANSWER}\n5<x\n".encode()
+    answer = strings.parse_completion(completion, b"x>5", [], semantics=semantics).answer
+    assert answer.text == "5<x"
+    assert answer.comparison.is_correct is None
+    assert answer.comparison.questions == (("$x>5$", "$5<x$"),)
 
 
 @pytest.mark.parametrize("num_parts", [4, 5])

@@ -3,8 +3,8 @@
 key_steps, answers = rewards.pack(records, semantics="paper")
 reward = rewards.kernels.step_reward(byte_BU, length_B, key_steps, answers, semantics="paper", alpha=0.1)
 
-What the kernels cannot decide is `undecided`: answers that only math-verify can compare, and rows beyond their bounds
-(`max_bytes`, 64 headings, answers of more than 128 bytes). The definition on strings has no such bounds.
+What the kernels cannot decide is `undecided`: answers other than plain numbers, options and words, and rows beyond
+bounds (`max_bytes`, 64 headings, answers of more than 128 bytes). The definition on strings has no such bounds.
 """
 
 from r1vl_jax.rewards.kernels.step_reward import step_reward

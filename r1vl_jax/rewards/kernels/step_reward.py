@@ -3,6 +3,8 @@
 Completions are independent: the functions of this package take one row, and are vectorised over blocks of rows.
 """
 
+import functools
+import operator
 from functools import partial
 
 import jax
@@ -30,7 +32,8 @@ class ParsedCompletion:
         line: the final answer.
         is_eligible: whether StepRAR may be more than 0: "paper" asks for a non-empty answer, "released" does not.
         is_complete, is_ordered: the two conditions of StepRVR.
-        is_within_bounds: False if the completion is longer than its row or has too many headings.
+        is_within_bounds: False if the completion is longer than its row, has too many headings, or has its answer
+            where the kernels do not look: in an `<answer>` element, or ("released") in a box.
     """
 
     section_end_J: Int[Array, " J"]
@@ -89,8 +92,15 @@ def _parse_completion(completion: tuple[Array, Array, KeySteps], *, semantics: s
         is_eligible=can_earn,
         is_complete=is_complete,
         is_ordered=is_ordered,
-        is_within_bounds=found.fits & (length <= max_bytes),
+        is_within_bounds=found.fits & (length <= max_bytes) & ~_has_answer_elsewhere(row, found, semantics),
     )
+
+
+def _has_answer_elsewhere(row: Row, found: headings.Headings, semantics: str) -> Bool[Array, ""]:
+    """Whether a text without an answer heading has an `<answer>` element or, for "released", LaTeX."""
+    marks = (b"<answer>",) if semantics == "paper" else (b"<answer>", b"\\")
+    starts = [jnp.any(bits.literal_starts(row.byte_U, mark) != 0) for mark in marks]
+    return functools.reduce(operator.or_, starts) & ~jnp.any(found.kind_J == headings.ANSWER)
 
 
 def _paper_line(row: Row, found: headings.Headings) -> tuple[AnswerLine, Bool[Array, ""]]:
@@ -120,7 +130,7 @@ def _reward(
     if semantics == "paper":
         is_correct, is_decided = is_equal & parsed.is_eligible, is_decided | ~parsed.is_eligible
     else:
-        is_correct, is_decided = is_equal, is_equal  # if the line is not equal, math-verify gets the whole completion
+        is_correct = is_equal
     is_decided = is_decided & parsed.is_within_bounds & parsed.matches.is_verified
 
     correct = jnp.where(is_correct & is_decided, 1.0, 0.0)

@@ -1,0 +1,87 @@
+"""Why an answer is right or wrong: its kind, the normal forms of both answers, the verdict and its reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from r1vl_jax.rewards import strings
+from r1vl_jax.rewards.answers import Comparison, compare, parse_answer
+from r1vl_jax.rewards.math_verify import Judge
+from r1vl_jax.rewards.records import gold_answer
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a prediction was compared with a gold answer.
+
+    Attributes:
+        kind: of the gold answer: "option", "yes/no", "words", "number", "number with unit", "list", "interval",
+            "range", "time", "date", "name = value" or "mathematics".
+        gold, prediction: both answers as they were compared, without wrapping and in one typography.
+        is_correct: the verdict; None where only math-verify can decide and there is no judge.
+        reason: a few words.
+    """
+
+    kind: str
+    gold: str
+    prediction: str
+    is_correct: bool | None
+    reason: str
+
+
+def explain(gold: str, prediction: str, *, judge: Judge | None = None) -> Explanation:
+    """Compares two answers as rewards do, and says why they are equal or not.
+
+    Args:
+        gold, prediction: answers, not whole completions.
+        judge: decides mathematics that is not the same text; without one the verdict is None.
+    """
+    (comparison,) = decide([compare(gold, prediction)], judge)
+    return _explanation(gold, prediction, comparison)
+
+
+def explain_completions(
+    completions: Sequence[str | bytes],
+    records: Sequence[Mapping[str, Any]],
+    *,
+    semantics: str = "paper",
+    judge: Judge | None = None,
+) -> list[Explanation]:
+    """Explains the answer of each completion; arguments as for `rewards.score`."""
+    golds = [gold_answer(record, row) for row, record in enumerate(records)]
+    answers = [
+        strings.parse_answer(strings.to_bytes(completion), gold, semantics=semantics)
+        for completion, gold in zip(completions, golds, strict=True)
+    ]
+    comparisons = decide([answer.comparison for answer in answers], judge)
+    return [
+        _explanation(strings.to_text(gold), answer.text, comparison)
+        for gold, answer, comparison in zip(golds, answers, comparisons, strict=True)
+    ]
+
+
+def decide(comparisons: Sequence[Comparison], judge: Judge | None) -> list[Comparison]:
+    """Lets the judge decide what is undecided; all questions of a comparison have to be answered "equal"."""
+    questions = [question for comparison in comparisons for question in comparison.questions]
+    if judge is None or not questions:
+        return list(comparisons)
+    verdicts = dict(zip(questions, judge.verify(questions), strict=True))
+    decided = []
+    for comparison in comparisons:
+        if comparison.questions:
+            answers = [verdicts[question] for question in comparison.questions]
+            reason = next((answer.reason for answer in answers if not answer.is_correct), "equal")
+            comparison = replace(comparison, is_correct=reason == "equal", reason=f"math-verify: {reason}")
+        decided.append(comparison)
+    return decided
+
+
+def _explanation(gold: str, prediction: str, comparison: Comparison) -> Explanation:
+    parsed_gold, parsed_prediction = parse_answer(gold), parse_answer(prediction)
+    return Explanation(
+        kind=parsed_gold.kind,
+        gold=str(parsed_gold),
+        prediction=str(parsed_prediction),
+        is_correct=comparison.is_correct,
+        reason=comparison.reason,
+    )
