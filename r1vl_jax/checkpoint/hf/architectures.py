@@ -89,7 +89,7 @@ def split_sections(config: Mapping[str, Any]) -> Sections:
     vision = _section(config, "vision_config", faults)
     rope_scaling, rope_parameters = (_section(text, name, faults) for name in ("rope_scaling", "rope_parameters"))
     rope = rope_scaling or rope_parameters  # transformers' order
-    if rope.get("rope_theta") is not None:
+    if "rope_theta" in rope and (rope["rope_theta"] is not None or "rope_theta" not in text):
         text["rope_theta"] = rope["rope_theta"]
     return Sections(text, vision, rope, tuple(faults))
 

@@ -169,6 +169,16 @@ def test_null_does_not_hide_the_entry_of_the_top_level():
     assert from_hf(changed | {"text_config": nulls}) == from_hf(changed)
 
 
+def test_a_theta_that_is_null_does_not_hide_the_other():
+    rope = {"mrope_section": [16, 24, 24]}
+    for changes in ({"rope_scaling": rope | {"rope_theta": None}}, {"text_config": {"rope_theta": None}}):
+        assert from_hf(QWEN2_VL | {"rope_theta": 5000.0} | changes).rope_theta == 5000.0
+    nested = _nested(QWEN2_VL)
+    nested["text_config"]["rope_parameters"]["rope_theta"] = None
+    with pytest.raises(ValueError, match="rope_theta: expected a number of at least 1, got None"):
+        from_hf(nested)
+
+
 def test_without_a_number_of_key_value_heads_there_is_one_for_each_head():
     """As transformers reads null; an absent entry is a fault."""
     config = from_hf(QWEN2_VL | {"num_key_value_heads": None})
@@ -274,6 +284,10 @@ def test_all_unsupported_variants_are_listed():
         ({"num_hidden_layers": True}, "num_hidden_layers: expected an integer of at least 1, got True"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a number of at least 0, got nan"),
         ({"rope_theta": None}, "rope_theta: expected a number of at least 1, got None"),
+        (
+            {"rope_theta": None, "rope_scaling": {"mrope_section": [16, 24, 24], "rope_theta": None}},
+            "rope_theta: expected a number of at least 1, got None",
+        ),
         ({"image_token_id": "<image>"}, "image_token_id: expected an integer of at least 0, got '<image>'"),
         (
             {"num_attention_heads": 27, "num_key_value_heads": 27},
