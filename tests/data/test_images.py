@@ -123,15 +123,15 @@ def test_an_unreadable_image_processor_is_refused_by_name(content: str, tmp_path
         load_image_processor(tmp_path, min_pixels=784, max_pixels=784)
 
 
-def test_a_photograph_is_turned_and_put_on_white_before_it_is_resized(processor):
+def test_pictures_are_brought_to_8_bits_and_turned_before_they_are_resized(processor):
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
     Image.new("RGB", (112, 56)).save(file, "JPEG", exif=exif)
     assert image_patches(Image.open(file), processor)[1] == (1, 8, 4)
-    clear = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
-    for patches, _ in (image_patches(clear, processor), video_patches([clear, clear], processor)):
-        assert (colours(patches) == 255).all()
+    deep = Image.fromarray(np.full((28, 28), 128 * 257, np.uint16))
+    for patches, _ in (image_patches(deep, processor), video_patches([deep, deep], processor)):
+        assert (colours(patches) == 128).all()
 
 
 def test_patches_of_a_video_span_two_frames(processor):

@@ -145,6 +145,8 @@ FILES = {
         [(255, 127, 127), GREEN, WHITE],
     ),
     "gif palette, one colour transparent": (saved(INDEXED, "GIF", transparency=2), [RED, GREEN, WHITE]),
+    "gif grey, one level transparent": (saved(row("L", [7, 8]), "GIF", transparency=7), [WHITE, *grey(8)]),
+    "ico RGBA": (saved(TRANSPARENT.crop((0, 0, 1, 1)), "ICO"), [WHITE]),
     "png palette, opaque": (saved(INDEXED, "PNG"), [RED, GREEN, BLUE]),
     "png palette of 1 bit": (png(1, 3, b"\x40", 2, palette=bytes([1, 2, 3, 4, 5, 6])), [(1, 2, 3), (4, 5, 6)]),
     "png key of grey": (saved(row("L", [7, 8]), "PNG", transparency=7), [WHITE, *grey(8)]),
@@ -274,6 +276,7 @@ def test_any_mode_is_turned(mode: str):
 
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0junk", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0" + bytes(40)])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_damaged_exif_turns_nothing(exif: bytes):
     assert letters(open_picture(saved(drawn(STORED), "JPEG", exif=exif), name="it")) == STORED
 
@@ -302,6 +305,19 @@ def test_a_still_picture_says_nothing(monkeypatch, caplog: pytest.LogCaptureFixt
     monkeypatch.setattr(pictures, "_animations", iter(range(9)))
     opened(saved(drawn(STORED), "GIF"))
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "JPEG2000"])
+def test_a_file_without_its_second_half_is_unreadable(kind: str):
+    encoded = saved(Image.effect_noise((64, 64), 99), kind)
+    with pytest.raises(ValueError, match=r"\w"):
+        opened(encoded[: len(encoded) // 2])
+
+
+def test_an_error_that_a_decoder_has_for_itself_is_an_unreadable_picture():
+    with pytest.raises(ValueError, match="Failed to decode image") as error:
+        opened(saved(drawn(STORED), "AVIF").replace(b"iloc", b"none"))
+    assert isinstance(error.value.__cause__, RuntimeError)
 
 
 DAMAGED = [encoded for encoded, _ in FILES.values()] + [
