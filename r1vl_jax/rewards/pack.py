@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, TypeGuard
 
 import numpy as np

@@ -71,6 +71,7 @@ def compare(gold: Answers, line: AnswerLine) -> tuple[Bool[Array, ""], Bool[Arra
     is_bare_option = (gold.option_B > 0) & ~gold.option_has_text_B
     is_another_kind = (is_word & (gold.is_word_B | is_bare_option)) | (is_number & (gold.is_word_B | is_bare_option))
     is_another_kind |= is_plain_word & gold.is_number_B
+    is_another_kind |= (option.index > 0) & ~option.has_text & (gold.is_word_B | gold.is_number_B)
 
     are_options = (option.index > 0) & (gold.option_B > 0)
     is_option_equal = are_options & (option.index == gold.option_B)
@@ -124,10 +125,12 @@ class _OptionLetter:
 
     Attributes:
         index: 1 for `A`, `(A)`, `A: 45`, `A. 45`, ..., 2 for B, up to J; 0 if it is not an option.
+        has_text: whether there is more than the letter, its brackets and a colon.
         is_single: whether nothing behind the letter can be another candidate: no text, or one without letters.
     """
 
     index: Int[Array, ""]
+    has_text: Bool[Array, ""]
     is_single: Bool[Array, ""]
 
 
@@ -147,4 +150,4 @@ def _option(line: AnswerLine) -> _OptionLetter:
     is_option &= ~has_text | is_between(letter, b"A", b"J")
     num_letters = jnp.sum(is_letter(line.byte_W))
     index = jnp.where(is_option, fold(letter).astype(jnp.int32) - ord("a") + 1, 0)
-    return _OptionLetter(index, num_letters == 1)
+    return _OptionLetter(index, has_text, num_letters == 1)
