@@ -11,7 +11,7 @@ from jaxtyping import Float
 from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions
 from r1vl_jax.data.records import Record
-from r1vl_jax.rewards import Judge, StepReward
+from r1vl_jax.rewards import Explanation, Judge, StepReward
 from r1vl_jax.rewards.custom import RewardFunction, call_on_host
 from r1vl_jax.rewards.text import Vocabulary
 from r1vl_jax.rewards.weighted_sum import RewardOutput, RewardSpec, RewardTargets, compute_rewards_on_device
@@ -73,6 +73,14 @@ class Rewarder:
             undecided_B, overflow_B = reward.undecided, np.zeros_like(reward.undecided)
         custom = custom | self._by_host_functions(decoded)
         return RewardOutput(reward, custom, np.asarray(self.spec.total(reward, custom)), undecided_B, overflow_B)
+
+    def explain(self, completions: Sequence[str], records: Sequence[Record]) -> list[Explanation]:
+        """Why each completion's answer is right or wrong, each with the record of its question."""
+        settings = self.spec.settings
+        asks_judge = settings.backend == "strings" or settings.undecided == "host"
+        rows = [asdict(record) for record in records]
+        judge = self._judge if asks_judge else None
+        return rewards.explain_completions(completions, rows, semantics=settings.semantics, judge=judge)
 
     def _by_kernels(self, completions: Completions, records: Sequence[Record]) -> RewardOutput:
         output = _compute_rewards_on_device(self.spec, completions, self.pack(records), self.vocabulary)

@@ -44,7 +44,7 @@ def test_undecided_answers_go_to_the_host():
     by_kernels, by_strings = compute_rewards(judge, backend="kernels"), compute_rewards(AcceptingJudge())
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), by_kernels.total_B, by_strings.total_B)
     np.testing.assert_allclose(by_kernels.total_B, [2.1, 2.1, 1.1, 0.0], rtol=1e-6)
-    assert judge.pairs == [("53", r"$\sqrt{2809}$")]
+    assert judge.pairs == [("$53$", r"$\sqrt{2809}$")]
     np.testing.assert_array_equal(by_kernels.undecided_B, [False, True, False, True])
     np.testing.assert_array_equal(by_kernels.overflow_B, [False, False, False, True])
 
