@@ -1,5 +1,7 @@
 """The rewards of a batch of completions: every part of StepGRPO's reward, and the section it belongs to."""
 
+import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from r1vl_jax.rewards import on_device, strings
+from r1vl_jax.rewards.answers import reading
 from r1vl_jax.rewards.bundles import StepReward
 from r1vl_jax.rewards.explain import decide
 from r1vl_jax.rewards.math_verify import Judge
@@ -73,6 +76,8 @@ def _score_strings(
     alpha: float,
     judge: Judge | None,
 ) -> StepReward:
+    if any(reading.answer_element(completion) is not None for completion in completions):
+        _say_that_elements_have_no_validity()
     parsed = [
         strings.parse_completion(
             completion, gold_answer(record, row), key_step_groups(record, row), semantics=semantics
@@ -80,6 +85,14 @@ def _score_strings(
         for row, (completion, record) in enumerate(zip(completions, records, strict=True))
     ]
     return _to_step_reward(parsed, _verify_answers(parsed, judge), alpha)
+
+
+@functools.cache  # once a process
+def _say_that_elements_have_no_validity() -> None:
+    logging.getLogger(__name__).warning(
+        "a completion has its answer in an <answer> element: StepRVR, which looks for the headings of"
+        " r1vl_jax.response_format, is 0 for such texts"
+    )
 
 
 def _verify_answers(parsed: list[ParsedCompletion], judge: Judge | None) -> list[bool | None]:

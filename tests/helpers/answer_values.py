@@ -12,7 +12,7 @@ WRAPPINGS = (
     *(r"$\boxed{{{}}}$", "The final answer is {}", "the answer is: {}", "Answer: {}", "**Answer:** {}", r"\fbox{{{}}}"),
 )
 TEXT_WRAPPINGS = (r"\text{{{}}}", r"\boxed{{\text{{{}}}}}", r"\textbf{{{}}}", "“{}”")
-OPTION_WRAPPINGS = ("Option {}", "choice {}", "the correct option is {}", r"\text{{{}}}", "The correct answer is ({})")
+OPTION_WRAPPINGS = ("Option {}", "choice {}", "the correct option is {}", r"\text{{{}}}", "The correct answer is {}")
 UNITS = {
     "m": ["m", "meters"],
     "km": ["km", "kilometers", "kilometres"],

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from r1vl_jax.rewards.answers.dates import Date, Time
-from r1vl_jax.rewards.answers.kinds import FUNCTIONS, Answer, Items, Named, Option, Quantity, Range, Words, parse_answer
+from r1vl_jax.rewards.answers.kinds import Answer, Items, Named, Option, Quantity, Range, Words
+from r1vl_jax.rewards.answers.mathematics import is_relation, to_latex, variables
+from r1vl_jax.rewards.answers.parsing import parse_answer
 from r1vl_jax.rewards.answers.typography import plain_text
 
 # What only math-verify can decide: pairs of LaTeX in dollars, gold answer first, all of which have to be equal.
@@ -16,21 +18,6 @@ _OTHER_CANDIDATE = re.compile(
     r"|\b(?:not|isn't)\s+(?:correct|right|true|it\b|\(?[A-J]\b)|\b(?:wrong|incorrect|maybe|perhaps|possibly)\b"
 )
 
-_COMMAND = re.compile(r"\\[A-Za-z]+")
-_VARIABLE = re.compile(r"[A-DF-Za-df-hj-z]")  # not the constants e and i, nor E
-_RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|lt|gt|in|sim|equiv|cong)(?![A-Za-z])")
-_DECIMAL = re.compile(r"[0-9]*\.[0-9]+|[0-9]+\.")
-_TYPED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\*\*", "^"),
-        (r"\^\s*(-?[0-9]{2,}|-[0-9A-Za-z])", r"^{\1}"),
-        (r"\^\s*\(([^()]*)\)", r"^{\1}"),
-        (r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (rf"(?<![\\A-Za-z])({'|'.join(sorted(FUNCTIONS))})(?![A-Za-z])", r"\\\1 "),
-        (r"([0-9])[eE]([+-]?[0-9]+)", r"\1 \\times 10^{\2}"),
-    )
-]
 _MAX_ITEMS = 64  # of a list; a longer one equals only itself
 
 
@@ -118,11 +105,11 @@ def _compare_quantities(gold: Quantity, prediction: Quantity) -> Comparison:
         return _right(gold) if gold.value == prediction.value else _wrong("another value")
     if gold.value == prediction.value:
         return _right(gold)
-    latex = _to_latex(gold.value), _to_latex(prediction.value)
+    latex = to_latex(gold.value), to_latex(prediction.value)
     # math-verify takes A for a, drops a unit behind an expression, and takes x >= 5 for 5.
-    if len({frozenset(_VARIABLE.findall(_COMMAND.sub("", expression))) for expression in latex}) > 1:
+    if variables(latex[0]) != variables(latex[1]):
         return _wrong("other variables")
-    if bool(_RELATION.search(latex[0])) != bool(_RELATION.search(latex[1])):
+    if is_relation(latex[0]) != is_relation(latex[1]):
         return _wrong("a relation for an expression, or the reverse")
     return _undecided(latex)
 
@@ -149,7 +136,7 @@ def _compare_items(gold: Items, prediction: Items) -> Comparison:
     elif undecided:  # math-verify matches the rest by its sets
         if not all(_compare(item, other).is_correct is None for item in undecided for other in rest):
             return _wrong("another answer in the list")
-        sets = [rf"\{{{', '.join(_to_latex(item.value) for item in items)}\}}" for items in (undecided, rest)]  # type: ignore[union-attr]
+        sets = [rf"\{{{', '.join(to_latex(item.value) for item in items)}\}}" for items in (undecided, rest)]  # type: ignore[union-attr]
         return _undecided((sets[0], sets[1]))
     return _all(comparisons) if comparisons else _right(gold)
 
@@ -161,15 +148,6 @@ def _all(comparisons: list[Comparison]) -> Comparison:
         return _wrong(f"in the list: {wrong.reason}")
     questions = tuple(question for comparison in comparisons for question in comparison.questions)
     return Comparison(None, "math-verify decides", questions) if questions else Comparison(True, "same list")
-
-
-def _to_latex(value: Fraction | str) -> str:
-    """LaTeX for math-verify: decimals, which it would round, as fractions; names and powers typed without backslash."""
-    if isinstance(value, str):
-        for pattern, replacement in _TYPED:
-            value = pattern.sub(replacement, value)
-        return _DECIMAL.sub(lambda decimal: _to_latex(Fraction(decimal[0])), value)
-    return str(value.numerator) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _folded(text: str) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from r1vl_jax import rewards
 from r1vl_jax.rewards.answers import reading
+from r1vl_jax.rewards.score import _say_that_elements_have_no_validity
 
 HEADING = "### The final answer is:"
 
@@ -63,7 +64,8 @@ def test_a_block_below_the_heading_is_the_answer(answer, semantics):
     assert not rewards.score([f"{HEADING}\n43\n{answer}"], [record], semantics=semantics).answer_correct[0]
 
 
-def test_a_text_of_elements_has_its_answer_and_its_path_but_no_validity():
+def test_a_text_of_elements_has_its_answer_and_its_path_but_no_validity(caplog):
+    _say_that_elements_have_no_validity.cache_clear()
     record = {"answer": "<answer>14</answer>", "key_steps": [["6 + 8 = 14"], ["before"]]}
     text = "before <think>6+8=14, so é</think> <answer>\\boxed{14}</answer>"
     for backend in ("strings", "kernels"):
@@ -71,6 +73,7 @@ def test_a_text_of_elements_has_its_answer_and_its_path_but_no_validity():
         assert reward.answer_correct.tolist() == [True, False]
         assert reward.key_step_match.tolist() == [0.5, 0.5]
         assert reward.step_validity.tolist() == [0, 0]
+    assert caplog.text.count("StepRVR") == 1
     ((start, end),) = rewards.key_step_spans(text, record["key_steps"], semantics="paper")[0]
     assert text[start:end] == "6+8=14"
 
