@@ -157,7 +157,8 @@ def _model_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     tokenizer, template = load_chat_tokenizer(directory)
     if fault := template_fault(tokenizer):
         where = template.file if template else directory
-        raise ValueError(f"{where}: the chat template: {fault}; put chat_template.jinja of a Qwen2-VL into {directory}")
+        remedy = "replace it by" if template else "put chat_template.jinja there,"
+        raise ValueError(f"{where}: the chat template: {fault}; {remedy} that of a Qwen2-VL")
     return tokenizer
 
 
