@@ -166,6 +166,7 @@ FILES = {
     "pgm of 16 bits": (b"P5 3 1 65535 " + struct.pack(">3H", 0, 32768, 65535), grey(0, 127, 255)),
     "pgm of 10 bits": (b"P5 3 1 1023 " + struct.pack(">3H", 0, 512, 1023), grey(0, 127, 255)),
     "pgm in words": (b"P2 3 1 1023 0 512 1023", grey(0, 127, 255)),
+    "jpeg 2000 of 16 bits": (saved(array_row([0, 257, 65535], "<u2"), "JPEG2000"), grey(0, 1, 255)),
     "tiff of 12 bits": (tiff([0, 2048, 4095, 16], 12), grey(0, 127, 255, 0)),
     "tiff of 16 bits": (tiff([0, 256, 257, 65535], 16), grey(0, 0, 1, 255)),
     "tiff of 16 bits, big-endian": (tiff([0, 256, 257, 65535], 16, order=">"), grey(0, 0, 1, 255)),
