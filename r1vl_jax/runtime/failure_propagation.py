@@ -3,7 +3,7 @@
 JAX's coordination service covers the other case, a process that is lost (killed, or its machine is gone): it sends no
 heartbeats, and JAX aborts all others with SIGABRT. It knows nothing of exceptions. Measured with JAX 0.10.2 on two
 processes: the process that raises waits 300 s in JAX's shutdown barrier while the others wait for it in a collective;
-then all abort, with the status of a loss, on which launchers restart. With this module all exit in 5 s, with status 1.
+then all abort, with the status of a loss, on which launchers restart. With this module all exit in 6 s, with status 1.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ import jax
 from jax._src import distributed  # the key-value store of the coordination service has no public name
 
 _POLL_INTERVAL_S = 1.0
-# Others exit as soon as they have polled, then the process that failed, then process 0: it runs the coordination
-# service, without which JAX aborts the processes that are left.
-_FAILED_EXIT_DELAY_S, _MAIN_EXIT_DELAY_S = 3.0, 4.0
+# Others exit as soon as they have polled, then the processes that failed, a poll apart, then process 0: it runs the
+# coordination service, without which JAX aborts the processes that are left.
+_FAILED_EXIT_DELAY_S, _MAIN_EXIT_DELAY_S = 3.0, 5.0
 _KEY = "r1vl_jax/failure"
 # Statuses of XLA with which a collective fails when another process is gone.
 _STATUSES = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
@@ -53,7 +53,7 @@ def propagate_failures(*, heartbeat_timeout_s: float) -> Iterator[None]:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process failed first
             cause = error if is_refusal else f"{type(error).__name__}: {error}"
             state.client.key_value_set(_KEY, f"process {state.process_id} of {state.num_processes} failed: {cause}")
-        time.sleep(_FAILED_EXIT_DELAY_S)
+        time.sleep(_MAIN_EXIT_DELAY_S if state.process_id == 0 else _FAILED_EXIT_DELAY_S)
         _exit()
     is_done.set()
 

@@ -37,6 +37,14 @@ def test_when_a_process_raises_all_exit_with_status_1_and_its_message(process, f
     assert ("Traceback" in outputs[process]) == ("OSError" in failure)  # a refusal is for the user
 
 
+def test_processes_that_refuse_one_after_the_other_exit_with_status_1():
+    """As of data that none can use: JAX aborts those that are left when process 0 exits, which would look like a loss."""
+    failure = "time.sleep(0.8 * processes.index()); raise SystemExit('no usable records')"
+    ended = run_processes(SCRIPT.format(process="processes.index()", failure=failure), num_processes=2)
+    assert [status for status, _ in ended] == [1, 1]
+    assert all("no usable records" in output for _, output in ended)
+
+
 def test_when_a_process_is_killed_jax_aborts_the_others():
     """The one that waits in a collective gets an error of its own at once, which must not be taken for the cause."""
     ended = run_processes(SCRIPT.format(process=1, failure="os.kill(os.getpid(), signal.SIGKILL)"), num_processes=3)
