@@ -3,7 +3,7 @@
 JAX's coordination service covers the other case, a process that is lost (killed, or its machine is gone): it sends no
 heartbeats, and JAX aborts all others with SIGABRT. It knows nothing of exceptions. Measured with JAX 0.10.2 on two
 processes: the process that raises waits 300 s in JAX's shutdown barrier while the others wait for it in a collective;
-then all abort, with the status of a loss, on which launchers restart. With this module all exit in 6 s, with status 1.
+then all abort, with the status of a loss, on which launchers restart. With this module all exit in 5 s, with status 1.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from jax._src import distributed  # the key-value store of the coordination serv
 _POLL_INTERVAL_S = 1.0
 # Others exit as soon as they have polled, then the processes that failed, a poll apart, then process 0: it runs the
 # coordination service, without which JAX aborts the processes that are left.
-_FAILED_EXIT_DELAY_S, _MAIN_EXIT_DELAY_S = 3.0, 5.0
+_FAILED_EXIT_DELAY_S, _MAIN_EXIT_DELAY_S = 2.5, 4.0
 _KEY = "r1vl_jax/failure"
 # Statuses of XLA with which a collective fails when another process is gone.
 _STATUSES = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE", "UNKNOWN")

@@ -38,7 +38,7 @@ def test_when_a_process_raises_all_exit_with_status_1_and_its_message(process, f
 
 
 def test_processes_that_refuse_one_after_the_other_exit_with_status_1():
-    """As of data that none can use: JAX aborts those that are left when process 0 exits, which would look like a loss."""
+    """As of data that none can use. JAX aborts those that are left when process 0 exits, as if one was lost."""
     failure = "time.sleep(0.8 * processes.index()); raise SystemExit('no usable records')"
     ended = run_processes(SCRIPT.format(process="processes.index()", failure=failure), num_processes=2)
     assert [status for status, _ in ended] == [1, 1]
