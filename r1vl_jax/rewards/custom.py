@@ -17,7 +17,7 @@ arguments are those of `rewards.kernels.step_reward`.
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,8 @@ class RewardFunction:
 
     def _check_returned(self, returned: Any, num_completions: int) -> Float[np.ndarray, " B"]:
         try:
+            if isinstance(returned, str | bytes | Mapping | Set) or any(isinstance(value, str) for value in returned):
+                raise TypeError("texts, or values without an order")
             reward_B = np.array([np.nan if value is None else value for value in returned], np.float32)
         except (TypeError, ValueError) as error:
             raise RewardFunctionError(

@@ -243,6 +243,8 @@ def make_reward_spec(config: Config) -> RewardSpec:
             f"train.fused: reward functions {', '.join(on_host)} run on the host; write them as functions of arrays"
             " (see r1vl_jax.rewards.custom), or unset train.fused"
         )
+    if reward.completions == "messages" and functions and all(function.runs_on_device for function in functions):
+        raise ValueError("reward.completions='messages' has no effect on functions of the device; unset it")
     return RewardSpec(reward, functions)
 
 

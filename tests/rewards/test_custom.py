@@ -168,7 +168,19 @@ def test_a_device_function_can_be_traced():
 
 @pytest.mark.parametrize(
     "returned",
-    [[1.0], [1.0, np.inf], 3.0, ["good", "bad"], [[1.0], [2.0]], None, iter([1.0]), {"a": 1.0, "b": 2.0}],
+    [
+        [1.0],
+        [1.0, np.inf],
+        3.0,
+        ["good", "bad"],
+        [[1.0], [2.0]],
+        None,
+        iter([1.0]),
+        {1: 1.0, 2: 2.0},
+        {1.0, 2.0},
+        "12",
+        ["1", "2"],
+    ],
     ids=lambda value: repr(value)[:20],
 )
 def test_invalid_return_values_are_refused(returned):

@@ -106,6 +106,10 @@ def shortness(prompts, completions, **columns):
     return [0.0] * len(completions)
 
 
+def on_device(byte_BU, length_B, key_steps, answers):
+    return -length_B
+
+
 def reward(byte_BU, length_B, key_steps, answers):
     return -length_B
 
@@ -116,6 +120,12 @@ def test_functions_of_the_host_are_refused_in_a_fused_step(make_config):
     assert build_components(make_config(**settings)).rewarder.spec.functions[0].name == "shortness"
     with pytest.raises(ValueError, match="train.fused: reward functions shortness run on the host; write them as"):
         build_components(make_config(**settings, **fused))
+
+
+def test_conversations_for_functions_of_the_device_are_refused(make_config):
+    settings = {"reward__functions": (f"{__name__}:on_device",), "reward__function_weights": (1.0,)}
+    with pytest.raises(ValueError, match="reward.completions='messages' has no effect on functions of the device"):
+        build_components(make_config(**settings, reward__completions="messages"))
 
 
 def test_a_function_cannot_take_the_name_of_a_column(make_config):
