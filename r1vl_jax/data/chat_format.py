@@ -69,4 +69,4 @@ def _render(tokenizer: Any, turns: list[dict[str, Any]], **options: bool) -> tup
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, **options), None
     except Exception as error:  # a template is a program, and may raise anything
-        return "", f"{type(error).__name__}: {error}"
+        return "", f"{type(error).__name__}: {' '.join(str(error).split())}"
