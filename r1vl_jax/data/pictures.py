@@ -28,20 +28,10 @@ _UPRIGHT = {
 }
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, which Pillow minds for 8 bits only
 _WHITE = 255
-# What Pillow's decoders raise for damaged files; the classes with a name of their own are those of other modules.
+# What Pillow's decoders raise for damaged files.
 _DAMAGED = (
-    *(
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        RuntimeError,
-        EOFError,
-        AssertionError,
-    ),
-    *(AttributeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
+    *(AssertionError, AttributeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 _animations = itertools.count()  # a counter's next number is one step, in whatever thread
