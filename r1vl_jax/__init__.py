@@ -6,7 +6,7 @@ Use:
     from r1vl_jax import losses, rewards              # pure functions, for any JAX project
 
     model = r1vl_jax.load("path/to/Qwen2-VL-2B-Instruct")
-    logits_BTV = model(**inputs)                      # what a Hugging Face processor returns, as NumPy arrays
+    print(model.generate("How many?", "a.png"))       # also model.chat(messages)
 """
 
 from typing import Any
@@ -18,6 +18,6 @@ def __getattr__(name: str) -> Any:
     """`load` is imported when it is first used: the losses and rewards need no model."""
     if name != "load":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from r1vl_jax.checkpoint.pretrained import load
+    from r1vl_jax.chat.pretrained import load
 
     return load

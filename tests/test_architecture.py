@@ -19,16 +19,23 @@ LAYERS = (
     ("sharding", "data", "observe"),
     ("models", "report"),
     ("sampling", "checkpoint"),
-    ("learner", "evaluation"),
+    ("learner", "evaluation", "chat"),
     ("training",),
     ("aot",),
-    ("train",),
+    ("train", "generate"),
 )
 PROGRAMS = {
     f"r1vl_jax.{name}"
-    for name in ("train", "aot.__main__", "checkpoint.hf_export", "report.__main__", "rewards.math_verify_worker")
+    for name in (
+        "train",
+        "generate",
+        "aot.__main__",
+        "checkpoint.hf_export",
+        "report.__main__",
+        "rewards.math_verify_worker",
+    )
 }
-MODULES_AT_THE_ROOT = {"__init__", "train", "arrays", "response_format"}
+MODULES_AT_THE_ROOT = {"__init__", "train", "generate", "arrays", "response_format"}
 
 
 def test_imports_run_downward():

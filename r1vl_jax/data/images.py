@@ -33,19 +33,20 @@ Grid = tuple[int, int, int]  # frames (after pairing), rows and columns of patch
 
 
 def load_image_processor(
-    directory_or_hub_name: str | os.PathLike = "", *, min_pixels: int, max_pixels: int
+    directory_or_hub_name: str | os.PathLike = "", *, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> Qwen2VLImageProcessorPil:
     """The image processor of a model; for "" one with Qwen2-VL's mean, standard deviation and patch size.
 
     Args:
-        min_pixels, max_pixels: images are resized to an area between these, in pixels, whatever the model's files say.
+        min_pixels, max_pixels: images are resized to an area between these, in pixels, whatever the model's files say;
+            None for both keeps the limits of the files.
 
     Raises:
         ValueError: the model's files are unreadable, or cut other patches than the model takes; lists what differs.
     """
     # Both spellings, since the second one wins where a file has it.
     size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    limits = {"size": size, "min_pixels": min_pixels, "max_pixels": max_pixels}
+    limits = {} if max_pixels is None else {"size": size, "min_pixels": min_pixels, "max_pixels": max_pixels}
     if not directory_or_hub_name:
         return Qwen2VLImageProcessorPil(**limits)
     where = f"{directory_or_hub_name}: {IMAGE_PROCESSOR_FILES}"

@@ -116,26 +116,33 @@ def prefill(sampler: Sampler) -> jax.stages.Wrapped:
 
 @functools.cache
 def decode(sampler: Sampler) -> jax.stages.Wrapped:
-    """The program (sampler's parameters, Prefilled, key) -> Rollout: samples token by token on the sampler's mesh.
+    """The program (sampler's parameters, Prefilled, key, limit) -> Rollout: samples tokens on the sampler's mesh.
 
     Each shard of the rows has a decode loop of its own, which ends when its rows have; with tensor parallelism all
-    loops end together.
+    loops end together. The limit, None or a number of tokens below `max_length`, ends them without a program of its
+    own; slots do not take one.
     """
 
-    def decode_shard(params: Params, key: Key[Array, ""], prefilled: Prefilled) -> Rollout:
-        rollout = _decode(sampler, params, prefilled, key)
+    def decode_shard(
+        params: Params, key: Key[Array, ""], limit: Int[Array, ""] | None, prefilled: Prefilled
+    ) -> Rollout:
+        rollout = _decode(sampler, params, prefilled, key, limit)
         # All results of a shard have rows: its number of steps becomes an array with one.
         return dataclasses.replace(rollout, num_steps=rollout.num_steps[None])
 
-    def decode(params: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
-        rollout = shard_map_rows(sampler, decode_shard, num_replicated=2)(params, key, prefilled)
+    def decode(
+        params: Params, prefilled: Prefilled, key: Key[Array, ""], limit: Int[Array, ""] | None = None
+    ) -> Rollout:
+        rollout = shard_map_rows(sampler, decode_shard, num_replicated=3)(params, key, limit, prefilled)
         return dataclasses.replace(rollout, num_steps=jnp.max(rollout.num_steps))
 
     rows, replicated = (make_sharding(sampler.definition.mesh, spec) for spec in (ROWS_SPEC, PartitionSpec()))
     return jax.jit(decode, out_shardings=Rollout(Completions(rows, rows), rows, rows, rows, replicated))
 
 
-def _decode(sampler: Sampler, params: Params, prefilled: Prefilled, key: Key[Array, ""]) -> Rollout:
+def _decode(
+    sampler: Sampler, params: Params, prefilled: Prefilled, key: Key[Array, ""], limit: Int[Array, ""] | None
+) -> Rollout:
     """Decodes the rows of a shard, in slots if there are fewer of them than rows, else all at one time."""
     decoder = Decoder(sampler.definition, params, is_tensor_parallel=sampler.is_tensor_parallel)
     row_key_B = row_keys(key, prefilled.prompt_id_P, sampler.num_generations)
@@ -171,7 +178,8 @@ def _decode(sampler: Sampler, params: Params, prefilled: Prefilled, key: Key[Arr
 
     # A while loop and not a scan over `max_length`: it stops as soon as all rows have ended.
     def should_continue(state: _DecodeState) -> Bool[Array, ""]:
-        return (state.step < sampler.max_length) & any_unfinished(sampler, state.is_running_B)
+        is_below = state.step < sampler.max_length if limit is None else state.step < limit
+        return is_below & any_unfinished(sampler, state.is_running_B)
 
     # The first token is sampled from the prefill's hidden states, so the loop samples before it runs the decoder.
     hidden_BD = jnp.repeat(prefilled.hidden_PD, sampler.num_generations, axis=0)

@@ -99,8 +99,8 @@ def _ours(directory: Path, dtype: str) -> Callable[..., np.ndarray]:
     import jax
 
     from r1vl_jax import config
+    from r1vl_jax.chat.pretrained import Pretrained
     from r1vl_jax.checkpoint.hf.load import load_params, read_config
-    from r1vl_jax.checkpoint.pretrained import Pretrained
     from r1vl_jax.models.qwen2_vl.model import Definition
     from r1vl_jax.sharding import rules
 

@@ -16,7 +16,7 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from r1vl_jax.checkpoint.pretrained import Pretrained, load
+from r1vl_jax.chat.pretrained import Pretrained, load
 
 Grid = tuple[int, int, int]  # frames, rows and columns, in patches
 

@@ -10,9 +10,9 @@ import torch
 from helpers.twins import ARCHITECTURES
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, Qwen2VLImageProcessorPil
 
+from r1vl_jax.chat.pretrained import load
 from r1vl_jax.checkpoint.hf.config import to_hf
 from r1vl_jax.checkpoint.model_config import model_config
-from r1vl_jax.checkpoint.pretrained import load
 from r1vl_jax.config import Config, Model, default, resolve
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.tokenizer import CHAT_TEMPLATE, load_tokenizer, train_tokenizer

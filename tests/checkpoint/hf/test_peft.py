@@ -12,8 +12,8 @@ from helpers.small import make_adapter, merged_params
 from helpers.twins import Twins, make_inputs, make_twins, to_torch
 from safetensors.numpy import load_file
 
+from r1vl_jax.chat.pretrained import Pretrained
 from r1vl_jax.checkpoint.hf.peft import save_adapter
-from r1vl_jax.checkpoint.pretrained import Pretrained
 from r1vl_jax.models.lora import LoRA
 from r1vl_jax.models.trainable import combine
 

@@ -6,7 +6,7 @@ import pytest
 from helpers.small import DEFINITION, IMAGE_TOKEN, VOCAB_SIZE, make_params
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.pretrained import Pretrained
+from r1vl_jax.chat.pretrained import Pretrained
 from r1vl_jax.sharding import rules
 from r1vl_jax.sharding.mesh import make_mesh
 

@@ -1,0 +1,135 @@
+"""Batches of prompts through the jitted sampler, in few shapes: rows, lengths and patches are padded to buckets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1vl_jax.arrays import Params, PromptBatch
+from r1vl_jax.data import prompts
+from r1vl_jax.data.collate import TEXT
+from r1vl_jax.data.prompts import EncodedPrompt
+from r1vl_jax.models.qwen2_vl.model import Definition
+from r1vl_jax.sampling.loop import decode, prefill
+from r1vl_jax.sampling.methods import Greedy, Method, from_settings
+from r1vl_jax.sampling.sampler import Sampler
+
+_LEAST_TOKENS = 64  # of a prompt's or a completion's bucket
+_LEAST_PATCHES = 256
+_FILLER = EncodedPrompt(np.zeros(1, np.int32), np.full(1, TEXT, np.int32), ())  # a row that nobody reads
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was sampled for a prompt.
+
+    Attributes:
+        token_ids: with the end token, if there is one.
+        has_ended: False if it was cut at the most new tokens.
+    """
+
+    token_ids: list[int]
+    has_ended: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are sampled.
+
+    Attributes:
+        max_new_tokens: of an answer, the end token included.
+        temperature: 0 takes the likeliest token each time.
+        n: answers to each prompt.
+        top_k, top_p: sample from the likeliest tokens only; 0 and 1 from all.
+        seed: of the random numbers; the same seed and prompts give the same answers.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    n: int = 1
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        is_valid = {
+            "max_new_tokens": ("an integer of at least 1", _is_count(self.max_new_tokens, 1)),
+            "temperature": ("a number of at least 0", 0 <= self.temperature < float("inf")),
+            "n": ("an integer of at least 1", _is_count(self.n, 1)),
+            "top_k": ("an integer of at least 0", _is_count(self.top_k, 0)),
+            "top_p": ("a number above 0 and at most 1", 0 < self.top_p <= 1),
+            "seed": ("an integer of at least 0", _is_count(self.seed, 0)),
+        }
+        faults = [
+            f"{name}: expected {what}, got {getattr(self, name)!r}" for name, (what, ok) in is_valid.items() if not ok
+        ]
+        if self.temperature == 0 and self.n != 1:
+            faults.append(f"n={self.n}: at temperature 0 all answers to a prompt are the same; set a temperature")
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    @property
+    def method(self) -> Method:
+        if self.temperature == 0:
+            return Greedy()
+        return from_settings(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=0.0)
+
+
+def make_sampler(definition: Definition, settings: Settings, eos_token_ids: tuple[int, ...]) -> Sampler:
+    """The sampler of a call; numbers of tokens and of answers are those of their buckets."""
+    return Sampler(
+        definition=definition,
+        method=settings.method,
+        num_generations=bucket(settings.n),
+        max_length=bucket(settings.max_new_tokens, _LEAST_TOKENS),
+        eos_token_ids=eos_token_ids,
+        forbidden_token_ids=(),  # as in transformers' `generate`
+        tensor=1 if definition.mesh is None else definition.mesh.shape["tensor"],
+    )
+
+
+def generate(
+    sampler: Sampler, params: Params, decoder_params: Params, encoded: Sequence[EncodedPrompt], settings: Settings
+) -> list[list[Completion]]:
+    """`settings.n` completions of each prompt, all prompts in one batch.
+
+    A completion depends on the seed, the prompt's place and its own number, not on how many there are.
+
+    Args:
+        sampler: from `make_sampler`.
+        decoder_params: of the sampler, from `weight_sync.sampler_params`.
+    """
+    prefilled = prefill(sampler)(params, _batch(encoded, sampler.num_shards))
+    limit = jnp.int32(settings.max_new_tokens)
+    rollout = decode(sampler)(decoder_params, prefilled, jax.random.key(settings.seed), limit)
+    arrays = rollout.completions.token_BT, rollout.completions.mask_BT, rollout.has_ended_B
+    rows = [
+        Completion(token_T[mask_T].tolist(), bool(has_ended))
+        for token_T, mask_T, has_ended in zip(*map(np.asarray, arrays), strict=True)
+    ]
+    starts = range(0, len(encoded) * sampler.num_generations, sampler.num_generations)
+    return [rows[start : start + settings.n] for start in starts]
+
+
+def _batch(encoded: Sequence[EncodedPrompt], num_shards: int) -> PromptBatch:
+    num_rows = num_shards * bucket(-(-len(encoded) // num_shards))
+    longest = max(len(prompt.token_S) for prompt in encoded)
+    num_patches = sum(len(patches) for prompt in encoded for patches, _ in prompt.images)
+    return prompts.batch(
+        [*encoded, *[_FILLER] * (num_rows - len(encoded))],
+        prompt_bucket=bucket(longest, _LEAST_TOKENS),
+        patch_bucket=bucket(num_patches, _LEAST_PATCHES),
+    )
+
+
+def bucket(size: int, least: int = 1) -> int:
+    """The smallest power of two times `least` that is not below a size."""
+    while least < size:
+        least *= 2
+    return least
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)

@@ -1,0 +1,183 @@
+"""Conversations in Hugging Face's form: turns for a chat template, and the pictures in the order of their places.
+
+[{"role": "system", "content": "Be brief."},
+ {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]}]
+"""
+
+import base64
+import binascii
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from r1vl_jax.data.pictures import open_picture
+from r1vl_jax.data.prompts import with_instruction
+from r1vl_jax.data.records import IMAGE_PLACEHOLDER
+
+Messages = Sequence[Mapping[str, Any]]
+Turn = dict[str, Any]  # role, and content: a string, or parts of type "text" and "image", without the picture itself
+
+_ROLES = ("system", "user", "assistant")
+# Keys under which Hugging Face's processors look for the picture of a part.
+_PICTURE_KEYS = ("image", "path", "url", "base64")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns that end with the user's, and their pictures in order."""
+
+    turns: list[Turn]
+    images: list[Image.Image]
+
+
+def read_prompt(prompt: str, images: Any = None) -> Messages:
+    """A prompt as a conversation of one turn.
+
+    Args:
+        prompt: with one `<image>` for each picture, or with none: then the pictures come first.
+        images: a picture or a sequence of them, each as in `open_image`; None for a text alone.
+
+    Raises:
+        ValueError: there are other numbers of pictures and of `<image>`.
+    """
+    pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+    texts = prompt.split(IMAGE_PLACEHOLDER)
+    if len(texts) == 1:
+        texts = [*[""] * len(pictures), prompt]
+    if len(texts) - 1 != len(pictures):
+        raise ValueError(
+            f"a prompt: expected one {IMAGE_PLACEHOLDER} for each of {len(pictures)} pictures, or none, got"
+            f" {len(texts) - 1}; a text that speaks of {IMAGE_PLACEHOLDER} is given as messages"
+        )
+    parts = [{"type": "text", "text": texts[0]}]
+    for picture, text in zip(pictures, texts[1:], strict=True):
+        parts += [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": [part for part in parts if part.get("text") != ""]}]
+
+
+def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:
+    """Checks a conversation and opens its pictures.
+
+    Args:
+        messages: each with a role (system, user or assistant) and a content: a string, or a list of parts
+            `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`; a picture is as in `open_image`, and
+            may stand under "path", "url" or "base64", or in an `image_url`. The last one is the user's.
+        instruction: how to answer, put into the first turn of the user as `with_instruction` says; "" for none.
+
+    Raises:
+        ValueError: the conversation has another form, or a picture cannot be opened; names the message.
+    """
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence) or not messages:
+        raise ValueError(f"messages: expected a list of role and content, got {_shorten(messages)}")
+    turns, images = [], []
+    for number, message in enumerate(messages, start=1):
+        try:
+            turn = _read_turn(message, images)
+        except ValueError as error:
+            raise ValueError(f"message {number}: {error}") from error
+        if turn["role"] == "system" and number > 1:
+            raise ValueError(f"message {number}: a system prompt comes first")
+        turns.append(turn)
+    if turns[-1]["role"] != "user":
+        raise ValueError(f"messages: the last one must be the user's, got the {turns[-1]['role']}'s")
+    first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
+    turns[first] = turns[first] | {"content": _instructed(turns[first]["content"], instruction)}
+    return Conversation(turns, images)
+
+
+def open_image(source: Any) -> Image.Image:
+    """A picture from a path, the bytes of a file, a data URL or a PIL image; nothing is downloaded.
+
+    Raises:
+        ValueError: it is none of these, or no picture.
+    """
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, (bytes, bytearray)):
+        return open_picture(bytes(source), name="a picture")
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"a picture: expected a path, bytes, a data URL or a PIL image, got {type(source).__name__}")
+    text = os.fspath(source)
+    if text.startswith("data:"):
+        return _decode(text.partition(",")[2])
+    if text.startswith(("http://", "https://")):
+        raise ValueError(f"a picture: {_shorten(text)} is not downloaded; save it and give its path")
+    path = Path(text.removeprefix("file://")).expanduser()
+    try:
+        return open_picture(path.read_bytes(), name=str(path))
+    except OSError as error:
+        raise ValueError(f"a picture: {path} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ValueError(f"a picture: {path} cannot be opened ({error})") from error
+
+
+def _decode(text: str) -> Image.Image:
+    try:
+        encoded = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"a picture: expected base64, got {_shorten(text)} ({error})") from error
+    return open_picture(encoded, name="a picture")
+
+
+def _read_turn(message: Any, images: list[Image.Image]) -> Turn:
+    """A checked turn; its pictures are appended to `images`."""
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise ValueError(f'expected {{"role": ..., "content": ...}}, got {_shorten(message)}')
+    role, content = message["role"], message["content"]
+    if role not in _ROLES:
+        raise ValueError(f"role: expected one of {', '.join(_ROLES)}, got {_shorten(role)}")
+    if isinstance(content, str):
+        return {"role": role, "content": content}
+    if not isinstance(content, Sequence) or not content:
+        raise ValueError(f"content: expected a text, or a list of parts, got {_shorten(content)}")
+    return {"role": role, "content": list(_read_parts(content, images))}
+
+
+def _read_parts(content: Sequence[Any], images: list[Image.Image]) -> Iterator[dict[str, str]]:
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            yield {"type": "text", "text": part["text"]}
+        elif kind in ("image", "image_url"):
+            images.append(_read_image(part))
+            yield {"type": "image"}
+        else:
+            raise ValueError(
+                f'content: expected {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}, got'
+                f" {_shorten(part)}"
+            )
+
+
+def _read_image(part: Mapping[str, Any]) -> Image.Image:
+    if part["type"] == "image_url":  # OpenAI's form: {"image_url": {"url": ...}}
+        value = part.get("image_url")
+        return open_image(value.get("url") if isinstance(value, Mapping) else value)
+    given = [key for key in _PICTURE_KEYS if part.get(key) is not None]
+    if len(given) != 1:
+        raise ValueError(f'content: expected a picture as {{"type": "image", "image": ...}}, got {_shorten(part)}')
+    value = part[given[0]]
+    return _decode(value) if given[0] == "base64" and isinstance(value, str) else open_image(value)
+
+
+def _instructed(content: str | list[dict[str, str]], instruction: str) -> str | list[dict[str, str]]:
+    """The content with the instruction after its leading pictures, unless a text of it has it already."""
+    if isinstance(content, str):
+        return with_instruction(content, instruction)
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    if with_instruction("\n".join(texts), instruction) == "\n".join(texts):
+        return content
+    # What stands before the first text that says something are the leading pictures.
+    first = next((index for index, part in enumerate(content) if part.get("text", "").strip()), None)
+    if first is None:
+        return [*content, {"type": "text", "text": instruction.strip()}]
+    text = with_instruction(content[first]["text"], instruction)
+    return [*content[:first], {"type": "text", "text": text}, *content[first + 1 :]]
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

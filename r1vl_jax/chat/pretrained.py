@@ -1,0 +1,235 @@
+"""`r1vl_jax.load`: a model from a directory or the hub, which answers prompts and conversations.
+
+Called with the outputs of a Hugging Face processor, it gives logits.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from r1vl_jax import config
+from r1vl_jax.arrays import PromptBatch
+from r1vl_jax.chat import generation
+from r1vl_jax.chat.generation import Completion, Settings
+from r1vl_jax.chat.messages import Messages, read_messages, read_prompt
+from r1vl_jax.chat.prompter import Prompter, load_prompter
+from r1vl_jax.checkpoint.hf.directory import local_directory
+from r1vl_jax.checkpoint.hf.load import load_params, read_config
+from r1vl_jax.data.prompts import EncodedPrompt, from_inputs
+from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.sampling.weight_sync import sampler_params
+from r1vl_jax.sharding.mesh import make_mesh
+from r1vl_jax.sharding.rules import shardings
+
+
+class Answer(str):
+    """The text of an answer, without special tokens.
+
+    Attributes:
+        token_ids: with the end token, if there is one.
+        has_ended: False if the answer was cut at the most new tokens.
+    """
+
+    token_ids: list[int]
+    has_ended: bool
+
+    @classmethod
+    def of(cls, completion: Completion, prompter: Prompter) -> "Answer":
+        answer = cls(prompter.decode(completion.token_ids))
+        answer.token_ids, answer.has_ended = completion.token_ids, completion.has_ended
+        return answer
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model's definition with its parameters: `generate` and `chat` answer, calling it returns logits.
+
+    Attributes:
+        params: in the layout that the learner and the sampler use.
+        directory: holds tokenizer, chat template and image processor; None for logits alone.
+    """
+
+    definition: Definition
+    params: Params
+    directory: Path | None = None
+
+    def generate(
+        self,
+        prompts: str | Sequence[str | Messages],
+        images: Any = None,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        n: int = 1,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        instruction: str | None = None,
+    ) -> Any:
+        """Answers prompts, several of them in one batch.
+
+        Args:
+            prompts: a text, or a list of texts and conversations. A text has one `<image>` for each of its pictures, or
+                none: then they come first.
+            images: the pictures of a text: a path, the bytes of a file, a data URL, a PIL image, or a list of these;
+                for a list of prompts one such entry each, None for a prompt without pictures.
+            max_new_tokens: of an answer; it ends earlier at the model's end tokens.
+            temperature: 0 takes the likeliest token each time.
+            n: answers to each prompt; more than one need a temperature.
+            top_k, top_p: sample from the likeliest tokens only; 0 and 1 from all.
+            seed: the same seed and prompts give the same answers.
+            instruction: how to answer, put after leading pictures and before the question; by default the one that the
+                model was trained with, if any; "" for none.
+
+        Returns:
+            An `Answer`, a string, for one text and n=1; with n a list of them; for a list of prompts a list of these.
+
+        Raises:
+            ValueError: a prompt, a picture or a setting cannot be used; names it.
+        """
+        settings = Settings(max_new_tokens, temperature, n, top_k, top_p, seed)
+        if is_single := isinstance(prompts, str):
+            prompts, images = [prompts], [images]
+        if images is None:
+            images = [None] * len(prompts)
+        if not isinstance(images, (list, tuple)) or len(images) != len(prompts):
+            got = len(images) if isinstance(images, (list, tuple)) else type(images).__name__
+            raise ValueError(
+                f"images: expected a list with an entry for each of {len(prompts)} prompts, None where there is no"
+                f" picture, got {got}"
+            )
+        encoded = [
+            self._encode(f"prompt {number}", prompt, pictures, instruction)
+            for number, (prompt, pictures) in enumerate(zip(prompts, images, strict=True), start=1)
+        ]
+        answers = self._answer(encoded, settings) if encoded else []
+        return answers[0] if is_single else answers
+
+    def chat(self, messages: Messages, **settings: Any) -> Any:
+        """Answers a conversation in Hugging Face's form, see `messages.read_messages`.
+
+            model.chat([{"role": "user", "content": [{"type": "image", "image": "a.png"},
+                                                     {"type": "text", "text": "What is it?"}]}])
+
+        Args:
+            messages: with system prompt, earlier turns and pictures; the last one is the user's.
+            settings: those of `generate`.
+
+        Returns:
+            An `Answer`, a string; with n a list of them.
+
+        Raises:
+            ValueError: the conversation, a picture or a setting cannot be used; names it.
+        """
+        return self.generate([messages], **settings)[0]
+
+    @functools.cached_property
+    def prompter(self) -> Prompter:
+        """How the model is asked. Raises what `load_prompter` raises."""
+        if self.directory is None:
+            raise ValueError("this model has no tokenizer: load it with r1vl_jax.load")
+        return load_prompter(self.directory)
+
+    @functools.cached_property
+    def _decoder_params(self) -> Params:
+        """The sampler's copy of the decoder, made once."""
+        return sampler_params(generation.make_sampler(self.definition, Settings(), ()), self.params)
+
+    def _encode(self, name: str, prompt: Any, images: Any, instruction: str | None) -> EncodedPrompt:
+        instruction = self.prompter.instruction if instruction is None else instruction
+        try:
+            if not isinstance(prompt, str) and images is not None:
+                raise ValueError("the pictures of a conversation stand in its messages, not in images")
+            messages = read_prompt(prompt, images) if isinstance(prompt, str) else prompt
+            return self.prompter.encode(read_messages(messages, instruction=instruction))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+    def _answer(self, encoded: list[EncodedPrompt], settings: Settings) -> list[Any]:
+        sampler = generation.make_sampler(self.definition, settings, self.prompter.eos_token_ids)
+        completions = generation.generate(sampler, self.params, self._decoder_params, encoded, settings)
+        answers = [[Answer.of(each, self.prompter) for each in of_prompt] for of_prompt in completions]
+        return answers if settings.n > 1 else [answer for (answer,) in answers]
+
+    def __call__(
+        self,
+        *,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        mm_token_type_ids: np.ndarray | None = None,
+        pixel_values: np.ndarray | None = None,
+        image_grid_thw: np.ndarray | None = None,
+        pixel_values_videos: np.ndarray | None = None,
+        video_grid_thw: np.ndarray | None = None,
+        second_per_grid_ts: np.ndarray | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Float32 logits at every position; those at padding, on either side, are meaningless.
+
+        Args:
+            input_ids: token ids [B, T], with one image token for every merged patch.
+            attention_mask: [B, T], nonzero where a token is real; by default all are.
+            mm_token_type_ids: [B, T], 0 text, 1 image, 2 video; by default derived from the token ids.
+            pixel_values, pixel_values_videos: patches of all images, and of all videos, concatenated.
+            image_grid_thw, video_grid_thw: frames, rows and columns of each, in patches.
+            second_per_grid_ts: seconds from one frame pair to the next, for each video; 1 by default. Qwen2.5-VL only.
+
+        Raises:
+            ValueError: token ids are outside the vocabulary, images do not match the image tokens, or
+                `second_per_grid_ts` does not match the videos or the model.
+        """
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        model = self.definition.config
+        if np.min(input_ids) < 0 or np.max(input_ids) >= model.vocab_size:
+            raise ValueError(
+                f"input_ids: expected ids from 0 to {model.vocab_size - 1}, got {np.min(input_ids)} to"
+                f" {np.max(input_ids)}; were they made by the tokenizer of this model?"
+            )
+        inputs = from_inputs(
+            given,
+            image_token_id=model.image_token_id,
+            video_token_id=model.video_token_id,
+            tokens_per_second=model.vision.tokens_per_second,
+        )
+        return _logits(self.definition, self.params, inputs)
+
+
+def load(
+    directory_or_hub_name: str,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    *,
+    param_dtype: str = "float32",
+) -> Pretrained:
+    """Loads a Qwen2-VL or Qwen2.5-VL.
+
+    Args:
+        directory_or_hub_name: a directory with config.json and safetensors, or a name like Qwen/Qwen2-VL-2B-Instruct.
+        dtype: of the computation.
+        mesh: devices that the parameters are sharded over, by the rules of `sharding`; by default the first device.
+        param_dtype: of the parameters; bfloat16 needs half the memory.
+
+    Raises:
+        FileNotFoundError: there is no such directory, on this machine or on the hub.
+        ValueError: it is another model, or its tensors do not match its configuration.
+    """
+    mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
+    platform = mesh.devices.flat[0].platform
+    definition = Definition(read_config(directory_or_hub_name), dtype, platform=platform, mesh=mesh)
+    placement = shardings(definition.abstract_params(), mesh)
+    params = load_params(directory_or_hub_name, definition, placement=placement, dtype=param_dtype)
+    return Pretrained(definition, params, local_directory(directory_or_hub_name))
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(definition: Definition, params: Params, inputs: PromptBatch) -> Float[Array, "B T V"]:
+    model = definition.bind(params)
+    hidden_BTD, _ = model.prefill(inputs, model.image_features(inputs.vision))
+    return jnp.matmul(hidden_BTD, model.head(), preferred_element_type=jnp.float32)

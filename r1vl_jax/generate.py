@@ -1,0 +1,96 @@
+"""Asks a model about pictures, or about a text alone.
+
+    python -m r1vl_jax.generate --model=DIR --image=a.png --prompt="How many squares are there?"
+        [--max_new_tokens=512] [--temperature=0.7 --n=4 --seed=0] [--system="Be brief."] [--dtype=bfloat16]
+
+`--model` is a directory in Hugging Face's layout, such as an export, or a name on the hub. `--image` is given once for
+each picture; pictures come before the prompt, or where it has `<image>`. A model that was trained with an instruction
+is asked with it, unless `--noinstruction` is given. Answers are printed, one after another.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+from r1vl_jax.chat.generation import Settings
+from r1vl_jax.chat.messages import read_messages, read_prompt
+from r1vl_jax.chat.pretrained import Answer, load
+from r1vl_jax.runtime import compilation_cache, libtpu
+
+
+def ask(
+    model: str,
+    prompt: str,
+    images: Sequence[str],
+    *,
+    system: str = "",
+    has_instruction: bool = True,
+    dtype: str = "float32",
+    **settings: Any,
+) -> list[Answer]:
+    """The answers to a prompt. What can be checked without the weights is refused before they are read.
+
+    Args:
+        settings: those of `generation.Settings`.
+
+    Raises:
+        FileNotFoundError, ValueError: the model, the prompt, a picture or a setting cannot be used.
+    """
+    if not prompt.strip():
+        raise ValueError("--prompt: expected a question, got an empty text")
+    num_answers = Settings(**settings).n
+    messages = [*read_prompt(prompt, images)]
+    if system:
+        messages = [{"role": "system", "content": system}, *messages]
+    read_messages(messages)
+    loaded = load(model, dtype=dtype, param_dtype=dtype)
+    answers = loaded.chat(messages, instruction=None if has_instruction else "", **settings)
+    return answers if num_answers > 1 else [answers]
+
+
+def main() -> None:
+    model = flags.DEFINE_string("model", None, "Directory of the model, or its name on the hub.", required=True)
+    prompt = flags.DEFINE_string("prompt", None, "What to ask.", required=True)
+    image = flags.DEFINE_multi_string("image", [], "A picture; may be given several times.")
+    system = flags.DEFINE_string("system", "", "A system prompt.")
+    max_new_tokens = flags.DEFINE_integer("max_new_tokens", 512, "Most tokens of an answer.")
+    temperature = flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token each time.")
+    n = flags.DEFINE_integer("n", 1, "Number of answers.")
+    seed = flags.DEFINE_integer("seed", 0, "Of the random numbers.")
+    instruction = flags.DEFINE_bool("instruction", True, "Ask with the instruction that the model was trained with.")
+    dtype = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights and the computation.")
+    cache = flags.DEFINE_string("compile_cache", "~/.cache/r1vl_jax", "Directory for compiled programs; '' for none.")
+
+    def start(_: list[str]) -> None:
+        compilation_cache.enable_compilation_cache(cache.value)
+        settings = {
+            "max_new_tokens": max_new_tokens.value,
+            "temperature": temperature.value,
+            "n": n.value,
+            "seed": seed.value,
+        }
+        try:
+            answers = ask(
+                model.value,
+                prompt.value,
+                image.value,
+                system=system.value,
+                has_instruction=instruction.value,
+                dtype=dtype.value,
+                **settings,
+            )
+        except (ValueError, OSError) as error:
+            raise SystemExit(str(error)) from None
+        for answer in answers:
+            print(answer)
+            if not answer.has_ended:
+                print(f"(cut at --max_new_tokens={max_new_tokens.value})", file=sys.stderr)
+
+    libtpu.skip_without_tpu()
+    app.run(start)
+
+
+if __name__ == "__main__":
+    main()

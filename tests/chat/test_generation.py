@@ -1,0 +1,145 @@
+"""Greedy answers are those of transformers' `generate`, token by token; sampled ones depend on the seed alone."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.chat_model import write_chat_model
+from helpers.twins import ARCHITECTURES
+from PIL import Image
+from transformers import AutoTokenizer, PreTrainedModel, Qwen2VLImageProcessorPil
+
+import r1vl_jax
+from r1vl_jax.chat.pretrained import Pretrained
+from r1vl_jax.data.prompts import Processor
+
+
+@functools.cache
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(width).integers(256, size=(height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def architecture(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("model")
+
+
+@pytest.fixture(scope="module")
+def torch_model(directory: Path, architecture: str) -> PreTrainedModel:
+    return write_chat_model(directory, architecture)
+
+
+@pytest.fixture(scope="module")
+def model(directory: Path, torch_model: PreTrainedModel) -> Pretrained:
+    return r1vl_jax.load(str(directory))
+
+
+def answer_of_transformers(directory: Path, torch_model: PreTrainedModel, messages, images, **settings) -> list[int]:
+    """Everything is read from the checkpoint, and the prompt stands alone in its batch."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    processor = Processor(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(directory))
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = processor([text], images=[images])
+    with torch.no_grad():
+        sequences = torch_model.generate(
+            **{name: torch.as_tensor(array) for name, array in inputs.items()}, do_sample=False, **settings
+        )
+    return sequences[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def user(*parts: str) -> dict:
+    content = [{"type": "image"} if part == "<image>" else {"type": "text", "text": part} for part in parts]
+    return {"role": "user", "content": content}
+
+
+PROMPTS = {  # prompt -> its pictures, and the messages that transformers is given
+    "How many?": ([(60, 90)], [user("<image>", "How many?")]),
+    "Is <image> like <image>?": ([(200, 50), (28, 28)], [user("Is ", "<image>", " like ", "<image>", "?")]),
+    "1 + 1 = ?": ([], [user("1 + 1 = ?")]),
+    "Which of these is it? " * 9: ([(300, 420)], [user("<image>", "Which of these is it? " * 9)]),
+}
+
+
+def test_greedy_answers_are_those_of_transformers(directory: Path, torch_model: PreTrainedModel, model: Pretrained):
+    images = [[picture(*size) for size in sizes] for sizes, _ in PROMPTS.values()]
+    answers = model.generate(list(PROMPTS), images, max_new_tokens=24)
+    for answer, pictures, (_, messages) in zip(answers, images, PROMPTS.values(), strict=True):
+        assert answer.token_ids == answer_of_transformers(directory, torch_model, messages, pictures, max_new_tokens=24)
+    assert len({tuple(answer.token_ids) for answer in answers}) == len(PROMPTS)
+
+
+def test_a_conversation_is_answered_as_by_transformers(
+    directory: Path, torch_model: PreTrainedModel, model: Pretrained
+):
+    system, image = {"role": "system", "content": "Be brief."}, picture(60, 90)
+    turns = [{"role": "assistant", "content": "A value."}, user("And the squares?")]
+    pictured = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]}
+    answer = model.chat([system, pictured, *turns], max_new_tokens=12)
+    messages = [system, user("<image>", "What?"), *turns]
+    assert answer.token_ids == answer_of_transformers(directory, torch_model, messages, [image], max_new_tokens=12)
+
+
+def test_an_answer_ends_at_any_of_the_models_end_tokens(directory: Path, torch_model: PreTrainedModel):
+    """The tokens of a long answer are declared end tokens, one after another."""
+    tokens = r1vl_jax.load(str(directory)).generate("How many?", max_new_tokens=8).token_ids
+    config = directory / "generation_config.json"
+    before = config.read_text()
+    try:
+        config.write_text(before.replace('"eos_token_id": [', f'"eos_token_id": [{tokens[3]}, '))
+        answer = r1vl_jax.load(str(directory)).generate("How many?", max_new_tokens=8)
+    finally:
+        config.write_text(before)
+    assert (answer.token_ids, answer.has_ended) == (tokens[: tokens.index(tokens[3]) + 1], True)
+
+
+def test_samples_depend_on_seed_and_place_alone(model: Pretrained):
+    settings = {"temperature": 1.0, "max_new_tokens": 8}
+    answers = model.generate(["How many?", "What?"], n=3, seed=7, **settings)
+    assert [len(of_prompt) for of_prompt in answers] == [3, 3]
+    assert len({answer for of_prompt in answers for answer in of_prompt}) == 6
+    assert model.generate("How many?", n=3, seed=7, **settings) == answers[0]
+    assert model.generate("How many?", seed=7, **settings) == answers[0][0]
+    assert model.generate("How many?", seed=8, **settings) != answers[0][0]
+
+
+def test_an_answer_says_whether_it_was_cut(model: Pretrained):
+    answer = model.generate("How many?", max_new_tokens=3)
+    assert (len(answer.token_ids), answer.has_ended) == (3, False)
+    assert answer == model.prompter.decode(answer.token_ids)
+
+
+def test_one_text_gives_an_answer_and_a_list_gives_a_list(model: Pretrained):
+    settings = {"max_new_tokens": 2}
+    answer = model.generate("How many?", picture(28, 28), **settings)
+    assert model.generate(["How many?"], [picture(28, 28)], **settings) == [answer]
+    assert model.generate([], **settings) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens: expected an integer of at least 1, got 0"),
+        ({"temperature": -1}, "temperature: expected a number of at least 0, got -1"),
+        ({"temperature": float("nan")}, "temperature: expected a number of at least 0, got nan"),
+        ({"n": 2}, "n=2: at temperature 0 all answers to a prompt are the same; set a temperature"),
+        ({"top_p": 0.0}, "top_p: expected a number above 0 and at most 1, got 0.0"),
+        ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+    ],
+)
+def test_settings_are_checked(model: Pretrained, settings: dict, reason: str):
+    with pytest.raises(ValueError, match=reason):
+        model.generate("How many?", **settings)
+
+
+def test_prompts_without_their_pictures_are_refused(model: Pretrained):
+    with pytest.raises(ValueError, match=r"prompt 2: a prompt: expected one <image> for each of 1 pictures, or none"):
+        model.generate(["What?", "<image> <image>"], [None, picture(28, 28)])
+    with pytest.raises(ValueError, match="images: expected a list with an entry for each of 2 prompts"):
+        model.generate(["What?", "How?"], [picture(28, 28)])
