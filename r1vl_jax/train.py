@@ -62,17 +62,18 @@ def _prepare(config: Config) -> tuple[observe.ResourceUsage, Components]:
 def _train(config: Config, resource_usage: observe.ResourceUsage, components: Components) -> dict[str, Any]:
     """`run`, with what `_prepare` gives."""
     _print_mesh(components.definition)
-    _print(conventions(config, components))
+    _print("\n".join([*components.inputs.summary, conventions(config, components)]))
     _write_manifest(config, components.inputs)
     with components.judge:
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
         run = Run(config, components.evaluator, writer, observe.Timers(), resource_usage)
         writer.rewind(_steps_done(run))
         params = initial_params(config, components.inputs.model, components.definition)
-        _evaluate(run, "start", params)
+        if has_test := "test" in components.inputs.splits:
+            _evaluate(run, "start", params)
         for stage in config.train.stages:
             params = _run_stage(run, stage, params, components)
-            if stage != "vision_pretrain":  # which teaches no reasoning
+            if has_test and stage != "vision_pretrain":  # which teaches no reasoning
                 _evaluate(run, stage, params)
         writer.close()
         summary = observe.update_summary(config.workdir, _totals(run))
@@ -140,7 +141,7 @@ def _evaluate(run: Run, stage: str, params: Params) -> None:
     if processes.broadcast_from_main(stage in observe.update_summary(run.workdir, {}).get("accuracy", {})):
         return
     results = run.evaluator.on_test(params)
-    kinds = {name.split("/")[1]: value for name, value in results.items() if name.startswith("accuracy/")}
+    kinds = {name.removeprefix("accuracy/"): value for name, value in results.items() if name.startswith("accuracy/")}
     run.resource_usage.write()
     totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
     observe.update_summary(run.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
@@ -160,8 +161,9 @@ def _totals(run: Run) -> dict[str, float]:
 
 def _print_results(config: Config, summary: dict[str, Any], machine: dict[str, Any]) -> None:
     console = Console()
-    accuracy = "  ".join(f"accuracy.{stage} {value:.3f}" for stage, value in summary["accuracy"].items())
-    console.print(f"{accuracy}  max_logp_difference {summary.get('max_logp_difference', 0.0):.1e}", highlight=False)
+    accuracy = [f"accuracy.{stage} {value:.3f}" for stage, value in summary.get("accuracy", {}).items()]
+    logps = f"max_logp_difference {summary.get('max_logp_difference', 0.0):.1e}"
+    console.print("  ".join([*accuracy, logps]), highlight=False)
     console.print(f"{machine['seconds']:.0f} seconds, {machine['peak_memory_gib']:.2f} GiB at most", highlight=False)
     if config.observe.report:
         console.print(f"report: {report.write_report(epath.Path(config.workdir))}", highlight=False, soft_wrap=True)

@@ -49,14 +49,33 @@ class Model:
     freeze_language_model: bool = False
 
 
+# Names of `data.sources.layouts`, and fields of a record that `data.columns` can name.
+LAYOUTS = (
+    *("mulberry", "messages", "r1vl", "trl", "verl", "easyr1", "easyr1-prompt", "geometry3k", "llava", "llava-cot"),
+    *("sharegpt", "alpaca", "virl39k", "mmk12", "open-r1-8k", "thinklite", "question", "problem"),
+)
+COLUMN_FIELDS = (
+    *("problem", "answer", "images", "solution", "response", "key_steps", "choices", "id", "kind", "source", "system"),
+    *("messages", "conversations", "prompt"),
+)
+
+
 @dataclass(frozen=True)
 class Data:
     """The data set, the instruction, and the sizes of prompts and images.
 
     Attributes:
-        source: "digits", the embedded task (arithmetic with handwritten digits), or a directory of ArrayRecord splits
-            in the format of `data.records`.
-        directory: where the embedded task is written; "" is `WORKDIR/data`.
+        source: "digits", the embedded task (arithmetic with handwritten digits); a JSON, JSONL or Parquet file, or a
+            directory of such or of `datasets.save_to_disk`, which is prepared before the first run; or a directory of
+            ArrayRecord splits in the format of `data.records`.
+        directory: where the embedded task is written, and where prepared data are kept by content; "" is
+            `WORKDIR/data`.
+        images: root of the relative paths of pictures; "" is the directory of `source`.
+        layout: of the rows, one of `LAYOUTS`; "" recognises it.
+        columns: columns with another name than in the layout, as "problem=question,answer=label".
+        validation_size, test_size: training records that are held out as the splits `validation` and `test`, where no
+            files are of these: a share if below 1, or else their number; 0 is none.
+        split_seed: decides which records are held out, apart from `seed`, so that runs agree on them.
         instruction: how to reason, part of every prompt: after leading images and before the question. A question that
             contains it already does not get it again. "" is none. An export carries it, so that the model is asked as
             it was trained.
@@ -79,6 +98,12 @@ class Data:
 
     source: str = "digits"
     directory: str = ""
+    images: str = ""
+    layout: str = ""
+    columns: str = ""
+    validation_size: float = 0.0
+    test_size: float = 0.0
+    split_seed: int = 0
     instruction: str = ""
     instruction_file: str = ""
     difficulty: int = 2

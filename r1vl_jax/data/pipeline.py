@@ -77,6 +77,17 @@ class Encoder:
         """
         return prompts.encode(record, self.processor, **self._limits)
 
+    def answerable_prompt(self, record: Record) -> EncodedPrompt:
+        """The prompt of a record whose completions are compared with its answer.
+
+        Raises:
+            UnusableRecord: as `prompt`, or the record has no answer.
+        """
+        encoded = self.prompt(record)
+        if not record.answer.strip():
+            raise UnusableRecord(record.id, "it has no answer")
+        return encoded
+
     def completion(self, record: Record, *, max_completion_length: int) -> Int[np.ndarray, " T"]:
         """The tokens of a record's response, followed by the end-of-turn token; special tokens in it stay text.
 
@@ -130,7 +141,7 @@ def prompt_stream(source: Any, encoder: Encoder, *, batch_size: int, seed: int) 
         return list(records), encoder.batch(encoded)
 
     def encode(record: Record) -> tuple[Record, EncodedPrompt]:
-        return record, encoder.prompt(record)
+        return record, encoder.answerable_prompt(record)
 
     return _stream(source, encoder, encode, collate, batch_size=batch_size, seed=seed)
 
@@ -175,7 +186,7 @@ def eval_batches(
     num_records = len(source) if num_records is None else min(num_records, len(source))
 
     def encode(record: Record) -> tuple[Record, EncodedPrompt]:
-        return record, encoder.prompt(record)
+        return record, encoder.answerable_prompt(record)
 
     _, filler = first_usable(source, encoder, encode, num_records=num_records)
     numbers = range(processes.index(), num_records, processes.count())

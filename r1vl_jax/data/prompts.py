@@ -13,7 +13,8 @@ from PIL import Image
 from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.data.collate import TEXT, VisualInputs, make_prompt_batch, pad_rows, token_types
 from r1vl_jax.data.images import Grid, Patches, image_patches, num_features, video_patches
-from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, UnusableRecord, decode_images
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
+from r1vl_jax.data.records import Record, UnusableRecord, decode_images
 from r1vl_jax.data.tokenizer import IMAGE_TOKEN, VIDEO_TOKEN
 from r1vl_jax.data.user_text import UserText
 

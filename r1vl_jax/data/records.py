@@ -4,11 +4,13 @@ A split is an ArrayRecord file with `tensorflow_datasets` metadata, so that
 `tfds.builder_from_directory(directory).as_data_source(split)` opens it too. Neither way needs TensorFlow.
 """
 
+import collections
 import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,14 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from r1vl_jax.data import fields
 from r1vl_jax.data.pictures import open_picture
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
-IMAGE_PLACEHOLDER = "<image>"
 _VIDEO_PLACEHOLDER = "<video>"
 _DATASET_NAME = "records"
 _FORMAT = "array_record"
 _FINGERPRINT_CACHE = "fingerprint.json"
+_MAX_THREADS = 16
 
 _features: Any = tf_feature_pb2  # generated at import: type checkers do not see its members
 _example: Any = tf_example_pb2
@@ -57,10 +60,10 @@ class Record:
 
     Attributes:
         id: unique within its split, not empty; error messages name the record by it.
-        images: encoded image files (PNG, JPEG, ...), in the order of their placeholders.
+        images: encoded image files (PNG, JPEG, ...), in the order of their placeholders; none for text alone.
         problem: the question, with one `<image>` placeholder for each image.
         solution: a worked solution, or only the answer if there is none.
-        answer: the reference answer.
+        answer: the reference answer; empty only with a response, for supervised fine-tuning alone.
         key_steps: key steps of the solution, each as a group of equivalent spellings.
         response: target completion for supervised fine-tuning; empty for reinforcement learning.
         kind: type of question; accuracy is also reported per kind.
@@ -97,14 +100,12 @@ def decode_images(record: Record) -> list[Image.Image]:
     """The images of a valid record, decoded by `pictures.open_picture`.
 
     Raises:
-        ValueError: a field has another type, or the record has no answer, no image, an unreadable image, a placeholder
-            of a video, or another number of placeholders than images.
+        ValueError: a field has another type, or the record has neither answer nor response, an unreadable image, a
+            placeholder of a video, or another number of placeholders than images.
     """
     fields.check(record)
-    if not record.answer.strip():
-        raise ValueError("it has no answer")
-    if not record.images:
-        raise ValueError("it has no image")
+    if not record.answer.strip() and not record.response.strip():
+        raise ValueError("it has no answer, and no response to train on")
     if _VIDEO_PLACEHOLDER in record.problem:
         raise ValueError(f"records hold still images, and its problem has {_VIDEO_PLACEHOLDER}; give frames as images")
     num_placeholders = record.problem.count(IMAGE_PLACEHOLDER)
@@ -165,6 +166,20 @@ def open_split(directory: str | os.PathLike, split: str) -> "Split":
     return Split(builder.as_data_source(split), split)
 
 
+def split_names(directory: str | os.PathLike) -> list[str]:
+    """The splits of a data set.
+
+    Raises:
+        FileNotFoundError: there is no data set in this directory.
+    """
+    return sorted(_open(directory).info.splits)
+
+
+def is_record_directory(directory: str | os.PathLike) -> bool:
+    """Whether `write_splits` wrote this directory."""
+    return any(Path(directory).glob(f"*.{_FORMAT}-*"))
+
+
 def read_settings(directory: str | os.PathLike) -> dict[str, Any]:
     """The settings that the data of a directory was generated with.
 
@@ -186,15 +201,24 @@ def fingerprint(directory: str | os.PathLike) -> str:
     files = sorted(Path(directory).glob(f"*{_FORMAT}*"))
     if not files:
         raise FileNotFoundError(f"{directory}: no record files here (expected *{_FORMAT}*)")
-    stats = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
-    cache = Path(directory) / _FINGERPRINT_CACHE
+    return hash_files({path.name: path for path in files}, Path(directory) / _FINGERPRINT_CACHE)
+
+
+def hash_files(files: Mapping[str, Path], cache: Path) -> str:
+    """SHA-256 digest of files by name and content.
+
+    Args:
+        files: by the name that counts.
+        cache: a file that keeps the digest; it is computed again when a name, size or modification time differs.
+    """
+    stats = [[name, (stat := path.stat()).st_size, stat.st_mtime_ns] for name, path in files.items()]
     cached = _read_cache(cache)
     if cached.get("files") == stats and isinstance(cached.get("sha256"), str):
         return cached["sha256"]
     digest = hashlib.sha256()
-    for path in files:
+    for name, path in files.items():
         with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     _write_cache(cache, {"files": stats, "sha256": digest.hexdigest()})
     return digest.hexdigest()
 
@@ -260,8 +284,8 @@ def _write_cache(path: Path, content: Mapping[str, Any]) -> None:
 
 def _valid_records(split: str, records: Iterable[Record], dropped: list[str]) -> Iterator[Record]:
     position_of: dict[str, int] = {}
-    for position, record in enumerate(records):
-        if (reason := invalid_reason(record)) is not None:
+    for position, (record, reason) in enumerate(_with_reasons(records)):
+        if reason is not None:
             record_id = getattr(record, "id", None)
             name = record_id if isinstance(record_id, str) and record_id else f"record {position}"
             dropped.append(f"{split} {name}: {reason}")
@@ -272,6 +296,20 @@ def _valid_records(split: str, records: Iterable[Record], dropped: list[str]) ->
             )
         else:
             yield record
+
+
+def _with_reasons(records: Iterable[Record]) -> Iterator[tuple[Record, str | None]]:
+    """Each record with `invalid_reason`, a few of them at a time: pictures are decoded beside each other."""
+    num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting: collections.deque[tuple[Record, Future[str | None]]] = collections.deque()
+        for record in records:
+            waiting.append((record, pool.submit(invalid_reason, record)))
+            if len(waiting) > 2 * num_threads:
+                first, reason = waiting.popleft()
+                yield first, reason.result()
+        for first, reason in waiting:
+            yield first, reason.result()
 
 
 def _write_split(directory: epath.Path, name: str, records: Iterable[Record]) -> Any:

@@ -64,7 +64,7 @@ class Evaluator:
         outcomes = [outcome for part in processes.all_gather_objects(local) for outcome in part]
         results = {name: float(np.mean([o[name] for o in outcomes])) for name in _MEANS}
         by_kind = collections.defaultdict(list)
-        for outcome in outcomes:
+        for outcome in (each for each in outcomes if each["kind"]):
             by_kind[outcome["kind"]].append(outcome["accuracy"])
         results |= {f"accuracy/{kind}": float(np.mean(values)) for kind, values in sorted(by_kind.items())}
         if self.digit_recognition is not None:

@@ -25,12 +25,13 @@ def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
 
 
 def key_step_groups(record: Mapping[str, Any], row: int) -> Sequence[strings.KeyStepGroup]:
-    """The groups of key steps, in any layout of `parse_key_steps`.
+    """The groups of key steps, in any layout of `parse_key_steps`; none if the record has none, or null.
 
     Raises:
-        ValueError: the record has none; the message names the row.
+        ValueError: they are in another layout; the message names the row.
     """
+    key_steps = record.get("key_steps")
     try:
-        return parse_key_steps(record.get("key_steps"))
+        return () if key_steps is None else parse_key_steps(key_steps)
     except ValueError as error:
-        raise ValueError(f"rewards.score: record {row} has no key_steps: {error}") from None
+        raise ValueError(f"rewards.score: record {row}: key_steps: {error}") from None

@@ -35,7 +35,7 @@ def score(
         completions: B texts, or their UTF-8 bytes; any text is accepted.
         records: one for each completion, with `answer` (or `solution`, which may hold a whole response) and
             `key_steps`, a list of groups of equivalent spellings (or `{"Steps": [...]}`); a bare string is a group of
-            one.
+            one. Without key steps their matched fraction k is 0.
         semantics: "paper" or "released", the two variants of the reward definition; see `rewards.strings`.
         backend: "strings", the readable definition, or "kernels", the same rewards computed on the device; what the
             kernels leave undecided is scored on strings.
@@ -43,7 +43,8 @@ def score(
         judge: decides answers that the exact comparison does not; without one they stay undecided.
 
     Raises:
-        ValueError: an unknown setting, records that do not fit the completions, or one without answer or key steps.
+        ValueError: an unknown setting, records that do not fit the completions, or one without an answer or with
+            unreadable key steps.
     """
     _check_settings(semantics, backend, len(completions), len(records))
     texts = [strings.to_bytes(completion) for completion in completions]

@@ -28,7 +28,8 @@ def dry_run(config: Config, loader: DataLoader, spec: RewardSpec) -> None:
         for split in loader.splits
         if _is_trained_or_evaluated(config, split)
     }
-    try_reward_functions(config, spec, first.get("train", first["test"]))
+    if (record := first.get("train", first.get("test"))) is not None:
+        try_reward_functions(config, spec, record)
 
 
 def try_reward_functions(config: Config, spec: RewardSpec, record: Record) -> None:
@@ -72,9 +73,11 @@ def _first_usable(config: Config, loader: DataLoader, split: str) -> Record:
     is_supervised = split in config.train.stages
 
     def encode(record: Record) -> Record:
-        encoder.prompt(record)
         if is_supervised:
+            encoder.prompt(record)
             encoder.completion(record, max_completion_length=config.sampling.max_completion_length)
+        else:
+            encoder.answerable_prompt(record)
         return record
 
     limit = _NUM_RECORDS.get(split)

@@ -12,9 +12,12 @@ from r1vl_jax.checkpoint.hf.chat_template import load_chat_tokenizer
 from r1vl_jax.checkpoint.hf.directory import INDEX, SINGLE_FILE, local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf.processor import PREPROCESSOR_CONFIG, image_processor_files
 from r1vl_jax.config import Config
+from r1vl_jax.config.validation import source_settings_without_effect
 from r1vl_jax.data.chat_format import template_fault
 from r1vl_jax.data.digits import task
-from r1vl_jax.data.records import Split, fingerprint, open_split
+from r1vl_jax.data.records import Split, fingerprint, is_record_directory, open_split, split_names
+from r1vl_jax.data.sources.files import find_files
+from r1vl_jax.data.sources.prepare import Preparation, Prepared, prepare
 from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from r1vl_jax.runtime import processes
 
@@ -26,6 +29,7 @@ _MODEL_FILES = (
     ("tokenizer_config.json",),
     (PREPROCESSOR_CONFIG, "image_processor in processor_config.json"),
 )
+_SUPERVISED = ("vision_pretrain", "warmup")
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class Inputs:
         data_directory: holds the splits.
         splits: those that the run reads, by name.
         tokenizer: the model's own; without one, a small one trained on the warm-up's records.
+        summary: what became of the data's rows, and which splits the run does without, in lines.
     """
 
     model: settings.Model
     data_directory: Path
     splits: Mapping[str, Split]
     tokenizer: PreTrainedTokenizerBase
+    summary: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:
         """Digests of the files that the run depends on."""
@@ -53,28 +59,36 @@ class Inputs:
 
 
 def preflight(config: Config) -> Inputs:
-    """Finds what the configuration names; writes the embedded task's data where there is none yet.
+    """Finds what the configuration names; writes the embedded task's data, and prepares other data, where not done yet.
 
     All processes must call this: the main one writes first.
 
     Raises:
-        FileNotFoundError: lists all that is absent, and what to put where. Nothing was written then.
-        ValueError: the model's chat template cannot write prompts with pictures.
+        FileNotFoundError: lists all that is absent, and what to put where. Nothing was written then, but prepared data
+            that lack a split.
+        ValueError: the data cannot be read as records, or the model's chat template cannot write prompts with pictures.
     """
     absent: list[str] = []
     model = _find_model(config.model, absent)
     is_embedded = config.data.source == "digits"
-    splits = {} if is_embedded else _open_splits(config, absent)
-    if absent:
-        raise FileNotFoundError("the run lacks what its configuration names:\n  " + "\n  ".join(absent))
-    own_directory = Path(config.data.directory or Path(config.workdir) / "data")
-    directory = own_directory if is_embedded else Path(config.data.source)
+    if not is_embedded:
+        _find_source(config, absent)
+    _raise_if_absent(absent)
     with processes.main_process_first():
         if is_embedded:
-            _write_embedded_task(config, directory)
-            splits = {name: open_split(directory, name) for name in _required_splits(config)}
+            prepared = Prepared(_own_directory(config), ())
+            _write_embedded_task(config, prepared.directory)
+        else:
+            prepared = _prepare_source(config)
+        splits, notes = _open_splits(config, prepared.directory, absent)
+        _raise_if_absent(absent)
         tokenizer = _model_tokenizer(Path(model.path)) if model.path else _own_tokenizer(config, splits["warmup"])
-    return Inputs(model, directory, splits, tokenizer)
+    return Inputs(model, prepared.directory, splits, tokenizer, (*prepared.summary, *notes))
+
+
+def _raise_if_absent(absent: list[str]) -> None:
+    if absent:
+        raise FileNotFoundError("the run lacks what its configuration names:\n  " + "\n  ".join(absent))
 
 
 def _find_model(model: settings.Model, absent: list[str]) -> settings.Model:
@@ -104,18 +118,67 @@ def _has_any(directory: Path, names: Iterable[str]) -> bool:
     return any((directory / name).is_file() for name in names)
 
 
-def _open_splits(config: Config, absent: list[str]) -> dict[str, Split]:
-    """The splits of a directory of records; those that it lacks are appended to `absent`."""
-    source, splits = config.data.source, {}
-    for name in _required_splits(config):
-        try:
-            splits[name] = open_split(source, name)
-        except FileNotFoundError as error:
-            absent.append(
-                f"config.data.source={source!r} ({error}): expected the split {name!r} in the directory {source}, as"
-                " r1vl_jax.data.records.write_splits writes it; or set config.data.source to a directory that has it"
+def _find_source(config: Config, absent: list[str]) -> None:
+    """Looks for the files of a source that is not the embedded task; what is not there is appended to `absent`.
+
+    Raises:
+        ValueError: files that are not read, or settings of files for a directory of records.
+    """
+    data = config.data
+    if is_record_directory(data.source):
+        if without_effect := source_settings_without_effect(data):
+            raise ValueError(
+                f"data.source={data.source!r} is a directory of records, for which {', '.join(without_effect)} have no"
+                " effect; unset them"
             )
-    return splits
+        _open_splits(config, Path(data.source), absent)
+        return
+    try:
+        find_files(data.source)
+    except FileNotFoundError as error:
+        absent.append(
+            f"config.data.source={data.source!r} ({error}): put a data set there, as a JSON, JSONL or Parquet file or a"
+            " directory of such (docs/data.md), or set config.data.source to one; a data set of the hub is fetched by"
+            " hf download --repo-type dataset OWNER/NAME --local-dir DIRECTORY"
+        )
+
+
+def _prepare_source(config: Config) -> Prepared:
+    """The records of a source that is not the embedded task, prepared if they are files of another format."""
+    data = config.data
+    if is_record_directory(data.source):
+        return Prepared(Path(data.source), ())
+    names = [field.name for field in dataclasses.fields(Preparation)]
+    preparation = Preparation(**{name: getattr(data, name) for name in names})
+    show_progress = config.observe.progress and processes.is_main_process()
+    return prepare(preparation, _own_directory(config), show_progress=show_progress)
+
+
+def _own_directory(config: Config) -> Path:
+    return Path(config.data.directory or Path(config.workdir) / "data")
+
+
+def _open_splits(config: Config, directory: Path, absent: list[str]) -> tuple[dict[str, Split], list[str]]:
+    """The splits that a run reads, and what it does without; those that it cannot do without go to `absent`.
+
+    A supervised stage without a split of its own reads `train`. Without `test` there is no evaluation before, between
+    and after the stages.
+    """
+    names, splits, notes = split_names(directory), {}, []
+    for name in _required_splits(config):
+        if name in names:
+            splits[name] = open_split(directory, name)
+        elif name in _SUPERVISED and "train" in names:
+            splits[name] = open_split(directory, "train")
+            notes.append(f"there is no split {name}: train is read in its place")
+        elif name == "test":
+            notes.append("there is no split test: no evaluation before, between and after the stages (data.test_size)")
+        else:
+            absent.append(
+                f"config.data.source={config.data.source!r}: no split {name!r}, only {names}; "
+                + ("set data.validation_size, or eval.steps=0" if name == "validation" else "set data.source to one")
+            )
+    return splits, notes
 
 
 def _required_splits(config: Config) -> list[str]:

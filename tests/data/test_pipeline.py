@@ -82,6 +82,28 @@ def test_dropped_records_are_named_once_and_counted(source, make_record, encoder
     assert "dropped (2 so far): record" in caplog.text
 
 
+def test_open_ended_responses_are_for_supervised_stages_alone(source, make_record, encoder):
+    """A record without an answer, among others: trained on, and neither sampled for nor evaluated."""
+    source = [*source[:2], make_record(id="open", answer="")]
+    batch = next(supervised_stream(source, encoder, batch_size=3, seed=0, max_completion_length=64))
+    assert batch.completions.token_BT.shape[0] == 3
+    assert encoder.dropped == {}
+    assert sorted(record_ids(prompt_stream(source, encoder, batch_size=2, seed=0), 1)[0]) == ["r-0", "r-1"]
+    assert [[each.id for each in records] for records, _ in eval_batches(source, encoder, batch_size=3)] == [
+        ["r-0", "r-1"]
+    ]
+    assert encoder.dropped == {"open": "record 'open': it has no answer"}
+
+
+def test_texts_alone_and_pictures_share_a_batch(make_record, encoder):
+    text = make_record(id="text", images=(), problem="What is the value?")
+    ((records, prompts),) = eval_batches([text, make_record(id="picture")], encoder, batch_size=2)
+    assert [record.id for record in records] == ["text", "picture"]
+    assert (prompts.feature_index_PS >= 0).sum(axis=1).tolist() == [0, 2]
+    ((_, alone),) = eval_batches([text], encoder, batch_size=1)
+    assert not alone.vision.segment_ZM.any()
+
+
 STREAMS = {
     "prompts": lambda source, encoder: next(prompt_stream(source, encoder, batch_size=2, seed=0)),
     "supervised": lambda source, encoder: next(
@@ -94,7 +116,7 @@ STREAMS = {
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_source_without_usable_records_is_refused_with_the_counts_of_reasons(make_record, encoder, stream):
     """Equal ids, as another program may write them, among the records."""
-    source = [make_record(id="same", answer="")] * 3 + [
+    source = [make_record(id="same", answer="", response="")] * 3 + [
         make_record(id=f"long {n}", problem=f"<image>{'1' * n}") for n in (80, 95)
     ]
     with pytest.raises(NoUsableRecords) as error:
@@ -102,7 +124,7 @@ def test_a_source_without_usable_records_is_refused_with_the_counts_of_reasons(m
     first, *counts = str(error.value).splitlines()
     assert first.startswith("none of 5 records can be used; the last: record 'long 95': its prompt has 1")
     assert counts == [
-        "  3 x it has no answer",
+        "  3 x it has no answer, and no response to train on",
         "  2 x its prompt has ... tokens, ... of them for images; at most max_prompt_length=... fit; raise it, or lower"
         " max_pixels",
     ]

@@ -128,7 +128,7 @@ def test_a_prompt_that_is_too_long_is_refused_by_name_and_never_truncated(proces
 
 def test_unusable_records_are_refused_by_name(processor, make_record):
     with pytest.raises(UnusableRecord, match="record 'x': it has no answer"):
-        encode(make_record(id="x", answer=""), processor, max_prompt_length=64)
+        encode(make_record(id="x", answer="", response=""), processor, max_prompt_length=64)
     with pytest.raises(UnusableRecord, match=r"record 'x': image 1 \(4 bytes\) is unreadable"):
         encode(make_record(id="x", images=(b"junk",)), processor, max_prompt_length=64)
     with pytest.raises(UnusableRecord, match="record 7: field 'id': expected text .str., got 7 .int."):

@@ -64,10 +64,19 @@ def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path, recor
 
 
 def test_invalid_records_are_left_out_by_name(tmp_path, make_record):
-    records = [make_record(id="good"), make_record(id="mute", answer=" "), make_record(id="blind", images=())]
-    dropped = write_splits(tmp_path / "data", {"train": records}, settings={})
-    assert dropped == ["train mute: it has no answer", "train blind: it has no image"]
+    mute, blind = make_record(id="mute", answer=" ", response=""), make_record(id="blind", images=())
+    dropped = write_splits(tmp_path / "data", {"train": [make_record(id="good"), mute, blind]}, settings={})
+    assert dropped == [
+        "train mute: it has no answer, and no response to train on",
+        "train blind: expected one <image> for each of 0 images, got 1",
+    ]
     assert [record.id for record in open_split(tmp_path / "data", "train")] == ["good"]
+
+
+def test_text_alone_and_open_ended_responses_are_records(tmp_path, make_record):
+    records = [make_record(id="text", images=(), problem="What is 3 + 5?"), make_record(id="open", answer="")]
+    assert write_splits(tmp_path / "data", {"train": records}, settings={}) == []
+    assert list(open_split(tmp_path / "data", "train")) == records
 
 
 def test_records_of_other_types_are_left_out_by_name_or_place(tmp_path, make_record):
@@ -82,7 +91,7 @@ def test_records_of_other_types_are_left_out_by_name_or_place(tmp_path, make_rec
 
 
 def test_two_records_of_one_id_are_refused_with_their_places(tmp_path, make_record):
-    invalid = make_record(id="a", answer="")
+    invalid = make_record(id="a", answer="", response="")
     records = [invalid, make_record(id="a"), make_record(id="b"), make_record(id="a", problem="<image>Another?")]
     with pytest.raises(
         ValueError, match=r"split 'train': records 1 and 3 \(counted from 0\) have one id, 'a'; messages"
@@ -150,9 +159,9 @@ def test_an_existing_directory_is_not_overwritten(tmp_path, make_record):
 def test_a_split_without_valid_records_is_refused(tmp_path, make_record):
     with pytest.raises(
         ValueError,
-        match=r"splits \['train'\]: none of their records is valid; left out: \['train r-0: it has no answer'\]",
+        match=r"splits \['train'\]: none of their records is valid; left out: \['train r-0: it has no answer, and",
     ):
-        write_splits(tmp_path / "data", {"train": [make_record(answer="")]}, settings={})
+        write_splits(tmp_path / "data", {"train": [make_record(answer="", response="")]}, settings={})
 
 
 def test_missing_data_and_splits_are_named(tmp_path, make_record):

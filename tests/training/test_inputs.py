@@ -1,10 +1,12 @@
 """The recipes of the published models: the paper's settings, and what they say where weights and data are not there."""
 
 import io
+import json
 import runpy
 from pathlib import Path
 
 import pytest
+from helpers.configs import make_config
 from PIL import Image
 
 from r1vl_jax.config import Config, resolve
@@ -74,10 +76,8 @@ def test_a_recipe_says_what_to_put_where(name: str, empty_directory: Path, monke
     assert f"config.model.path='{config.model.path}'" in weights
     assert f"into the directory {config.model.path} (config.json, model.safetensors or" in weights
     assert f"hf_export --run=WORKDIR --out={config.model.path}" in weights
-    splits = ["warmup" if name.endswith("warmup") else "train", "test"]
-    for line, split in zip(data, splits, strict=True):
-        assert "config.data.source='data/mulberry'" in line
-        assert f"expected the split '{split}' in the directory data/mulberry, as r1vl_jax.data.records" in line
+    (line,) = data
+    assert "config.data.source='data/mulberry' (data/mulberry: no such file or directory): put a data set there" in line
 
 
 def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):
@@ -91,9 +91,45 @@ def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):
     write_splits(config.data.source, {"train": [record]}, settings={})
     with pytest.raises(FileNotFoundError) as error:
         preflight(config)
-    weights, data = str(error.value).splitlines()[1:]
+    (weights,) = str(error.value).splitlines()[1:]
     assert weights.endswith(
         "has no tokenizer_config.json, no preprocessor_config.json or image_processor in processor_config.json; put a"
         " whole model there"
     )
-    assert "no split 'test', only ['train']" in data
+
+
+def test_an_absent_split_is_named_and_a_test_split_is_not_needed(empty_directory: Path, picture: bytes):
+    config = resolve(make_config(train__stages=("step_grpo",), data__source="records", eval__steps=1))
+    record = Record("a", (picture,), "<image>", "", "1", (), "", "", "")
+    write_splits("records", {"train": [record]}, settings={})
+    with pytest.raises(FileNotFoundError, match=r"no split 'validation', only \['train'\]; set data.validation_size"):
+        preflight(config)
+    inputs = preflight(resolve(make_config(train__stages=("step_grpo",), data__source="records")))
+    assert set(inputs.splits) == {"train", "warmup"}
+    assert "there is no split test: no evaluation before, between and after the stages" in inputs.summary[1]
+
+
+def test_files_are_prepared_once_and_by_content(empty_directory: Path, picture: bytes, capsys):
+    """A JSON file: prepared in the workdir, found there again, and prepared anew when it changes."""
+    Path("a.png").write_bytes(picture)
+    rows = [{"problem": f"What is {number}?", "image": "a.png", "answer": number} for number in range(10)]
+    Path("rows.json").write_text(json.dumps(rows))
+    changes = {"data__source": "rows.json", "data__test_size": 0.2, "train__stages": ("step_grpo",)}
+    config = resolve(make_config(**changes, observe__progress=False))
+    inputs = preflight(config)
+    assert inputs.data_directory.parent == Path(config.workdir) / "data"
+    assert {name: len(split) for name, split in inputs.splits.items()} == {"train": 8, "warmup": 8, "test": 2}
+    assert inputs.summary[:2] == ("train: layout thinklite", "test: 2 of 2 rows kept, 0 dropped")
+    written = {path: path.stat().st_mtime_ns for path in inputs.data_directory.glob("*array_record*")}
+    again = preflight(config)
+    assert again.summary == inputs.summary
+    assert {path: path.stat().st_mtime_ns for path in again.data_directory.glob("*array_record*")} == written
+    Path("rows.json").write_text(json.dumps(rows[:9]))
+    assert preflight(config).data_directory != inputs.data_directory
+
+
+def test_settings_of_files_are_refused_for_a_directory_of_records(empty_directory: Path, picture: bytes):
+    record = Record("a", (picture,), "<image>", "", "1", (), "", "", "")
+    write_splits("records", {"train": [record]}, settings={})
+    with pytest.raises(ValueError, match="a directory of records, for which data.test_size=0.5 have no effect"):
+        preflight(resolve(make_config(data__source="records", data__test_size=0.5)))

@@ -13,7 +13,8 @@ from rich.progress import track
 
 from r1vl_jax.data.digits.puzzles import MAKERS, OPENINGS, Puzzle, digits_in_description
 from r1vl_jax.data.digits.scans import load_scans, render
-from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, read_settings, write_splits
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
+from r1vl_jax.data.records import Record, read_settings, write_splits
 from r1vl_jax.response_format import DESCRIPTION
 
 _SOURCE = "digits"

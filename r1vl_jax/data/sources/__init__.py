@@ -1,0 +1,1 @@
+"""Data sets as people hold them: files found and read, layouts recognised, cells understood, splits prepared."""

@@ -1,0 +1,149 @@
+r"""The answer of a row: from a response, or from a column as it occurs there.
+
+In a text the answer is what stands below the answer heading, in `<answer>`, in the last `\boxed`, or behind `####`.
+"""
+
+import json
+import math
+import re
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from r1vl_jax.rewards.answers import reading
+
+_MAX_BARE_ANSWER = 100  # characters of a line that is an answer without a mark
+_BOXED = re.compile(r"\\boxed\s*\{(.*)\}", re.DOTALL)
+_LETTER = re.compile(r"\(?([A-J])[).:]?\s*")
+_LABEL = re.compile(r"\(?([A-J])[).:]\s+")
+_TRUE_OR_FALSE = re.compile(r"true\s+or\s+false|true/false", re.IGNORECASE)
+
+
+def answer_in_response(response: str) -> str:
+    """In a response: where it is marked, else all of it if it is one line of at most 100 characters."""
+    if (marked := _marked(response)) is not None:
+        return marked
+    text = response.strip()
+    return text if len(text) <= _MAX_BARE_ANSWER and "\n" not in text else ""
+
+
+def answer_in_column(cell: Any, *, problem: str = "", choices: Sequence[str] = ()) -> str:
+    """The text of an answer of any type; "" for null.
+
+    With choices it is `B: text`, from a letter, the text of a choice, or an integer that counts choices from 0.
+
+    Args:
+        problem: a question of true or false has True and False as answers, any other yes and no, where the cell is a
+            boolean.
+
+    Raises:
+        ValueError: an object, a number that is not finite, or an integer that could be a choice or count them.
+    """
+    if choices and isinstance(cell, int) and not isinstance(cell, bool):
+        return _from_index(cell, choices)
+    text = _to_text(cell, problem)
+    marked = _marked(text)
+    text = text.strip() if marked is None else marked
+    return _with_choice(text, choices)
+
+
+def num_accepted(cell: Any) -> int:
+    """How many answers a cell accepts; `answer_in_column` takes the first."""
+    return len(cell) if isinstance(cell, list | tuple) else 1
+
+
+def parse_choices(cell: Any) -> tuple[str, ...]:
+    """The texts of a question's choices, without letters; none for null.
+
+    Raises:
+        ValueError: it is no list, no mapping from letters, or has more than ten.
+    """
+    if isinstance(cell, str) and cell.strip().startswith(("[", "{")):
+        try:
+            cell = json.loads(cell)
+        except ValueError as error:
+            raise ValueError(f"choices: expected a list, got {cell!r:.60} ({error})") from error
+    if isinstance(cell, Mapping):
+        cell = [cell[letter] for letter in sorted(cell) if cell[letter] is not None]
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return ()
+    if not isinstance(cell, list | tuple) or len(cell) > 10:
+        raise ValueError(f"choices: expected a list of at most 10, got {cell!r:.60}")
+    texts = [_to_text(each, "").strip() for each in cell]
+    labels = [_LABEL.match(text) for text in texts]
+    if all(label and label[1] == letter for label, letter in zip(labels, string.ascii_uppercase, strict=False)):
+        return tuple(text[label.end() :] for text, label in zip(texts, labels, strict=True) if label)
+    return tuple(texts)
+
+
+def list_choices(problem: str, choices: Sequence[str]) -> str:
+    """The problem with its choices, one a line as `A: text`, unless it has a letter of each."""
+    letters = string.ascii_uppercase[: len(choices)]
+    if not choices or all(re.search(rf"(?<!\w){letter}[).:]", problem) for letter in letters):
+        return problem
+    lines = [f"{letter}: {text}" for letter, text in zip(letters, choices, strict=True)]
+    return "\n".join([problem.rstrip(), *lines])
+
+
+def _marked(text: str) -> str | None:
+    """The answer of a text that marks one; None without a mark."""
+    found = reading.anywhere(text.encode(errors="surrogatepass")).decode(errors="replace").strip()
+    if found != text.strip() or reading.below_heading(text.encode(errors="surrogatepass")) is not None:
+        return _unboxed(found)
+    if "####" in text:
+        return text.rpartition("####")[2].strip()
+    return _unboxed(found) if _BOXED.fullmatch(found) else None
+
+
+def _unboxed(text: str) -> str:
+    r"""The content of one `\boxed` that is all of the text."""
+    match = _BOXED.fullmatch(text)
+    if match is None:
+        return text
+    depth = 0
+    for bracket in re.findall(r"\\.|[{}]", match[1]):
+        depth += {"{": 1, "}": -1}.get(bracket, 0)
+        if depth < 0:
+            return text
+    return match[1].strip()
+
+
+def _to_text(cell: Any, problem: str) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, bool):
+        names = ("True", "False") if _TRUE_OR_FALSE.search(problem) else ("yes", "no")
+        return names[0] if cell else names[1]
+    if isinstance(cell, int):
+        return str(cell)
+    if isinstance(cell, float) and math.isfinite(cell):
+        return str(int(cell)) if cell.is_integer() and abs(cell) < 2**53 else repr(cell)
+    if isinstance(cell, list | tuple):
+        texts = [_to_text(each, problem) for each in cell]
+        return texts[0] if texts else ""
+    raise ValueError(f"its answer: expected a text, a finite number, a boolean or a list of them, got {cell!r:.60}")
+
+
+def _from_index(index: int, choices: Sequence[str]) -> str:
+    counted = index if 0 <= index < len(choices) else None
+    named = choices.index(str(index)) if str(index) in choices else None
+    if counted is None and named is None:
+        raise ValueError(f"its answer {index} neither counts the {len(choices)} choices from 0 nor is one of them")
+    if counted is not None and named is not None and counted != named:
+        raise ValueError(
+            f"its answer {index} could be choice {index}, counted from 0, or the choice that reads {index}; use letters"
+        )
+    number = named if counted is None else counted
+    assert number is not None
+    return f"{string.ascii_uppercase[number]}: {choices[number]}"
+
+
+def _with_choice(text: str, choices: Sequence[str]) -> str:
+    letter = _LETTER.fullmatch(text)
+    if letter and (number := string.ascii_uppercase.index(letter[1])) < len(choices):
+        return f"{letter[1]}: {choices[number]}"
+    if list(choices).count(text) == 1:
+        return f"{string.ascii_uppercase[choices.index(text)]}: {text}"
+    return text

@@ -1,0 +1,111 @@
+"""From a row of a data set to a record: its cells understood, its pictures read, its oddities noted."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r1vl_jax.data.placeholders import match_placeholders
+from r1vl_jax.data.prompts import with_instruction
+from r1vl_jax.data.records import Record, UnusableRecord
+from r1vl_jax.data.sources.answers import (
+    answer_in_column,
+    answer_in_response,
+    list_choices,
+    num_accepted,
+    parse_choices,
+)
+from r1vl_jax.data.sources.layouts import LAYOUTS, Cells, Row, rename
+from r1vl_jax.data.sources.pictures import list_pictures, read_picture
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads rows of one layout.
+
+    Attributes:
+        layout: a name in `LAYOUTS`.
+        columns: field -> column, as `data.columns` renames them.
+        root: of relative paths of pictures.
+        source: name of the data set, part of the ids that rows lack.
+    """
+
+    layout: str
+    columns: Mapping[str, str]
+    root: Path
+    source: str
+
+    def read(self, row: Row, *, split: str, number: int) -> tuple[Record, list[str]]:
+        """The record of a row, not yet validated, and what was changed or is absent in it.
+
+        Args:
+            number: of the row in its split, from 0.
+
+        Raises:
+            UnusableRecord: a cell cannot be understood or a picture not be read; says which row.
+        """
+        place = f"{self.source}/{split}/{number}"
+        try:
+            cells = LAYOUTS[self.layout].read(rename(row, self.columns))
+        except ValueError as error:
+            raise UnusableRecord(place, str(error)) from error
+        record_id = place if cells.id is None else str(cells.id)
+        try:
+            return self._record(cells, record_id)
+        except ValueError as error:
+            raise UnusableRecord(record_id, str(error)) from error
+
+    def _record(self, cells: Cells, record_id: str) -> tuple[Record, list[str]]:
+        choices = parse_choices(cells.choices)
+        answer, notes = _answer(cells, choices)
+        pictures = list_pictures(cells.images)
+        problem, pictures, change = match_placeholders(cells.problem, pictures)
+        notes += [change] if change else []
+        if cells.system:
+            problem = with_instruction(problem, cells.system)
+            notes.append("a system prompt stands before the question")
+        key_steps: Any = () if cells.key_steps is None else cells.key_steps
+        record = Record(
+            id=record_id,
+            images=tuple(read_picture(picture, self.root) for picture in pictures),
+            problem=list_choices(problem, choices),
+            solution=cells.solution or answer,
+            answer=answer,
+            key_steps=key_steps,
+            response=cells.response,
+            kind=_name(cells.kind),
+            source=_name(cells.source) or self.source,
+        )
+        return record, [*notes, *_absent(record)]
+
+
+def _answer(cells: Cells, choices: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The answer, and notes on where it is from."""
+    notes = []
+    for name, cell in cells.answers.items():
+        if name == "solution" and isinstance(cell, str):  # a worked solution, or the answer alone
+            answer = answer_in_column(answer_in_response(cell), choices=choices)
+        else:
+            answer = answer_in_column(cell, problem=cells.problem, choices=choices)
+        if not answer:
+            continue
+        if num_accepted(cell) > 1:
+            notes.append(f"several accepted answers in {name}: the first one is taken")
+        if others := [other for other in cells.answers if other != name]:
+            notes.append(f"answer from the column {name}, not {' or '.join(others)}")
+        return answer, notes
+    return answer_in_column(answer_in_response(cells.response), choices=choices), notes
+
+
+def _absent(record: Record) -> Iterator[str]:
+    if not record.key_steps:
+        yield "no key steps"
+    if not record.answer:
+        yield "no answer, so for supervised stages only"
+    if not record.images:
+        yield "no image"
+
+
+def _name(cell: Any) -> str:
+    """A kind or source as a metric's name; "" where it is no name."""
+    return " ".join(str(cell).split()) if isinstance(cell, str | int) and not isinstance(cell, bool) else ""

@@ -1,0 +1,211 @@
+"""Published layouts: a row of each, as its data set has it, is recognised and becomes the record that it should."""
+
+import base64
+
+import pytest
+
+from r1vl_jax.config.settings import LAYOUTS as LAYOUT_NAMES
+from r1vl_jax.data.records import UnusableRecord, invalid_reason
+from r1vl_jax.data.sources.layouts import LAYOUTS, parse_columns, recognise, rename
+from r1vl_jax.data.sources.rows import RowReader
+from r1vl_jax.response_format import compose
+
+PATH = compose("Two squares.", "Count them.", ["1 + 1 = 2"], "2")
+A = "pictures/a.png"
+
+
+def turns(question: str, *answer: str, keys: tuple[str, str, str, str] = ("role", "content", "user", "assistant")):
+    who, what, user, assistant = keys
+    return [{who: user, what: question}, *({who: assistant, what: each} for each in answer)]
+
+
+SHAREGPT = ("from", "value", "human", "gpt")
+STAGES = (
+    "<SUMMARY> I count. </SUMMARY>\n\n<CAPTION> Two squares. </CAPTION>\n\n<REASONING> One here.\n\nOne there."
+    " </REASONING>\n\n<CONCLUSION> 2 </CONCLUSION>"
+)
+EXTRA = {"split": "train", "index": 7, "answer": "2"}
+
+# name of the layout, row, fields of the record that differ from those below
+ROWS = [
+    ("mulberry", {"messages": turns("<image>How many?", PATH), "images": A}, {"response": PATH}),
+    ("mulberry", {"messages": turns("<image>How many?", PATH), "images": [A]}, {"response": PATH}),
+    ("messages", {"messages": turns("<image>How many?", "2"), "images": [A]}, {"response": "2"}),
+    (
+        "r1vl",
+        {"image_path": A, "problem": "<image>How many?", "solution": PATH, "key_steps": {"Steps": [["1+1=2"]]}},
+        {"key_steps": (("1+1=2",),), "solution": PATH},
+    ),
+    ("trl", {"prompt": turns("<image>How many?"), "image": A, "answer": "2"}, {}),
+    (
+        "trl",
+        {
+            "prompt": turns([{"type": "image"}, {"type": "text", "text": "How many?"}]),
+            "images": [{"bytes": None, "path": A}],
+            "solution": "<think>1 + 1</think><answer>2</answer>",
+        },
+        {"solution": "<think>1 + 1</think><answer>2</answer>"},
+    ),
+    (
+        "trl",
+        {"prompt": turns("<image>How many?"), "completion": [{"role": "assistant", "content": PATH}], "images": [A]},
+        {"response": PATH},
+    ),
+    ("easyr1", {"images": [{"bytes": None, "path": A}], "problem": "<image>How many?", "answer": "2"}, {}),
+    ("easyr1-prompt", {"images": [A], "prompt": "<image>How many?", "answer": "2"}, {}),
+    (
+        "verl",
+        {
+            "data_source": "hiyouga/geometry3k",
+            "prompt": turns("<image>How many?"),
+            "images": [A],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": "2"},
+            "extra_info": EXTRA,
+        },
+        {"source": "hiyouga/geometry3k", "kind": "math", "id": "train-7"},
+    ),
+    (
+        "geometry3k",
+        {"images": [A], "problem": "<image>How many?", "answer": "B", "choices": ["1", "2"], "ground_truth": "B"},
+        {"answer": "B: 2", "problem": "<image>How many?\nA: 1\nB: 2", "solution": "B: 2"},
+    ),
+    ("llava", {"id": 3, "image": A, "conversations": turns("<image>How many?", PATH, keys=SHAREGPT)}, {"id": "3"}),
+    (
+        "llava-cot",
+        {"id": "3", "image": A, "conversations": turns("<image>How many?", STAGES, keys=SHAREGPT)},
+        {"id": "3", "response": compose("Two squares.", "I count.", ["One here.", "One there."], "2")},
+    ),
+    ("sharegpt", {"images": [A], "conversations": turns("<image>How many?", PATH, keys=SHAREGPT)}, {}),
+    ("alpaca", {"instruction": "<image>How many?", "input": "", "output": PATH, "images": [A]}, {"response": PATH}),
+    (
+        "virl39k",
+        {
+            "question": "<image>How many?",
+            "answer": r"\boxed{2}",
+            "image": [A],
+            "qid": "q-1",
+            "category": "Counting",
+            "source": "Made up",
+            "PassRate_7B": 0.5,
+        },
+        {"id": "q-1", "kind": "Counting", "source": "Made up"},
+    ),
+    (
+        "open-r1-8k",
+        {"image": A, "problem": "How many?", "solution": "<think>1 + 1</think>\n<answer>2</answer>"}
+        | {"original_question": "How many?", "original_answer": "2"},
+        {"solution": "<think>1 + 1</think>\n<answer>2</answer>"},
+    ),
+    ("mmk12", {"id": "k", "question": "<image>How many?", "answer": "2", "subject": "math", "image": A}, {"id": "k"}),
+    ("thinklite", {"image": A, "problem": "How many?", "answer": "2"}, {}),
+    ("question", {"question": "How many?", "answer": 2, "image": A}, {}),
+    ("problem", {"problem": "How many?", "images": [A], "answer": "2", "kind": "count"}, {"kind": "count"}),
+]
+
+
+@pytest.fixture
+def read(root):
+    def read(row, layout="", columns=""):
+        columns = parse_columns(columns)
+        layout = layout or recognise([rename(row, columns)])
+        return RowReader(layout, columns, root, "rows").read(row, split="train", number=5)
+
+    return read
+
+
+@pytest.mark.parametrize(("layout", "row", "expected"), ROWS, ids=[name for name, _, _ in ROWS])
+def test_a_row_is_recognised_and_read(read, png, layout, row, expected):
+    # `easyr1` needs all that our own `problem` does
+    assert recognise([row]) == ("easyr1" if layout == "problem" else layout)
+    record, _ = read(row, layout)
+    default = {"id": "rows/train/5", "problem": "<image>How many?", "answer": "2", "source": "rows"}
+    for name, value in (default | expected).items():
+        assert getattr(record, name) == value, name
+    assert record.images == (png,)
+    assert invalid_reason(record) is None
+
+
+def test_every_layout_is_a_choice_of_the_configuration_and_tried_here():
+    assert tuple(LAYOUTS) == LAYOUT_NAMES
+    assert {name for name, _, _ in ROWS} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ({"messages": turns("Q", "A"), "conversations": turns("Q", "A", keys=SHAREGPT)}, "messages and sharegpt"),
+        ({"image": A, "images": [A], "problem": "Q", "answer": "2"}, "easyr1 and thinklite"),
+        ({"question": "Q", "problem": "Q", "answer": "2"}, "question and problem"),
+    ],
+)
+def test_a_row_that_fits_two_layouts_is_refused_with_both_names(row, names):
+    with pytest.raises(ValueError, match=f"fit several layouts, {names}; set data.layout"):
+        recognise([row])
+
+
+def test_a_row_that_fits_none_is_refused_with_its_columns():
+    with pytest.raises(ValueError, match="the columns label, text fit no layout; set data.columns, as 'problem=COLUMN"):
+        recognise([{"text": "Q", "label": "2"}])
+
+
+def test_columns_are_renamed(read):
+    row = {"text": "How many?", "label": 2, "img": A, "answer": "wrong"}
+    record, _ = read(row, columns="problem=text, answer=label,images=img")
+    assert (record.problem, record.answer, len(record.images)) == ("<image>How many?", "2", 1)
+    with pytest.raises(UnusableRecord, match="data.columns: no column 'lable', only text, label"):
+        read({"text": "Q", "label": 2}, "problem", columns="problem=text,answer=lable")
+
+
+def test_the_first_of_several_answer_columns_is_the_answer_and_said_so(read):
+    row = {"problem": "How many?", "image": A, "answer": "2", "solution": "1 + 1 = 2", "ground_truth": "3"}
+    record, notes = read(row)
+    assert (record.answer, record.solution) == ("2", "1 + 1 = 2")
+    assert "answer from the column answer, not solution or ground_truth" in notes
+    record, notes = read(row | {"answer": None, "solution": "A proof.\nIn lines."}, "problem")
+    assert record.answer == "3"
+    assert "answer from the column ground_truth, not solution" in notes
+
+
+def test_base64_pictures_within_turns(read, png):
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    part = {"type": "image_url", "image_url": {"url": url}}
+    record, _ = read({"messages": turns(["Is ", part, " like ", part, "?"], "yes")})
+    assert (record.problem, record.images, record.answer) == ("Is <image> like <image>?", (png, png), "yes")
+    with pytest.raises(UnusableRecord, match="pictures stand both in its turns and in a column"):
+        read({"messages": turns([part, "What?"], "yes"), "images": [A]})
+
+
+def test_a_system_prompt_stands_before_the_question(read):
+    row = {"messages": [{"role": "system", "content": "Be brief."}, *turns("<image>How many?", "2")], "images": A}
+    record, notes = read(row)
+    assert record.problem == "<image>Be brief.\nHow many?"
+    assert "a system prompt stands before the question" in notes
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": turns("Q", PATH + "\nLet me Rethink it.")}, "its response is a reflective one"),
+        ({"messages": turns("Q", "A") * 2}, "expected one turn of the user and at most one of the assistant, got 2"),
+        ({"messages": [{"role": "tool", "content": "A"}, *turns("Q")]}, "a turn's role: expected one of .* got 'tool'"),
+        ({"messages": turns([{"type": "video", "video": "a.mp4"}], "A")}, "a part of a turn: expected text, image"),
+        ({"problem": 5}, r"column 'problem': expected text, got 5 \(int\)"),
+        ({"problem": "Q", "image": A, "image_path": A, "answer": "2"}, "pictures stand in image and image_path"),
+        ({"instruction": "Q", "output": "A", "history": [["a", "b"]]}, "it has a history of earlier turns"),
+    ],
+)
+def test_what_no_record_can_hold_is_refused_by_name(read, row, message):
+    with pytest.raises(UnusableRecord, match=f"record 'rows/train/5': .*{message}"):
+        read(row)
+
+
+def test_what_a_record_lacks_is_noted(read):
+    _, notes = read({"messages": turns("Describe it.", "It is large.\nIt is green.")})
+    assert notes == ["no key steps", "no answer, so for supervised stages only", "no image"]
+    _, notes = read({"problem": "<image> <image>", "image": A, "answer": ["2", "two"]})
+    assert notes == [
+        "several accepted answers in answer: the first one is taken",
+        "more <image> than images: the first were kept",
+        "no key steps",
+    ]
