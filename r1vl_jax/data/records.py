@@ -7,9 +7,10 @@ A split is an ArrayRecord file with `tensorflow_datasets` metadata, so that
 import collections
 import contextlib
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from r1vl_jax.data import fields
 from r1vl_jax.data.pictures import open_picture
-from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER, match_placeholders
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
 _VIDEO_PLACEHOLDER = "<video>"
@@ -79,6 +80,55 @@ class Record:
     response: str
     kind: str
     source: str
+
+    @classmethod
+    def make(
+        cls,
+        problem: str,
+        *,
+        images: Sequence[bytes | str | os.PathLike | Image.Image] = (),
+        answer: str = "",
+        key_steps: Any = (),
+        response: str = "",
+        solution: str = "",
+        id: str = "",
+        kind: str = "",
+        source: str = "",
+    ) -> "Record":
+        """A valid record; all that is not given has a default.
+
+        Args:
+            problem: without any `<image>`, one for each image is put first.
+            images: encoded files, paths of files, or images in memory.
+            answer: needed, unless there is a response.
+            key_steps: in any layout of `parse_key_steps`.
+            solution: by default the answer.
+            id: by default a digest of the content.
+
+        Raises:
+            UnusableRecord: the record is invalid; says what is wrong with it.
+        """
+        try:
+            encoded = tuple(map(_encoded, images))
+            if isinstance(problem, str):
+                problem, encoded, _ = match_placeholders(problem, encoded)
+            content = hashlib.sha256(repr((problem, encoded, answer, response)).encode("utf-8", "replace")).hexdigest()
+            record = cls(
+                id=id or content[:16],
+                images=tuple(encoded),
+                problem=problem,
+                solution=solution or (answer if isinstance(answer, str) else ""),
+                answer=answer,
+                key_steps=key_steps,
+                response=response,
+                kind=kind,
+                source=source,
+            )
+        except (ValueError, OSError) as error:
+            raise UnusableRecord(id or "without id", str(error)) from error
+        if (reason := invalid_reason(record)) is not None:
+            raise UnusableRecord(record.id, reason)
+        return record
 
     def __post_init__(self) -> None:
         if isinstance(self.images, list):
@@ -250,6 +300,16 @@ class Split:
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
+
+
+def _encoded(image: bytes | str | os.PathLike | Image.Image) -> bytes:
+    """The encoded file of an image: given, read, or made."""
+    if isinstance(image, str | os.PathLike):
+        return Path(image).read_bytes()
+    if isinstance(image, Image.Image):
+        image.save(file := io.BytesIO(), format="PNG")
+        return file.getvalue()
+    return image
 
 
 def _decode_image(encoded: bytes, number: int, record_id: str) -> Image.Image:

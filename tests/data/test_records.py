@@ -14,6 +14,7 @@ from PIL import Image
 
 from r1vl_jax.data import fields
 from r1vl_jax.data.records import (
+    Record,
     Split,
     UnusableRecord,
     decode_images,
@@ -71,6 +72,38 @@ def test_invalid_records_are_left_out_by_name(tmp_path, make_record):
         "train blind: expected one <image> for each of 0 images, got 1",
     ]
     assert [record.id for record in open_split(tmp_path / "data", "train")] == ["good"]
+
+
+def test_a_record_is_made_with_defaults(tmp_path, make_record):
+    encoded = make_record().images[0]
+    (tmp_path / "a.png").write_bytes(encoded)
+    record = Record.make("How many?", images=[tmp_path / "a.png", encoded], answer="2", key_steps=["1+1=2"])
+    assert record.problem == "<image><image>How many?"
+    assert (record.images, record.solution, record.key_steps) == ((encoded, encoded), "2", (("1+1=2",),))
+    assert len(record.id) == 16
+    assert record.id == Record.make("How many?", images=[encoded, encoded], answer="2").id
+    assert record.id != Record.make("How many?", images=[encoded, encoded], answer="3").id
+    (image,) = decode_images(Record.make("What?", images=[Image.new("RGB", (3, 2), "teal")], answer="a", id="x"))
+    assert image.getpixel((0, 0)) == (0, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "record '.*': it has no answer, and no response to train on"),
+        ({"answer": 5, "id": "a"}, r"record 'a': field 'answer': expected text \(str\), got 5"),
+        ({"answer": "5", "images": ["nowhere.png"], "id": "a"}, "record 'a': .*No such file.*'nowhere.png'"),
+        ({"answer": "5", "images": [b"junk"]}, r"image 1 \(4 bytes\) is unreadable"),
+        ({"answer": "5", "images": [7]}, r"field 'images': expected encoded image files \(bytes\), got 7"),
+        ({"answer": "5", "key_steps": 7}, "field 'key_steps': expected a list of groups, got 7"),
+        ({"answer": "5", "problem": None}, "field 'problem': expected text"),
+        ({"answer": "5", "problem": "<image>"}, "its problem has 1 <image> and there is no image"),
+    ],
+    ids=repr,
+)
+def test_an_invalid_record_is_not_made(changes, message):
+    with pytest.raises(UnusableRecord, match=message):
+        Record.make(**({"problem": "What?"} | changes))
 
 
 def test_text_alone_and_open_ended_responses_are_records(tmp_path, make_record):

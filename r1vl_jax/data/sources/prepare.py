@@ -84,11 +84,12 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """The rows of some files that make a split.
 
     Attributes:
         files_split: the split that the files are of, which rows are numbered in.
+        num_rows: of all files; None if not counted.
         numbers: of the rows; None for all.
     """
 
@@ -96,7 +97,7 @@ class _Part:
     files_split: str
     files: Sequence[Path]
     reader: RowReader
-    num_rows: int
+    num_rows: int | None = None
     numbers: frozenset[int] | None = None
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -124,19 +125,6 @@ def prepare(preparation: Preparation, cache: Path, *, show_progress: bool = Fals
     with contextlib.suppress(OSError):  # whoever wrote the records ended before it wrote this
         summary = json.loads((directory / _SUMMARY).read_text("utf-8"))
     return Prepared(directory, tuple(summary))
-
-
-def iterate(preparation: Preparation) -> Iterator[Record]:
-    """The records of all splits, one after another, without writing any; invalid ones included.
-
-    Raises:
-        FileNotFoundError, ValueError: as `prepare`.
-        UnusableRecord: a row cannot be read as a record.
-    """
-    for split, files in find_files(preparation.source).items():
-        reader = preparation.reader(files)
-        for number, row in enumerate(itertools.chain.from_iterable(read_rows(path) for path in files)):
-            yield reader.read(row, split=split, number=number)[0]
 
 
 def _digest(preparation: Preparation, files: Mapping[str, Sequence[Path]], cache: Path) -> str:
@@ -173,7 +161,7 @@ def _write(
     (directory / _SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _parts(preparation: Preparation, files: Mapping[str, Sequence[Path]]) -> Iterator[_Part]:
+def _parts(preparation: Preparation, files: Mapping[str, Sequence[Path]]) -> Iterator[Part]:
     """The splits: those that files are of, and those held out of the training records."""
     sizes = {"validation": preparation.validation_size, "test": preparation.test_size}
     sizes = {split: size for split, size in sizes.items() if size}
@@ -184,16 +172,17 @@ def _parts(preparation: Preparation, files: Mapping[str, Sequence[Path]]) -> Ite
     if sizes and TRAIN not in files:
         raise ValueError(f"data.{next(iter(sizes))}_size: {preparation.source} has no training records to hold out of")
     for split, paths in files.items():
-        part = _Part(split, split, paths, preparation.reader(paths), sum(map(count_rows, paths)))
+        num_rows = sum(map(count_rows, paths))
+        part = Part(split, split, paths, preparation.reader(paths), num_rows)
         if split != TRAIN or not sizes:
             yield part
             continue
-        order = np.random.default_rng(preparation.split_seed).permutation(part.num_rows).tolist()
+        order = np.random.default_rng(preparation.split_seed).permutation(num_rows).tolist()
         for held_out, size in sizes.items():
-            number = round(size * part.num_rows) if size < 1 else int(size)
+            number = round(size * num_rows) if size < 1 else int(size)
             if not 0 < number < len(order):
                 raise ValueError(
-                    f"data.{held_out}_size={size} holds {number} of {part.num_rows} records out, and {len(order)} are"
+                    f"data.{held_out}_size={size} holds {number} of {num_rows} records out, and {len(order)} are"
                     " left; at least one must be held out and one be left"
                 )
             numbers, order = order[:number], order[number:]
@@ -201,7 +190,7 @@ def _parts(preparation: Preparation, files: Mapping[str, Sequence[Path]]) -> Ite
         yield replace(part, numbers=frozenset(order), num_rows=len(order))
 
 
-def _records(part: _Part, account: Account) -> Iterator[Record]:
+def _records(part: Part, account: Account) -> Iterator[Record]:
     seen: set[str] = set()
     for number, row in part.rows():
         account.row(part.split)

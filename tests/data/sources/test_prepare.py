@@ -4,7 +4,7 @@ import pytest
 
 from r1vl_jax.data.records import open_split, split_names
 from r1vl_jax.data.sources import prepare as prepare_module
-from r1vl_jax.data.sources.prepare import Preparation, iterate, prepare
+from r1vl_jax.data.sources.prepare import Preparation, prepare
 
 
 def rows(num_rows: int, **changes):
@@ -116,8 +116,3 @@ def test_what_gives_no_records_is_refused(write_json, cache, name, data, setting
     with pytest.raises(ValueError, match=message):
         prepare(Preparation(str(write_json(name, data)), **settings), cache)
     assert [path for path in cache.iterdir() if path.is_dir()] == []
-
-
-def test_records_without_writing_any(write_json):
-    records = iterate(Preparation(str(write_json("rows.json", rows(3)))))
-    assert [record.answer for record in records] == ["0", "1", "2"]

@@ -1,0 +1,44 @@
+"""Records of files as an iterator, for programs that have a use of their own for them."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from r1vl_jax.data.records import Record, UnusableRecord
+from r1vl_jax.data.sources.files import find_files
+from r1vl_jax.data.sources.layouts import LAYOUTS
+from r1vl_jax.data.sources.prepare import Part, Preparation
+
+
+def from_files(
+    path: str | os.PathLike, images: str | os.PathLike = "", *, layout: str = "", columns: str = ""
+) -> Iterator[Record]:
+    """The records of a file or a directory of files, split after split, each read when it is asked for.
+
+    Rows that cannot be read as records are logged, with their reason, and left out. Pictures are read and not decoded:
+    `write_splits` does that, and leaves out records with unreadable ones.
+
+    Args:
+        path: as `data.source`.
+        images: root of relative paths of pictures; by default the directory of `path`.
+        layout: a name in `LAYOUTS`; by default it is recognised.
+        columns: as `data.columns`.
+
+    Raises:
+        FileNotFoundError, ValueError: no data are there, or their layout is not known; says why.
+    """
+    preparation = Preparation(os.fspath(path), os.fspath(images), layout, columns)
+    for split, files in find_files(preparation.source).items():
+        part = Part(split, split, files, preparation.reader(files))
+        for number, row in part.rows():
+            try:
+                yield part.reader.read(row, split=split, number=number)[0]
+            except UnusableRecord as error:
+                logging.getLogger(__name__).warning("left out: %s", error)
+
+
+# `from_mulberry(path, images)` and its like, one for each layout.
+READERS: dict[str, Callable[..., Iterator[Record]]] = {
+    f"from_{layout.replace('-', '_')}": partial(from_files, layout=layout) for layout in LAYOUTS
+}
