@@ -10,14 +10,16 @@ import numpy as np
 from r1vl_jax.arrays import Params, PromptBatch
 from r1vl_jax.data import prompts
 from r1vl_jax.data.collate import TEXT
+from r1vl_jax.data.images import PATCHES_PER_FEATURE
 from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.models.qwen2_vl.model import Definition
-from r1vl_jax.sampling.loop import decode, prefill
+from r1vl_jax.sampling.chunked_prefill import chunked_prefill
+from r1vl_jax.sampling.loop import decode
 from r1vl_jax.sampling.methods import Greedy, Method, from_settings
 from r1vl_jax.sampling.sampler import Sampler
 
-_LEAST_TOKENS = 64  # of a prompt's or a completion's bucket
-_LEAST_PATCHES = 256
+# Lengths of arrays: of prompts, whose padding is not computed (`models.qwen2_vl.chunked`), and of answers.
+_LEAST_PROMPT, _LEAST_ANSWER, _GROWTH = 512, 128, 4
 _FILLER = EncodedPrompt(np.zeros(1, np.int32), np.full(1, TEXT, np.int32), ())  # a row that nobody reads
 
 
@@ -83,7 +85,7 @@ def make_sampler(definition: Definition, settings: Settings, eos_token_ids: tupl
         definition=definition,
         method=settings.method,
         num_generations=bucket(settings.n),
-        max_length=bucket(settings.max_new_tokens, _LEAST_TOKENS),
+        max_length=bucket(settings.max_new_tokens, _LEAST_ANSWER, _GROWTH),
         eos_token_ids=eos_token_ids,
         forbidden_token_ids=(),  # as in transformers' `generate`
         tensor=1 if definition.mesh is None else definition.mesh.shape["tensor"],
@@ -101,7 +103,7 @@ def generate(
         sampler: from `make_sampler`.
         decoder_params: of the sampler, from `weight_sync.sampler_params`.
     """
-    prefilled = prefill(sampler)(params, _batch(encoded, sampler.num_shards))
+    prefilled = chunked_prefill(_for_prefill(sampler))(params, _batch(encoded, sampler.num_shards))
     limit = jnp.int32(settings.max_new_tokens)
     rollout = decode(sampler)(decoder_params, prefilled, jax.random.key(settings.seed), limit)
     arrays = rollout.completions.token_BT, rollout.completions.mask_BT, rollout.has_ended_B
@@ -113,21 +115,27 @@ def generate(
     return [rows[start : start + settings.n] for start in starts]
 
 
+def _for_prefill(sampler: Sampler) -> Sampler:
+    """The same sampler for all settings of sampling, so that they share a program."""
+    return make_sampler(sampler.definition, Settings(), ())
+
+
 def _batch(encoded: Sequence[EncodedPrompt], num_shards: int) -> PromptBatch:
     num_rows = num_shards * bucket(-(-len(encoded) // num_shards))
-    longest = max(len(prompt.token_S) for prompt in encoded)
+    width = bucket(max(len(prompt.token_S) for prompt in encoded), _LEAST_PROMPT, _GROWTH)
     num_patches = sum(len(patches) for prompt in encoded for patches, _ in prompt.images)
     return prompts.batch(
         [*encoded, *[_FILLER] * (num_rows - len(encoded))],
-        prompt_bucket=bucket(longest, _LEAST_TOKENS),
-        patch_bucket=bucket(num_patches, _LEAST_PATCHES),
+        prompt_bucket=width,
+        # Every prompt has a token for each feature, so that one prompt has no more patches than this.
+        patch_bucket=bucket(num_patches, width * PATCHES_PER_FEATURE),
     )
 
 
-def bucket(size: int, least: int = 1) -> int:
-    """The smallest power of two times `least` that is not below a size."""
+def bucket(size: int, least: int = 1, growth: int = 2) -> int:
+    """The smallest power of `growth` times `least` that is not below a size."""
     while least < size:
-        least *= 2
+        least *= growth
     return least
 
 

@@ -76,7 +76,7 @@ class DecoderLayer(nnx.Module):
         attended_BTNH = self.attend(
             query_BTNH, key_BTKH, value_BTKH, segment_BT=segment_BT, is_causal=True, shared_prefix=shared_prefix
         )
-        return self._add_residuals(x_BTD, attended_BTNH), (key_BTKH, value_BTKH)
+        return self.add_residuals(x_BTD, attended_BTNH), (key_BTKH, value_BTKH)
 
     def decode(
         self,
@@ -106,9 +106,9 @@ class DecoderLayer(nnx.Module):
             suffix=suffix,
             step=step,
         )
-        return self._add_residuals(x_B1D, attended_BNH[:, None]), suffix
+        return self.add_residuals(x_B1D, attended_BNH[:, None]), suffix
 
-    def _add_residuals(
+    def add_residuals(
         self, x_BTD: Float[Array, "B T D"], attended_BTNH: Float[Array, "B T N H"]
     ) -> Float[Array, "B T D"]:
         """Both residual additions of the layer: the projected attention output, then the MLP."""
