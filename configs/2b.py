@@ -3,7 +3,12 @@
     python -m r1vl_jax.train --config=configs/2b.py
 
 Weights: `config.model.path`, which configs/2b_warmup.py and the export command there write.
-Data: the splits `train` (10,000 records of Mulberry-260k with key steps) and `test` in `config.data.source`.
+Data: the published 10,000 records of Mulberry-260k with key steps, in the directory `config.data.source`; the run
+prepares them (docs/data.md). With a network (not verified here), and the pictures unpacked there, where paths in the JSON begin:
+
+    hf download jingyiZ00/R1-VL-10K --repo-type dataset --local-dir data/r1vl
+
+`--config.data.test_size=500` holds records out, to be evaluated before and after.
 Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured.
 Expected, of both stages together: in the paper MathVista 43.0 -> 52.1, mean of eight benchmarks 41.2 -> 45.8;
 here not yet measured.
@@ -26,7 +31,7 @@ def get_config():
     config.model.path = "runs/2b_warmup/export"
     config.model.preset = "2b"
     config.model.dtype = "bfloat16"
-    config.data.source = "data/mulberry"
+    config.data.source = "data/r1vl"
     config.data.min_pixels = 56 * 56  # of the published image processor
     config.data.max_pixels = 400_000
 

@@ -6,7 +6,12 @@
 The second command writes the checkpoint that configs/7b.py and configs/7b_paper.py start from.
 
 Weights: `config.model.path`, a directory relative to the working directory or a name on the hub.
-Data: the splits `warmup` (reflective records left out) and `test` in `config.data.source`.
+Data: Mulberry-260k as published, in the directory `config.data.source`. The run prepares it and leaves reflective
+records out (docs/data.md). With a network (not verified here), and the pictures unpacked there, where paths in the JSON begin:
+
+    hf download HuanjinYao/Mulberry-SFT --repo-type dataset --local-dir data/mulberry
+
+`--config.data.test_size=1000` holds records out, to be evaluated before and after.
 Hardware: the paper's is 4 x H100 80 GB. Time: not yet measured. Expected: MathVista 58.2 -> 61.2 in the paper; here not
 yet measured.
 """

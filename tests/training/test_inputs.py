@@ -77,7 +77,8 @@ def test_a_recipe_says_what_to_put_where(name: str, empty_directory: Path, monke
     assert f"into the directory {config.model.path} (config.json, model.safetensors or" in weights
     assert f"hf_export --run=WORKDIR --out={config.model.path}" in weights
     (line,) = data
-    assert "config.data.source='data/mulberry' (data/mulberry: no such file or directory): put a data set there" in line
+    source = "data/mulberry" if name.endswith("warmup") else "data/r1vl"
+    assert f"config.data.source='{source}' ({source}: no such file or directory): put a data set there" in line
 
 
 def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):
