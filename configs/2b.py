@@ -4,7 +4,8 @@
 
 Weights: `config.model.path`, which configs/2b_warmup.py and the export command there write.
 Data: the published 10,000 records of Mulberry-260k with key steps, in the directory `config.data.source`; the run
-prepares them (docs/data.md). With a network (not verified here), and the pictures unpacked there, where paths in the JSON begin:
+prepares them (docs/data.md). With a network (not verified here), and the pictures unpacked there, where the paths of
+the JSON begin:
 
     hf download jingyiZ00/R1-VL-10K --repo-type dataset --local-dir data/r1vl
 

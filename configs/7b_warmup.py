@@ -7,7 +7,8 @@ The second command writes the checkpoint that configs/7b.py and configs/7b_paper
 
 Weights: `config.model.path`, a directory relative to the working directory or a name on the hub.
 Data: Mulberry-260k as published, in the directory `config.data.source`. The run prepares it and leaves reflective
-records out (docs/data.md). With a network (not verified here), and the pictures unpacked there, where paths in the JSON begin:
+records out (docs/data.md). With a network (not verified here), and the pictures unpacked there, where the paths of the
+JSON begin:
 
     hf download HuanjinYao/Mulberry-SFT --repo-type dataset --local-dir data/mulberry
 
