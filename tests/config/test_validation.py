@@ -49,6 +49,26 @@ def test_a_fused_step_resolves():
             {"eval__steps": 5, "eval__num_problems": 6, "eval__num_validation": 7, "data__eval_records": 6},
             "eval.num_validation=7 exceeds data.eval_records=6",
         ),
+        ({"data__layout": "mullberry"}, "data.layout='mullberry': expected one of ('', 'mulberry', 'messages',"),
+        (
+            {"data__layout": "trl", "data__test_size": 5.0},
+            "data.layout='trl', data.test_size=5.0 have no effect with data.source='digits'; unset them",
+        ),
+        (
+            {"data__source": "a.json", "data__columns": "question=problem"},
+            "data.columns='question=problem': expected FIELD=COLUMN, with commas between, and FIELD one of problem,",
+        ),
+        ({"data__source": "a.json", "data__columns": "problem"}, "data.columns='problem': expected FIELD=COLUMN"),
+        (
+            {"data__source": "a.json", "data__columns": "answer=a,answer=b"},
+            "data.columns='answer=a,answer=b' names answer",
+        ),
+        (
+            {"data__source": "a.json", "data__test_size": 1.5},
+            "data.test_size=1.5: expected a share below 1, or a whole",
+        ),
+        ({"data__source": "a.json", "data__validation_size": -0.1}, "data.validation_size=-0.1: expected at least 0"),
+        ({"data__source": "a.json", "data__split_seed": -1}, "data.split_seed=-1: expected at least 0"),
         ({"warmup__max_steps": 0}, "train.stages has 'warmup' but warmup.max_steps is 0; set it, or remove the stage"),
         ({"eval__num_problems": 7, "data__eval_records": 6}, "eval.num_problems=7 exceeds data.eval_records=6"),
         (
