@@ -51,7 +51,7 @@ class Model:
 
 # Names of `data.sources.layouts`, and fields of a record that `data.columns` can name.
 LAYOUTS = (
-    *("mulberry", "messages", "r1vl", "trl", "verl", "easyr1", "easyr1-prompt", "geometry3k", "llava", "llava-cot"),
+    *("mulberry", "messages", "r1vl", "trl", "verl", "easyr1", "prompt", "geometry3k", "llava", "llava-cot"),
     *("sharegpt", "alpaca", "virl39k", "mmk12", "open-r1-8k", "thinklite", "question", "problem"),
 )
 COLUMN_FIELDS = (

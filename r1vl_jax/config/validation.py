@@ -84,7 +84,7 @@ def source_settings_without_effect(data: Data) -> list[str]:
 def _source_errors(data: Data) -> Iterator[str]:
     """Settings of the preparation of files."""
     if data.source == "digits" and (without_effect := source_settings_without_effect(data)):
-        yield f"{', '.join(without_effect)} have no effect with data.source='digits'; unset them, or set data.source"
+        yield f"no effect with data.source='digits': {', '.join(without_effect)}; unset, or set data.source"
     pairs = [pair for pair in data.columns.split(",") if pair.strip()]
     for pair in pairs:
         name, _, column = (part.strip() for part in pair.partition("="))

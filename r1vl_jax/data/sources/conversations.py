@@ -1,6 +1,6 @@
 """Conversations: turns under any of the usual names, with texts or lists of parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -67,7 +67,7 @@ def _text(content: Any, images: list[Any]) -> str:
     """The text of a turn; the images of its parts are appended to `images`."""
     if content is None or isinstance(content, str):
         return content or ""
-    parts = content if isinstance(content, Sequence) else [content]
+    parts = content if isinstance(content, list | tuple) else [content]
     return "".join(_part_text(part, images) for part in parts)
 
 
@@ -75,8 +75,9 @@ def _part_text(part: Any, images: list[Any]) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text":
-        return part.get("text") or part.get("content") or ""
+    text = (part.get("text") or part.get("content") or "") if kind == "text" else None
+    if isinstance(text, str):
+        return text
     if kind in ("image", "image_url", "input_image"):
         held = [part[key] for key in ("image", "image_url", "url", "path", "bytes") if part.get(key)]
         images.extend(held[:1])

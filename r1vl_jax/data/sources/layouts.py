@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 
 ANSWER_COLUMNS = ("answer", "solution", "ground_truth")  # in the order in which they are the answer
 _IMAGE_COLUMNS = ("images", "image", "image_path", "image_paths", "file_name")
+_VIDEO_COLUMNS = ("videos", "video", "video_path")
 _KIND_COLUMNS = ("kind", "category", "subject", "ability", "question_type", "type")
 _SOURCE_COLUMNS = ("data_source", "source", "dataset")
 _ID_COLUMNS = ("id", "qid", "pid", "question_id")
@@ -79,23 +80,32 @@ def marks(row: Row) -> Iterator[str]:
         yield "prompt text"
 
 
-def recognise(rows: Iterable[Row]) -> str:
+def recognise(rows: Iterable[Row], columns: Mapping[str, str] | None = None) -> str:
     """The name of the layout of a data set's first rows.
 
+    Args:
+        columns: field -> column, as `parse_columns` gives them.
+
     Raises:
-        ValueError: none fits, or several; says which, and the columns.
+        ValueError: none fits, or several, or a column of `columns` is in no row; says which, and the columns.
     """
-    found = {mark for row in rows for mark in marks(row)}
-    if not found:
+    columns = columns or {}
+    found, names = set[str](), dict[str, None]()
+    for row in rows:
+        found.update(marks(rename(row, columns)))
+        names.update(dict.fromkeys(row))
+    if not names:
         raise ValueError("it has no rows")
+    if absent := [column for column in columns.values() if column not in names]:
+        raise ValueError(f"data.columns: no column {absent[0]!r}, only {', '.join(names)}")
     fits = [name for name, layout in LAYOUTS.items() if layout.needs <= found]
     best = [name for name in fits if not any(LAYOUTS[name].needs < LAYOUTS[other].needs for other in fits)]
-    columns = ", ".join(sorted(mark for mark in found if mark.isidentifier()))
+    named = ", ".join(sorted(mark for mark in found if mark.isidentifier()))
     if len(best) > 1:
-        raise ValueError(f"the columns {columns} fit several layouts, {' and '.join(best)}; set data.layout to one")
+        raise ValueError(f"the columns {named} fit several layouts, {' and '.join(best)}; set data.layout to one")
     if not best:
         raise ValueError(
-            f"the columns {columns} fit no layout; set data.columns, as 'problem=COLUMN,answer=COLUMN,images=COLUMN',"
+            f"the columns {named} fit no layout; set data.columns, as 'problem=COLUMN,answer=COLUMN,images=COLUMN',"
             f" or data.layout to one of {', '.join(LAYOUTS)}"
         )
     return best[0]
@@ -108,24 +118,20 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def rename(row: Row, columns: Mapping[str, str]) -> Row:
-    """A row with the columns that `data.columns` names under the names of their fields.
-
-    Raises:
-        ValueError: the row has no such column.
-    """
-    if absent := [column for column in columns.values() if column not in row]:
-        raise ValueError(f"data.columns: no column {absent[0]!r}, only {', '.join(row)}")
+    """A row with the columns that `data.columns` names under the names of their fields; null where it has none."""
     taken = {*columns, *columns.values()}
     rest = {name: cell for name, cell in row.items() if name not in taken}
-    return rest | {name: row[column] for name, column in columns.items()}
+    return rest | {name: row.get(column) for name, column in columns.items()}
 
 
 def images_of(row: Row) -> Any:
     """The cell of a row's pictures.
 
     Raises:
-        ValueError: several columns hold pictures.
+        ValueError: several columns hold pictures, or one holds a video.
     """
+    if videos := [name for name in _VIDEO_COLUMNS if not _is_empty(row.get(name))]:
+        raise ValueError(f"records hold still images, and its column {videos[0]!r} has a video")
     held = [name for name in _IMAGE_COLUMNS if not _is_empty(row.get(name))]
     if len(held) > 1:
         raise ValueError(f"pictures stand in {' and '.join(held)}; set data.columns='images=COLUMN'")
@@ -136,7 +142,8 @@ def _question(problem: str) -> Callable[[Row], Cells]:
     """A reader of rows with a question, an answer and pictures in columns."""
 
     def read(row: Row) -> Cells:
-        return _cells(row, problem=_text(row, problem), images=images_of(row), response=_text(row, "response"))
+        response = _text(row, "response") or _text(row, "completion")
+        return _cells(row, problem=_text(row, problem), images=images_of(row), response=response)
 
     return read
 
@@ -145,20 +152,20 @@ def _conversation(column: str) -> Callable[[Row], Cells]:
     """A reader of rows whose question, and response if there is one, are turns of a conversation."""
 
     def read(row: Row) -> Cells:
-        return _from_turns(row, row[column])
+        return _from_turns(row, row.get(column))
 
     return read
 
 
 def _mulberry(row: Row) -> Cells:
-    cells = _from_turns(row, row["messages"])
+    cells = _from_turns(row, row.get("messages"))
     if _REFLECTION in cells.response.lower():
         raise ValueError(f"its response is a reflective one ({_REFLECTION!r}), which warm-up leaves out")
     return cells
 
 
 def _llava_cot(row: Row) -> Cells:
-    cells = _from_turns(row, row["conversations"])
+    cells = _from_turns(row, row.get("conversations"))
     bodies = [re.search(rf"<{stage}>(.*?)</{stage}>", cells.response, re.DOTALL) for stage in _STAGES]
     if absent := [stage for stage, body in zip(_STAGES, bodies, strict=True) if body is None]:
         raise ValueError(f"its response has no <{absent[0]}>...</{absent[0]}>")
@@ -168,18 +175,20 @@ def _llava_cot(row: Row) -> Cells:
 
 
 def _trl(row: Row) -> Cells:
-    completion = row.get("completion")
-    turns = [*row["prompt"], *completion] if is_conversation(completion) else row["prompt"]
+    turns, completion = row.get("prompt"), row.get("completion")
+    if is_conversation(turns) and is_conversation(completion):
+        turns = [*turns, *completion]
     cells = _from_turns(row, turns)
     return replace(cells, response=completion) if isinstance(completion, str) else cells
 
 
 def _verl(row: Row) -> Cells:
-    cells = _from_turns(row, row["prompt"])
-    extra = row.get("extra_info")
-    extra = extra if isinstance(extra, Mapping) else {}
+    cells = _from_turns(row, row.get("prompt"))
+    extra, reward_model = (
+        row[name] if isinstance(row.get(name), Mapping) else {} for name in ("extra_info", "reward_model")
+    )
     number = None if extra.get("index") is None else f"{extra.get('split') or 'row'}-{extra['index']}"
-    answers = {"reward_model.ground_truth": row["reward_model"]["ground_truth"]}
+    answers = {"reward_model.ground_truth": reward_model.get("ground_truth")}
     return replace(cells, answers=answers, id=number if cells.id is None else cells.id)
 
 
@@ -253,7 +262,7 @@ LAYOUTS = {
     "trl": _layout("prompt, prompt[]", _trl),
     "verl": _layout("prompt, prompt[], reward_model.ground_truth", _verl),
     "easyr1": _layout("images, problem, answer", _question("problem")),
-    "easyr1-prompt": _layout("images, prompt, prompt text, answer", _question("prompt")),
+    "prompt": _layout("prompt, prompt text", _question("prompt")),  # also EasyR1 with `prompt`
     "geometry3k": _layout("images, problem, answer, choices", _question("problem")),
     "llava": _layout("image, conversations, conversations[]", _conversation("conversations")),  # also VLM-R1
     "llava-cot": _layout("image, conversations, conversations[], conversations[<SUMMARY>]", _llava_cot),

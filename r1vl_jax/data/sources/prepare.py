@@ -15,7 +15,7 @@ from rich.progress import track
 from r1vl_jax.data.records import Record, UnusableRecord, hash_files, write_splits
 from r1vl_jax.data.sources.account import Account
 from r1vl_jax.data.sources.files import TRAIN, Row, count_rows, find_files, read_rows
-from r1vl_jax.data.sources.layouts import parse_columns, recognise, rename
+from r1vl_jax.data.sources.layouts import parse_columns, recognise
 from r1vl_jax.data.sources.rows import RowReader
 
 _SUMMARY, _DROPPED = "summary.json", "dropped.txt"
@@ -64,7 +64,7 @@ class Preparation:
         columns = parse_columns(self.columns)
         rows = (row for path in files for row in itertools.islice(read_rows(path), _NUM_SAMPLED))
         try:
-            layout = self.layout or recognise(rename(row, columns) for row in rows)
+            layout = self.layout or recognise(rows, columns)
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from error
         return RowReader(layout, columns, self.root, self.name)

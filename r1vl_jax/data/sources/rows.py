@@ -64,14 +64,14 @@ class RowReader:
         if cells.system:
             problem = with_instruction(problem, cells.system)
             notes.append("a system prompt stands before the question")
-        key_steps: Any = () if cells.key_steps is None else cells.key_steps
+        key_steps = cells.key_steps.get("Steps") if isinstance(cells.key_steps, Mapping) else cells.key_steps
         record = Record(
             id=record_id,
             images=tuple(read_picture(picture, self.root) for picture in pictures),
             problem=list_choices(problem, choices),
             solution=cells.solution or answer,
             answer=answer,
-            key_steps=key_steps,
+            key_steps=() if key_steps is None else key_steps,
             response=cells.response,
             kind=_name(cells.kind),
             source=_name(cells.source) or self.source,

@@ -1,12 +1,13 @@
 """Published layouts: a row of each, as its data set has it, is recognised and becomes the record that it should."""
 
 import base64
+import contextlib
 
 import pytest
 
 from r1vl_jax.config.settings import LAYOUTS as LAYOUT_NAMES
 from r1vl_jax.data.records import UnusableRecord, invalid_reason
-from r1vl_jax.data.sources.layouts import LAYOUTS, parse_columns, recognise, rename
+from r1vl_jax.data.sources.layouts import LAYOUTS, parse_columns, recognise
 from r1vl_jax.data.sources.rows import RowReader
 from r1vl_jax.response_format import compose
 
@@ -52,7 +53,7 @@ ROWS = [
         {"response": PATH},
     ),
     ("easyr1", {"images": [{"bytes": None, "path": A}], "problem": "<image>How many?", "answer": "2"}, {}),
-    ("easyr1-prompt", {"images": [A], "prompt": "<image>How many?", "answer": "2"}, {}),
+    ("prompt", {"images": [A], "prompt": "<image>How many?", "answer": "2"}, {}),
     (
         "verl",
         {
@@ -108,7 +109,7 @@ ROWS = [
 def read(root):
     def read(row, layout="", columns=""):
         columns = parse_columns(columns)
-        layout = layout or recognise([rename(row, columns)])
+        layout = layout or recognise([row], columns)
         return RowReader(layout, columns, root, "rows").read(row, split="train", number=5)
 
     return read
@@ -153,8 +154,8 @@ def test_columns_are_renamed(read):
     row = {"text": "How many?", "label": 2, "img": A, "answer": "wrong"}
     record, _ = read(row, columns="problem=text, answer=label,images=img")
     assert (record.problem, record.answer, len(record.images)) == ("<image>How many?", "2", 1)
-    with pytest.raises(UnusableRecord, match="data.columns: no column 'lable', only text, label"):
-        read({"text": "Q", "label": 2}, "problem", columns="problem=text,answer=lable")
+    with pytest.raises(ValueError, match="data.columns: no column 'lable', only text, label"):
+        read({"text": "Q", "label": 2}, columns="problem=text,answer=lable")
 
 
 def test_the_first_of_several_answer_columns_is_the_answer_and_said_so(read):
@@ -190,6 +191,7 @@ def test_a_system_prompt_stands_before_the_question(read):
         ({"messages": turns("Q", "A") * 2}, "expected one turn of the user and at most one of the assistant, got 2"),
         ({"messages": [{"role": "tool", "content": "A"}, *turns("Q")]}, "a turn's role: expected one of .* got 'tool'"),
         ({"messages": turns([{"type": "video", "video": "a.mp4"}], "A")}, "a part of a turn: expected text, image"),
+        ({"problem": "Q", "answer": "2", "videos": ["a.mp4"]}, "its column 'videos' has a video"),
         ({"problem": 5}, r"column 'problem': expected text, got 5 \(int\)"),
         ({"problem": "Q", "image": A, "image_path": A, "answer": "2"}, "pictures stand in image and image_path"),
         ({"instruction": "Q", "output": "A", "history": [["a", "b"]]}, "it has a history of earlier turns"),
@@ -198,6 +200,34 @@ def test_a_system_prompt_stands_before_the_question(read):
 def test_what_no_record_can_hold_is_refused_by_name(read, row, message):
     with pytest.raises(UnusableRecord, match=f"record 'rows/train/5': .*{message}"):
         read(row)
+
+
+JUNK = [None, 5, 0.5, float("nan"), True, "", "x", b"", b"x", [], [None], [[]], ["x", 5], {}, {"x": None}, [{}]]
+
+
+def _spoiled(cell):
+    """A cell with junk in its place, and in the place of each of its parts."""
+    yield from JUNK
+    parts = cell.items() if isinstance(cell, dict) else enumerate(cell) if isinstance(cell, list) else ()
+    for name, part in parts:
+        if isinstance(cell, dict):
+            yield {other: value for other, value in cell.items() if other != name}
+        for junk in _spoiled(part):
+            copy = cell.copy()
+            copy[name] = junk
+            yield copy
+
+
+@pytest.mark.parametrize(("layout", "row"), [row[:2] for row in ROWS], ids=[name for name, _, _ in ROWS])
+def test_any_row_is_a_record_or_refused_by_name(read, layout, row):
+    """Whatever stands in a cell, only `UnusableRecord` is raised: no row ends the preparation of the others."""
+    for spoiled in _spoiled(row):
+        if isinstance(spoiled, dict):
+            with contextlib.suppress(UnusableRecord):
+                record, _ = read(spoiled, layout)
+                invalid_reason(record)
+            with contextlib.suppress(ValueError):
+                recognise([spoiled])
 
 
 def test_what_a_record_lacks_is_noted(read):
