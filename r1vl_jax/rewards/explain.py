@@ -1,7 +1,7 @@
 """Why an answer is right or wrong: its kind, the normal forms of both answers, the verdict and its reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from r1vl_jax.rewards import strings
@@ -61,19 +61,12 @@ def explain_completions(
 
 
 def decide(comparisons: Sequence[Comparison], judge: Judge | None) -> list[Comparison]:
-    """Lets the judge decide what is undecided; all questions of a comparison have to be answered "equal"."""
-    questions = [question for comparison in comparisons for question in comparison.questions]
+    """Lets the judge decide what is undecided; each question that is not answered "equal" is wrong."""
+    questions = [question for comparison in comparisons for question in comparison.questions()]
     if judge is None or not questions:
         return list(comparisons)
-    verdicts = dict(zip(questions, judge.verify(questions), strict=True))
-    decided = []
-    for comparison in comparisons:
-        if comparison.questions:
-            answers = [verdicts[question] for question in comparison.questions]
-            reason = next((answer.reason for answer in answers if not answer.is_correct), "equal")
-            comparison = replace(comparison, is_correct=reason == "equal", reason=f"math-verify: {reason}")
-        decided.append(comparison)
-    return decided
+    reason_of = {pair: verdict.reason for pair, verdict in zip(questions, judge.verify(questions), strict=True)}
+    return [comparison.decide(reason_of) for comparison in comparisons]
 
 
 def _explanation(gold: str, prediction: str, comparison: Comparison) -> Explanation:

@@ -115,8 +115,8 @@ def _form_decides(answer: Answer, form: bytes) -> bool:
     if isinstance(answer, Option):
         return answer.text.isascii() and answer.text.replace(" ", "").isalnum()
     if isinstance(answer, Words):
-        return form.replace(b" ", b"").isalnum()
-    return _is_number(answer) and (form.isalpha() or not re.search(rb"[a-z$\\~]", form))
+        return form.replace(b" ", b"").isalnum() and " ".join(answer.words).encode() == form
+    return _is_number(answer) and (form.isalpha() or not re.search(rb"[a-z$\\~*_`\"']", form))
 
 
 def _option_index(answer: Answer) -> int:

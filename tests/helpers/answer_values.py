@@ -26,7 +26,7 @@ UNITS = {
     "deg": ["°", "degrees", r"^\circ"],
     "C": ["°C", "degrees Celsius"],
     "s": ["s", "seconds"],
-    "apple": ["apples", "apple"],
+    "apple": ["apples", "Apples"],
 }
 MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October"]
 WORDS = ["red", "green", "north", "triangle", "London", "larger", "figure", "above", "Berlin", "quadrant", "whale"]

@@ -198,7 +198,7 @@ def test_an_async_function_that_is_not_a_coroutine_is_refused():
         function.call_on_host(["q"], ["a"], {})
 
 
-@pytest.mark.parametrize("returned", [None, "good", {"a": 1}, jnp.zeros], ids=repr)
+@pytest.mark.parametrize("returned", [None, "good", {"a": 1}, jnp.zeros], ids=["none", "text", "dict", "function"])
 def test_a_device_function_of_another_type_is_refused(returned):
     function = custom.RewardFunction("mine", lambda *arrays: returned, 1.0, runs_on_device=True)
     with pytest.raises(custom.RewardFunctionError, match="mine: expected one number for each of 2 rows, got "):

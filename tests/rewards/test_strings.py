@@ -66,7 +66,7 @@ def test_math_verify_gets_the_gold_answer_first(semantics):
     answer = strings.parse_completion(completion, b"x>5", [], semantics=semantics).answer
     assert answer.text == "5<x"
     assert answer.comparison.is_correct is None
-    assert answer.comparison.questions == (("$x>5$", "$5<x$"),)
+    assert list(answer.comparison.questions()) == [("$x>5$", "$5<x$")]
 
 
 @pytest.mark.parametrize("num_parts", [4, 5])

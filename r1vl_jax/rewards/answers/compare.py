@@ -1,24 +1,28 @@
 """Whether a prediction equals a gold answer. The gold answer's kind decides; docs/rewards.md has the rules in words."""
 
+import itertools
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from r1vl_jax.rewards.answers.dates import Date, Time
+from r1vl_jax.rewards.answers.dates import Date, Ratio, Time
 from r1vl_jax.rewards.answers.kinds import Answer, Items, Named, Option, Quantity, Range, Words
 from r1vl_jax.rewards.answers.mathematics import is_relation, to_latex, variables
 from r1vl_jax.rewards.answers.parsing import parse_answer
 from r1vl_jax.rewards.answers.typography import plain_text
 
-# What only math-verify can decide: pairs of LaTeX in dollars, gold answer first, all of which have to be equal.
-Questions = tuple[tuple[str, str], ...]
+Question = tuple[str, str]
 
+# In the text behind an option's letter: another letter, "or", or a denial.
 _OTHER_CANDIDATE = re.compile(
-    r"\bor\b|(?<![A-Za-z])\(?[A-J]\s*[):.](?=\s|$)|(?:^|\band\b|[,;/&])\s*\(?[A-J]\)?(?![A-Za-z'’])"
-    r"|\b(?:not|isn't)\s+(?:correct|right|true|it\b|\(?[A-J]\b)|\b(?:wrong|incorrect|maybe|perhaps|possibly)\b"
+    r"\bor\b|(?<![A-Za-z])[A-J](?![A-Za-z'])|(?<![A-Za-z])[a-j]\s?[:)]"
+    r"|\b(?:not|isn't)\s+(?:the|correct|right|true|it)\b|\b(?:wrong|false|incorrect|maybe|perhaps|possibly)\b|[错或]"
+    r"|不对"
 )
-
-_MAX_ITEMS = 64  # of a list; a longer one equals only itself
+_FOLDED_KINDS = ("option", "words", "yes/no")
+_MAX_ITEMS = 32  # of a list; a longer one equals only itself
+_MAX_PAIRINGS = 6  # items of an unordered list that math-verify compares, each with each
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,39 @@ class Comparison:
     """What the comparison of two answers says.
 
     Attributes:
-        is_correct: None where only math-verify can decide, which then gets `questions`.
-        reason: one of a few sentences, or how math-verify decided.
-        questions: expressions to compare, gold answer first; all have to be equal.
+        is_correct: None where only math-verify can decide.
+        reason: a few words.
+        question: LaTeX in dollars, gold answer first, that has to be equal.
+        parts: comparisons that all have to be right.
+        pairings: of each item of an unordered list with each item of the other; some one-to-one choice of them has to
+            be right.
     """
 
     is_correct: bool | None
     reason: str
-    questions: Questions = ()
+    question: Question | None = None
+    parts: "tuple[Comparison, ...]" = ()
+    pairings: "tuple[tuple[Comparison, ...], ...]" = ()
+
+    def questions(self) -> Iterator[Question]:
+        """All that math-verify has to be asked."""
+        if self.question:
+            yield self.question
+        for part in (*self.parts, *itertools.chain(*self.pairings)):
+            yield from part.questions()
+
+    def decide(self, reason_of: Mapping[Question, str]) -> "Comparison":
+        """The comparison with math-verify's reasons, of which "equal" is the one that makes an answer right."""
+        if self.is_correct is not None:
+            return self
+        if self.question:
+            reason = reason_of[self.question]
+            return Comparison(reason == "equal", f"math-verify: {reason}")
+        parts = [part.decide(reason_of) for part in self.parts]
+        pairings = [[pair.decide(reason_of).is_correct is True for pair in row] for row in self.pairings]
+        if not all(part.is_correct for part in parts) or not _has_matching(pairings):
+            return _wrong("in the list: math-verify: different")
+        return Comparison(True, "in the list: math-verify: equal")
 
 
 def compare(gold: str, prediction: str) -> Comparison:
@@ -42,7 +71,10 @@ def compare(gold: str, prediction: str) -> Comparison:
         return Comparison(True, "same text")
     if not prediction.strip():
         return _wrong("no answer")
-    return _compare(parse_answer(gold), parse_answer(prediction))
+    one, other = parse_answer(gold), parse_answer(prediction)
+    if one.kind in _FOLDED_KINDS and _folded(gold) == _folded(prediction):
+        return _right(one)  # of AI, in any case, whatever else its letters can be
+    return _compare(one, other)
 
 
 def _compare(gold: Answer, prediction: Answer) -> Comparison:
@@ -53,6 +85,8 @@ def _compare(gold: Answer, prediction: Answer) -> Comparison:
     if isinstance(prediction, Option):
         return _compare_text_of_option(gold, prediction)
     if isinstance(prediction, Named):
+        if isinstance(gold, Items) and any(isinstance(item, Named) for item in gold.items):
+            return _wrong("one name for several")
         return _compare_named(gold, prediction)
     if isinstance(gold, Named):
         return _compare(gold.value, prediction)
@@ -66,7 +100,9 @@ def _compare(gold: Answer, prediction: Answer) -> Comparison:
     if type(gold) is not type(prediction):
         several = isinstance(prediction, Items | Range)
         return _wrong("several answers for one" if several else f"{prediction.kind} for {gold.kind}")
-    return _wrong({Words: "other words", Range: "another range", Date: "another date"}[type(gold)])
+    return _wrong(
+        {Words: "other words", Range: "another range", Date: "another date", Ratio: "another ratio"}[type(gold)]
+    )
 
 
 def _compare_option(gold: Option, prediction: Answer) -> Comparison:
@@ -99,6 +135,10 @@ def _compare_named(gold: Answer, prediction: Named) -> Comparison:
 def _compare_quantities(gold: Quantity, prediction: Quantity) -> Comparison:
     has_unit = bool(gold.unit or gold.noun)
     is_bare = not (prediction.unit or prediction.noun)
+    if (gold.may_be_variable and is_bare) or (prediction.may_be_variable and not has_unit):
+        return _wrong("a letter behind the number, or none")
+    if not has_unit and len(prediction.unit) > 1 and all(power > 0 for _, power in prediction.unit):
+        return _wrong("several words behind the number")
     if has_unit and not is_bare and (gold.unit, gold.noun) != (prediction.unit, prediction.noun):
         return _wrong("another unit")
     if isinstance(gold.value, Fraction) and isinstance(prediction.value, Fraction):
@@ -119,26 +159,28 @@ def _compare_items(gold: Items, prediction: Items) -> Comparison:
         return _wrong("other brackets")
     if len(gold.items) != len(prediction.items) or len(gold.items) > _MAX_ITEMS:
         return _wrong("another number of answers")
-    are_named = [all(isinstance(item, Named) for item in items) for items in (gold.items, prediction.items)]
-    is_ordered = gold.brackets not in ("", "or") or are_named[0] != are_named[1]
-    if is_ordered:
+    # Bare values for named ones, or for quantities of several units, have to come in the same order.
+    are_described = [any(map(_is_described, items)) for items in (gold.items, prediction.items)]
+    if gold.brackets not in ("", "or") or are_described[0] != are_described[1]:
         return _all([_compare(*pair) for pair in zip(gold.items, prediction.items, strict=True)])
-    rest, comparisons = list(prediction.items), []
-    undecided: list[Answer] = []
+    rest, unmatched = list(prediction.items), []
     for item in gold.items:
         match = next((other for other in rest if _compare(item, other).is_correct), None)
         if match is None:
-            undecided.append(item)
+            unmatched.append(item)
         else:
             rest.remove(match)
-    if len(undecided) == 1:
-        comparisons = [_compare(undecided[0], rest[0])]
-    elif undecided:  # math-verify matches the rest by its sets
-        if not all(_compare(item, other).is_correct is None for item in undecided for other in rest):
-            return _wrong("another answer in the list")
-        sets = [rf"\{{{', '.join(to_latex(item.value) for item in items)}\}}" for items in (undecided, rest)]  # type: ignore[union-attr]
-        return _undecided((sets[0], sets[1]))
-    return _all(comparisons) if comparisons else _right(gold)
+    if len(unmatched) <= 1:
+        return _all([_compare(*pair) for pair in zip(unmatched, rest, strict=True)])
+    pairings = tuple(tuple(_compare(item, other) for other in rest) for item in unmatched)
+    can_match = [[pair.is_correct is not False for pair in row] for row in pairings]
+    if len(unmatched) > _MAX_PAIRINGS or not _has_matching(can_match):
+        return _wrong("another answer in the list")
+    return Comparison(None, "math-verify decides", pairings=pairings)
+
+
+def _is_described(item: Answer) -> bool:
+    return isinstance(item, Named) or (isinstance(item, Quantity) and bool(item.unit or item.noun))
 
 
 def _all(comparisons: list[Comparison]) -> Comparison:
@@ -146,8 +188,24 @@ def _all(comparisons: list[Comparison]) -> Comparison:
     wrong = next((comparison for comparison in comparisons if comparison.is_correct is False), None)
     if wrong:
         return _wrong(f"in the list: {wrong.reason}")
-    questions = tuple(question for comparison in comparisons for question in comparison.questions)
-    return Comparison(None, "math-verify decides", questions) if questions else Comparison(True, "same list")
+    undecided = tuple(comparison for comparison in comparisons if comparison.is_correct is None)
+    return Comparison(None, "math-verify decides", parts=undecided) if undecided else Comparison(True, "same list")
+
+
+def _has_matching(is_allowed: list[list[bool]]) -> bool:
+    """Whether each row can be given a column of its own."""
+    row_of: dict[int, int] = {}
+
+    def place(row: int, tried: set[int]) -> bool:
+        for column, allowed in enumerate(is_allowed[row]):
+            if allowed and column not in tried:
+                tried.add(column)
+                if column not in row_of or place(row_of[column], tried):
+                    row_of[column] = row
+                    return True
+        return False
+
+    return all(place(row, set()) for row in range(len(is_allowed)))
 
 
 def _folded(text: str) -> str:
@@ -156,7 +214,7 @@ def _folded(text: str) -> str:
 
 def _undecided(latex: tuple[str, str]) -> Comparison:
     gold, prediction = (f"${expression}$" for expression in latex)
-    return Comparison(None, "math-verify decides", ((gold, prediction),))
+    return Comparison(None, "math-verify decides", (gold, prediction))
 
 
 def _right(gold: Answer) -> Comparison:

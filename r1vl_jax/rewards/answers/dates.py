@@ -22,8 +22,19 @@ _YEAR_LAST = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d{2})")
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """`3:4`: numbers with colons that are no time, since minutes have two digits."""
+
+    kind = "ratio"
+    parts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self.parts))
+
+
+@dataclass(frozen=True)
 class Time:
-    """`1:30`, `1:30 pm`, `3 pm`; also a ratio such as `3:4`.
+    """`1:30`, `1:30 pm`, `3 pm`.
 
     Attributes:
         parts: hours, minutes, seconds, as many as are written.
@@ -58,13 +69,15 @@ class Date:
         return self.text or f"{self.year or '????'}-{self.month or '??':02}-{self.day or '??':02}"
 
 
-def parse_time(text: str) -> Time | None:
-    """A time, which has a colon or says am or pm."""
+def parse_time(text: str) -> Time | Ratio | None:
+    """A time, which has a colon or says am or pm; or a ratio."""
     found = _TIME.fullmatch(text)
     if found is None or not (found[2] or found[3]):
         return None
     parts = tuple(int(part) for part in [found[1], *re.findall(r"\d+", found[2])])
     half = (found[3] or "").lower()
+    if any(len(digits) != 2 for digits in re.findall(r"\d+", found[2])):
+        return None if half else Ratio(parts)
     if half:
         parts += (0,) * (2 - len(parts))  # 3 pm is 3:00 pm
     return Time(parts, half)

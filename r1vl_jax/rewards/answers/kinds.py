@@ -7,15 +7,16 @@ Quantity    a number: 12   -1,234.5   3/4   1 1/2   50%   1.2e3   5 million
 Items       a list: 1, 2   {1, 2}   red and blue      a pair: (1, 2)      an interval: [2, 5)      5 or 6
 Range       10-12
 Time, Date  1:30 pm   March 5, 2020
+Ratio       3:4
 Named       x = 5
 Words       Yes   New York   Figure 2A
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from r1vl_jax.rewards.answers import numbers, units
-from r1vl_jax.rewards.answers.dates import Date, Time
+from r1vl_jax.rewards.answers.dates import Date, Ratio, Time
 from r1vl_jax.rewards.answers.units import Unit
 
 
@@ -39,11 +40,13 @@ class Quantity:
         value: the exact value; an expression, as LaTeX, where it is not a plain number.
         unit: of measurement, or currency.
         noun: what is counted (`apple`), where it is no unit.
+        may_be_variable: whether the unit is one letter right behind the number, which may be a variable: `5m`.
     """
 
     value: Fraction | str
     unit: Unit = units.DIMENSIONLESS
     noun: str = ""
+    may_be_variable: bool = field(default=False, compare=False)
 
     @property
     def kind(self) -> str:
@@ -119,6 +122,6 @@ class Words:
         return " ".join(self.words)
 
 
-Answer = Option | Quantity | Items | Range | Named | Time | Date | Words
+Answer = Option | Quantity | Items | Range | Named | Time | Ratio | Date | Words
 
 _YES_NO = {("yes",), ("no",), ("true",), ("false",), ("是",), ("否",), ("不是",)}

@@ -15,14 +15,17 @@ _NUMBER = re.compile(
     rf"|(?P<word>zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)(?![^\W_]))",
     re.IGNORECASE,
 )
-_SIGN = re.compile(r"[+-]\s*")
+_SIGN = re.compile(r"[+-]\s*|(?:minus|negative)\s+", re.IGNORECASE)
 _WORDS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
 _FACTOR = re.compile(
-    r"\s*(?P<percent>%|per\s?cent(?![A-Za-z]))|\s+(?P<factor>hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z])"
-    r"|(?P<kilo>k)(?![A-Za-z/^])",
+    r"\s*(?P<percent>%|per\s?cents?(?![A-Za-z])|pct\.?(?![A-Za-z]))|(?P<kilo>k)(?![A-Za-z/^])"
+    r"|\s+(?P<factor>hundred|thousand|million|billion|trillion|dozen|lakh|crore|mn|bn|tn)s?(?![A-Za-z])"
+    r"|\s*(?P<chinese>[百千万亿])(?![百千万亿])",
     re.IGNORECASE,
 )
-_FACTORS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_FACTORS = {"lakh": 10**5, "crore": 10**7, "mn": 10**6, "bn": 10**9, "tn": 10**12}
+_FACTORS |= {"百": 100, "千": 1_000, "万": 10**4, "亿": 10**8}
+_FACTORS |= {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 NUMBER_WORDS = frozenset(_WORDS)
 MAX_EXPONENT = 100
 
@@ -45,7 +48,7 @@ def match_number(text: str, position: int = 0) -> tuple[Fraction, int] | None:
         end = factor.end()
         if factor["percent"]:
             break
-    return (-value if sign and sign[0].startswith("-") else value), end
+    return (-value if sign and not sign[0].startswith("+") else value), end
 
 
 def is_beyond_bounds(text: str) -> bool:
@@ -60,7 +63,7 @@ def to_text(value: Fraction) -> str:
 
 
 def _factor(factor: re.Match[str]) -> int:
-    return 1_000 if factor["kilo"] else _FACTORS[factor["factor"].lower()]
+    return 1_000 if factor["kilo"] else _FACTORS[(factor["factor"] or factor["chinese"]).lower()]
 
 
 def _value(found: re.Match[str]) -> Fraction | None:

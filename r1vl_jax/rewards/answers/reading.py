@@ -5,9 +5,10 @@ import re
 from r1vl_jax import response_format
 
 _HEADING = response_format.ANSWER.encode()
-_THINK = re.compile(rb"<think>(.*?)</think>", re.DOTALL)
+_LEAD_ALONE = re.compile(rb"[*_ ]*(?:the )?(?:final )?answer(?: is)?\s*:?[*_ ]*:?[*_ ]*\n", re.IGNORECASE)
 _ELEMENT = re.compile(rb"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 _BRACE = re.compile(rb"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_MAX_BOX = 2_000  # bytes of a box that lines may be within
 _FENCE = re.compile(rb"(```|~~~)[^\n`]*\n(.*?)(?:(?<=\n)[ \t]*\1|\Z)", re.DOTALL)
 _DISPLAY = re.compile(rb"\$\$.*?(?:\$\$|\Z)|\\\[.*?(?:\\\]|\Z)|\\begin\{([a-z]+\*?)\}.*?(?:\\end\{\1\}|\Z)", re.DOTALL)
 
@@ -18,11 +19,11 @@ def first_block(body: bytes) -> bytes:
     A display ends with its line; an empty text has no block, and a fence or display that is not closed ends with the
     text.
     """
-    body = body.strip()
+    body = _LEAD_ALONE.sub(b"", body.strip(), count=1).strip() if _LEAD_ALONE.match(body.strip()) else body.strip()
     if fence := _FENCE.match(body):
         return fence[2].strip()
     display = _DISPLAY.match(body)
-    end = body.find(b"\n", display.end() if display else 0)
+    end = body.find(b"\n", display.end() if display else _end_of_box(body))
     return body[: end if end >= 0 else None].strip()
 
 
@@ -41,9 +42,10 @@ def answer_element(text: bytes) -> bytes | None:
 
 def think_element(text: bytes) -> tuple[int, int]:
     """The span of the reasoning path of a text with an `<answer>` element: its `<think>` element, or all before."""
-    think = _THINK.search(text)
-    if think:
-        return think.span(1)
+    opening = text.find(b"<think>")
+    closing = text.find(b"</think>", opening)
+    if 0 <= opening < closing:
+        return opening + len(b"<think>"), closing
     return 0, text.rfind(b"<answer>")
 
 
@@ -53,6 +55,16 @@ def anywhere(text: bytes) -> bytes:
         if found is not None:
             return found
     return text.strip()
+
+
+def _end_of_box(body: bytes) -> int:
+    r"""Where a `\boxed{` at the start closes; 0 if there is none."""
+    depth = 0
+    for token in _BRACE.finditer(body[:_MAX_BOX] if body.startswith(b"\\boxed") else b""):
+        depth += {b"{": 1, b"}": -1}.get(token[0][-1:], 0) if token[0][:1] != b"\\" or len(token[0]) > 2 else 0
+        if depth == 0:
+            return token.end()
+    return 0
 
 
 def _last_boxed(text: bytes) -> bytes | None:

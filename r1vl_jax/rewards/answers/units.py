@@ -19,7 +19,7 @@ _PREFIXED = {
     "N": "newton",
     "J": "joule",
     "W": "watt",
-    "Wh": "watthour watt-hour",
+    "Wh": "watthour watt-hour watt_hour",
     "V": "volt",
     "A": "ampere amp",
     "F": "farad",
@@ -33,6 +33,17 @@ _PREFIXED = {
     "T": "tesla",
     "B": "byte",
     "bit": "",
+    "b": "",
+    "C": "coulomb",
+    "H": "henry",
+    "S": "siemens",
+    "Sv": "sievert",
+    "Bq": "becquerel",
+    "Gy": "gray",
+    "VA": "",
+    "Wb": "weber",
+    "lm": "lumen",
+    "lx": "lux",
 }
 _OTHERS = {
     "min": "minute",
@@ -59,11 +70,14 @@ _OTHERS = {
     "rad": "radian",
     "dB": "decibel",
     "rpm": "",
-    "C": "coulomb",
+    "cup": "",
+    "tablespoon": "tbsp",
+    "teaspoon": "tsp",
+    "unit": "units",
     "°": "degree deg",
     "°C": "degrees-celsius degree-celsius celsius",
     "°F": "degrees-fahrenheit degree-fahrenheit fahrenheit",
-    "$": "dollar usd us$",
+    "$": "dollar usd us$ us-dollar",
     "€": "euro eur",
     "£": "gbp pounds-sterling",
     "¥": "yen jpy",
@@ -71,10 +85,13 @@ _OTHERS = {
     "¢": "cent",
     "元": "yuan rmb cny",
 }
+_CHINESE = {"公里": "km", "千米": "km", "米": "m", "厘米": "cm", "毫米": "mm", "公斤": "kg", "千克": "kg", "克": "g"}
+_CHINESE |= {"吨": "t", "升": "L", "毫升": "mL", "小时": "h", "分钟": "min", "秒": "s", "天": "day", "年": "year"}
+_CHINESE |= {"度": "°", "摄氏度": "°C", "元": "元"}
 _COMPOUNDS = {"mph": "mi/h", "kmh": "km/h", "kph": "km/h", "km/hr": "km/h", "fps": "ft/s", "cc": "cm^3"}
 _CURRENCIES = "$€£¥₹"
 # Symbols that letters behind a number may mean something else by: `2A` is a label, `4t` a product.
-_NEEDS_SPACE = {"A", "B", "C", "F", "T", "t", "in"}
+_NEEDS_SPACE = {"A", "B", "C", "F", "H", "S", "T", "b", "t", "in"}
 
 _SEPARATOR = re.compile(r"\s*(/|\bper\b)\s*|\s*(?:\*|\\cdot|\\times|-(?=[A-Za-z]))\s*|\s+")
 _EXPONENT = re.compile(r"\s*\^\s*\{?\s*(-?[0-9])\s*\}?|(?<=[A-Za-z])([23])")
@@ -82,7 +99,7 @@ _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3}
 _POWER_SUFFIXES = {"squared": 2, "cubed": 3}
 _TOKEN = re.compile(r"us\$|[^\W\d_]+\$|°\s?[CF](?![A-Za-z])|[°$€£¥¢₹]|[^\W\d_]+\.?", re.IGNORECASE)
 _MAX_LENGTH = 64
-CURRENCY_BEFORE = re.compile(r"(?:US)?\$|[€£¥₹]|(?:USD|EUR|GBP|JPY|CNY|RMB|INR)\s(?=[\d.])")
+CURRENCY_BEFORE = re.compile(r"(?:US)?\$\s?|[€£¥₹]\s?|(?:USD|EUR|GBP|JPY|CNY|RMB|INR)\s(?=[\d.])")
 
 
 def _spellings() -> tuple[dict[str, str], dict[str, str]]:
@@ -92,13 +109,21 @@ def _spellings() -> tuple[dict[str, str], dict[str, str]]:
     for base, words in _PREFIXED.items():
         for prefix, prefix_name in _PREFIXES.items():
             symbols[prefix + base] = prefix + base
-            names |= {f"{prefix_name}{word}{plural}": prefix + base for word in words.split() for plural in ("", "s")}
+            names |= {
+                f"{prefix_name}{word}{plural}".replace("_", " "): prefix + base
+                for word in words.split()
+                for plural in ("", "s")
+            }
     for base, words in _OTHERS.items():
         symbols[base] = base
         plural_base = [base] if base.isalpha() and base.islower() and len(base) > 2 else []
         for word in words.split() + plural_base:
             names |= {word.replace("-", " "): base, word.replace("-", " ") + "s": base}
-    symbols |= {"l": "L", "ml": "mL", "Kg": "kg", "KG": "kg", "kB": "kB", "KB": "kB", "hrs": "h", "mins": "min"}
+    for chinese, symbol in _CHINESE.items():
+        symbols[chinese] = symbol
+    del symbols["B"], symbols["b"]  # 5 B is rather five billion
+    symbols |= {"kms": "km", "cms": "cm", "mms": "mm", "kgs": "kg", "KM": "km"}
+    symbols |= {"l": "L", "ml": "mL", "Kg": "kg", "KG": "kg", "KB": "kB", "hrs": "h", "mins": "min"}
     symbols |= {"secs": "s", "yrs": "year", "kwh": "kWh", "Ohm": "Ω"}
     return symbols, names
 
@@ -116,6 +141,7 @@ def parse_unit(text: str, *, is_attached: bool = False) -> Unit | None:
     """
     text = re.sub(r"\\(?:mu|Omega)\s*", lambda command: "μ" if command[0].startswith("\\mu") else "Ω", text).strip()
     text = re.sub(r"(?<![A-Za-z])u(?=[mgsLlAVFW](?![A-Za-z]))", "μ", text)
+    text = text.replace("平方", "square ").replace("立方", "cubic ")
     if not text or len(text) > _MAX_LENGTH or (is_attached and text in _NEEDS_SPACE):
         return None
     if whole := _base(text):

@@ -150,4 +150,5 @@ def _option(line: AnswerLine) -> _OptionLetter:
     is_option &= ~has_text | is_between(letter, b"A", b"J")
     num_letters = jnp.sum(is_letter(line.byte_W))
     index = jnp.where(is_option, fold(letter).astype(jnp.int32) - ord("a") + 1, 0)
-    return _OptionLetter(index, has_text, num_letters == 1)
+    is_single = (num_letters == 1) & ~jnp.any(is_one_of(line.byte_W, b",;/&|"))
+    return _OptionLetter(index, has_text, is_single)

@@ -1,5 +1,7 @@
 r"""What is read as the answer of a completion."""
 
+import time
+
 import pytest
 
 from r1vl_jax import rewards
@@ -25,6 +27,8 @@ HEADING = "### The final answer is:"
         ("\\[\n42", "\\[\n42"),
         ("```\n42", "42"),
         ("```\n```", ""),
+        ("\\boxed{\n42\n}\nmore", "\\boxed{\n42\n}"),
+        ("**Answer:**\n42\nmore", "42"),
         ("$5\n$6", "$5"),
         ("", ""),
     ],
@@ -78,6 +82,11 @@ def test_a_text_of_elements_has_its_answer_and_its_path_but_no_validity(caplog):
     assert text[start:end] == "6+8=14"
 
 
-def test_many_boxes_take_one_pass():
-    text = rb"\boxed{" * 200_000
-    assert reading.anywhere(text) == text
+@pytest.mark.parametrize(
+    "text", [rb"\boxed{" * 20_000, b"<think>" * 20_000 + b"<answer>12</answer>", b"<answer>" * 20_000]
+)
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_reading_takes_one_pass(text, semantics):
+    start = time.process_time()
+    rewards.score([text], [{"answer": "12", "key_steps": [["x"]]}], semantics=semantics)
+    assert time.process_time() - start < 0.5
