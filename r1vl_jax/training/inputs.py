@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,13 +13,14 @@ from r1vl_jax.checkpoint.hf.chat_template import load_chat_tokenizer
 from r1vl_jax.checkpoint.hf.directory import INDEX, SINGLE_FILE, local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf.processor import PREPROCESSOR_CONFIG, image_processor_files
 from r1vl_jax.config import Config
-from r1vl_jax.config.validation import source_settings_without_effect
+from r1vl_jax.config.validation import SOURCE_SETTINGS, source_settings_without_effect
 from r1vl_jax.data.chat_format import template_fault
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.records import Split, fingerprint, is_record_directory, open_split, split_names
-from r1vl_jax.data.sources.files import find_files
+from r1vl_jax.data.sources.files import find_files, local_source
 from r1vl_jax.data.sources.prepare import Preparation, Prepared, prepare
 from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
+from r1vl_jax.observe.progress import Progress
 from r1vl_jax.runtime import processes
 
 # Each line: any one of these files will do.
@@ -134,12 +136,11 @@ def _find_source(config: Config, absent: list[str]) -> None:
         _open_splits(config, Path(data.source), absent)
         return
     try:
-        find_files(data.source)
+        find_files(local_source(data.source))
     except FileNotFoundError as error:
         absent.append(
             f"config.data.source={data.source!r} ({error}): put a data set there, as a JSON, JSONL or Parquet file or a"
-            " directory of such (docs/data.md), or set config.data.source to one; a data set of the hub is fetched by"
-            " hf download --repo-type dataset OWNER/NAME --local-dir DIRECTORY"
+            " directory of such (docs/data.md), or set config.data.source to one"
         )
 
 
@@ -148,10 +149,16 @@ def _prepare_source(config: Config) -> Prepared:
     data = config.data
     if is_record_directory(data.source):
         return Prepared(Path(data.source), ())
-    names = [field.name for field in dataclasses.fields(Preparation)]
-    preparation = Preparation(**{name: getattr(data, name) for name in names})
-    show_progress = config.observe.progress and processes.is_main_process()
-    return prepare(preparation, _own_directory(config), show_progress=show_progress)
+    settings_of_files = {name: getattr(data, name) for name in SOURCE_SETTINGS}
+    preparation = Preparation(str(local_source(data.source)), name=data.source, **settings_of_files)
+    return prepare(preparation, _own_directory(config), track=_show_progress if config.observe.progress else None)
+
+
+def _show_progress(rows: Iterable[Any], name: str, total: int) -> Iterator[Any]:
+    with Progress(name, total) as progress:
+        for number, row in enumerate(rows, start=1):
+            yield row
+            progress.update(number)
 
 
 def _own_directory(config: Config) -> Path:

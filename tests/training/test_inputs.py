@@ -78,7 +78,8 @@ def test_a_recipe_says_what_to_put_where(name: str, empty_directory: Path, monke
     assert f"hf_export --run=WORKDIR --out={config.model.path}" in weights
     (line,) = data
     source = "data/mulberry" if name.endswith("warmup") else "data/r1vl"
-    assert f"config.data.source='{source}' ({source}: no such file or directory): put a data set there" in line
+    assert f"config.data.source='{source}' ({source}: no such file or directory, and the hub does not give it" in line
+    assert "put a data set there, as a JSON, JSONL or Parquet file or a directory of such" in line
 
 
 def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):

@@ -24,6 +24,7 @@ _SPLIT_OF_WORD = {
     **dict.fromkeys(("valid", "val", "dev"), "validation"),
     "testmini": "test",
 }
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _WORD = re.compile(r"vision_pretrain|[a-z]+")
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet", ".arrow")
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".joblib")
@@ -33,6 +34,27 @@ _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "st
 _NAMES_OF_ROWS = {"data", "rows", "records", "examples", "annotations", *SPLITS}
 _CHUNK = 1 << 20  # characters
 _BATCH = 64  # rows of Parquet held at a time, pictures included
+
+
+def local_source(name: str) -> Path:
+    """The file or directory of this name, or else a snapshot of the data set of this name on the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or not _HUB_NAME.fullmatch(name) or name.endswith(_SUFFIXES):
+        return path
+    # Imported here because local files do not need the hub client.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, repo_type="dataset"))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name}: no such file or directory, and the hub does not give it: {type(error).__name__}"
+        ) from error
 
 
 def find_files(source: str | os.PathLike) -> dict[str, list[Path]]:

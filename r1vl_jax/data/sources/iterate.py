@@ -28,7 +28,7 @@ def from_files(
     Raises:
         FileNotFoundError, ValueError: no data are there, or their layout is not known; says why.
     """
-    preparation = Preparation(os.fspath(path), os.fspath(images), layout, columns)
+    preparation = Preparation(os.fspath(path), images=os.fspath(images), layout=layout, columns=columns)
     for split, files in find_files(preparation.source).items():
         part = Part(split, split, files, preparation.reader(files))
         for number, row in part.rows():

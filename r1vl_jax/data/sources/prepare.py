@@ -4,19 +4,23 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from r1vl_jax.data.records import Record, UnusableRecord, hash_files, write_splits
 from r1vl_jax.data.sources.account import Account
 from r1vl_jax.data.sources.files import TRAIN, Row, count_rows, find_files, read_rows
 from r1vl_jax.data.sources.layouts import parse_columns, recognise
 from r1vl_jax.data.sources.rows import RowReader
+
+# (iterable, name, length) -> the same iterable, whose progress is shown.
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 _SUMMARY, _DROPPED = "summary.json", "dropped.txt"
 _VERSION = 1  # of what rows become: a new one prepares again
@@ -29,6 +33,7 @@ class Preparation:
 
     Attributes:
         source: a file, or a directory of files.
+        name: of the data set, part of ids; "" is the name of `source`.
         images: root of relative paths of pictures; "" is the directory of `source`.
         layout: a name in `layouts.LAYOUTS`, or "" to recognise it.
         columns: "FIELD=COLUMN,...": columns that have another name than in the layout.
@@ -37,6 +42,7 @@ class Preparation:
     """
 
     source: str
+    name: str = ""
     images: str = ""
     layout: str = ""
     columns: str = ""
@@ -48,12 +54,13 @@ class Preparation:
     def root(self) -> Path:
         """Of relative paths of pictures."""
         source = Path(self.source)
-        return Path(self.images or (source.parent if source.is_file() else source))
+        return Path(self.images or (source.parent if source.is_file() else source)).expanduser()
 
     @property
-    def name(self) -> str:
-        """The data set's name: of the file or directory, without suffix."""
-        return re.sub(r"\W+", "-", Path(self.source).resolve().name.split(".")[0]).strip("-") or "data"
+    def stem(self) -> str:
+        """The data set's name without directories and suffix."""
+        name = Path(self.name or os.path.abspath(self.source)).name
+        return re.sub(r"\W+", "-", name.split(".")[0]).strip("-") or "data"
 
     def reader(self, files: Sequence[Path]) -> RowReader:
         """The reader of the rows of files, which are of one layout.
@@ -67,7 +74,7 @@ class Preparation:
             layout = self.layout or recognise(rows, columns)
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from error
-        return RowReader(layout, columns, self.root, self.name)
+        return RowReader(layout, columns, self.root, self.stem)
 
 
 @dataclass(frozen=True)
@@ -105,22 +112,23 @@ class Part:
         return ((number, row) for number, row in rows if self.numbers is None or number in self.numbers)
 
 
-def prepare(preparation: Preparation, cache: Path, *, show_progress: bool = False) -> Prepared:
+def prepare(preparation: Preparation, cache: Path, *, track: Track | None = None) -> Prepared:
     """The prepared data; those of an earlier call where the same files were to be prepared in the same way.
 
     Pictures are read one at a time. Those in files of their own do not decide whether data are the same.
 
     Args:
         cache: a directory for all prepared data; is made.
+        track: shows the progress of an iterable, given its name and length.
 
     Raises:
         FileNotFoundError, ValueError: the source is not there, cannot be read, or a split has no usable record.
     """
     files = find_files(preparation.source)
     cache.mkdir(parents=True, exist_ok=True)
-    directory = cache / f"{preparation.name}-{_digest(preparation, files, cache)[:12]}"
+    directory = cache / f"{preparation.stem}-{_digest(preparation, files, cache)[:12]}"
     if not directory.exists():
-        _write(preparation, files, directory, show_progress=show_progress)
+        _write(preparation, files, directory, track=track or (lambda rows, name, total: rows))
     summary: list[str] = []
     with contextlib.suppress(OSError):  # whoever wrote the records ended before it wrote this
         summary = json.loads((directory / _SUMMARY).read_text("utf-8"))
@@ -131,19 +139,14 @@ def _digest(preparation: Preparation, files: Mapping[str, Sequence[Path]], cache
     source = Path(preparation.source)
     root = source.parent if source.is_file() else source
     by_name = {path.relative_to(root).as_posix(): path for paths in files.values() for path in paths}
-    content = hash_files(by_name, cache / f"{preparation.name}-files.json")
-    settings = asdict(preparation) | {"source": preparation.name, "images": str(preparation.root)}
+    content = hash_files(by_name, cache / f"{preparation.stem}-files.json")
+    settings = asdict(preparation) | {"source": preparation.stem, "images": str(preparation.root)}
     return hashlib.sha256(json.dumps([_VERSION, content, settings]).encode()).hexdigest()
 
 
-def _write(
-    preparation: Preparation, files: Mapping[str, Sequence[Path]], directory: Path, *, show_progress: bool
-) -> None:
+def _write(preparation: Preparation, files: Mapping[str, Sequence[Path]], directory: Path, *, track: Track) -> None:
     parts, account = list(_parts(preparation, files)), Account()
-    records = {
-        part.split: track(_records(part, account), f"preparing {part.split}", part.num_rows, disable=not show_progress)
-        for part in parts
-    }
+    records = {part.split: _records(part, account, track) for part in parts}
     try:
         dropped = write_splits(directory, records, settings={"preparation": json.dumps(asdict(preparation))})
     except FileExistsError:  # another run prepared the same meanwhile
@@ -190,9 +193,9 @@ def _parts(preparation: Preparation, files: Mapping[str, Sequence[Path]]) -> Ite
         yield replace(part, numbers=frozenset(order), num_rows=len(order))
 
 
-def _records(part: Part, account: Account) -> Iterator[Record]:
+def _records(part: Part, account: Account, track: Track) -> Iterator[Record]:
     seen: set[str] = set()
-    for number, row in part.rows():
+    for number, row in track(part.rows(), f"preparing {part.split}", part.num_rows or 0):
         account.row(part.split)
         try:
             record, notes = part.reader.read(row, split=part.files_split, number=number)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from r1vl_jax.data.sources import files
-from r1vl_jax.data.sources.files import count_rows, find_files, read_rows
+from r1vl_jax.data.sources.files import count_rows, find_files, local_source, read_rows
 
 ROWS = [{"problem": "Größe? " * n, "answer": n, "nested": [{"a": n}]} for n in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -114,3 +114,28 @@ def test_what_is_no_data_is_refused_by_name(tmp_path, names, source, error, mess
         (tmp_path / name).touch()
     with pytest.raises(error, match=message):
         find_files(tmp_path / source)
+
+
+def test_a_source_on_the_hub_is_its_snapshot(tmp_path, monkeypatch):
+    """Without a network, a snapshot that the hub's client has kept; without one, no data."""
+    repository = tmp_path / "datasets--someone--squares"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (snapshot / "data").mkdir(parents=True)
+    (snapshot / "data" / "train.jsonl").write_text(LINES)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (path,) = find_files(local_source("someone/squares"))["train"]
+    assert list(read_rows(path)) == ROWS
+    with pytest.raises(
+        FileNotFoundError, match="someone/circles: no such file or directory, and the hub does not give it"
+    ):
+        local_source("someone/circles")
+
+
+def test_a_local_source_is_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.json").touch()
+    assert local_source("~/a.json") == tmp_path / "a.json"
+    assert str(local_source("nowhere/a.json")) == "nowhere/a.json"
