@@ -49,7 +49,10 @@ def test_a_fused_step_resolves():
             {"eval__steps": 5, "eval__num_problems": 6, "eval__num_validation": 7, "data__eval_records": 6},
             "eval.num_validation=7 exceeds data.eval_records=6",
         ),
-        ({"data__source": "a.json", "data__layout": "mullberry"}, "data.layout='mullberry': expected one of ('', 'mulberry', "),
+        (
+            {"data__source": "a.json", "data__layout": "mullberry"},
+            "data.layout='mullberry': expected one of ('', 'mulberry', ",
+        ),
         (
             {"data__layout": "trl", "data__test_size": 5.0},
             "no effect with data.source='digits': data.layout='trl', data.test_size=5.0; unset, or set data.source",
