@@ -2,10 +2,12 @@
 
     python -m r1vl_jax.generate --model=DIR --image=a.png --prompt="How many squares are there?"
         [--max_new_tokens=512] [--temperature=0.7 --n=4 --seed=0] [--system="Be brief."] [--dtype=bfloat16]
+        [--adapter=DIR]
 
-`--model` is a directory in Hugging Face's layout, such as an export, or a name on the hub. `--image` is given once for
-each picture; pictures come before the prompt, or where it has `<image>`. A model that was trained with an instruction
-is asked with it, unless `--noinstruction` is given. Answers are printed, one after another.
+`--model` is a directory in Hugging Face's layout, such as an export, or a name on the hub; `--adapter` the directory of
+a LoRA adapter in PEFT's format. `--image` is given once for each picture; pictures come before the prompt, or where it
+has `<image>`. A model that was trained with an instruction is asked with it, unless `--noinstruction` is given. Answers
+are printed, one after another.
 """
 
 import sys
@@ -28,6 +30,7 @@ def ask(
     system: str = "",
     has_instruction: bool = True,
     dtype: str = "float32",
+    adapter: str | None = None,
     **settings: Any,
 ) -> list[Answer]:
     """The answers to a prompt. What can be checked without the weights is refused before they are read.
@@ -45,7 +48,7 @@ def ask(
     if system:
         messages = [{"role": "system", "content": system}, *messages]
     read_messages(messages)
-    loaded = load(model, dtype=dtype, param_dtype=dtype)
+    loaded = load(model, dtype=dtype, param_dtype=dtype, adapter=adapter)
     answers = loaded.chat(messages, instruction=None if has_instruction else "", **settings)
     return answers if num_answers > 1 else [answers]
 
@@ -61,6 +64,7 @@ def main() -> None:
     seed = flags.DEFINE_integer("seed", 0, "Of the random numbers.")
     instruction = flags.DEFINE_bool("instruction", True, "Ask with the instruction that the model was trained with.")
     dtype = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights and the computation.")
+    adapter = flags.DEFINE_string("adapter", None, "Directory of a LoRA adapter in PEFT's format.")
     cache = flags.DEFINE_string("compile_cache", "~/.cache/r1vl_jax", "Directory for compiled programs; '' for none.")
 
     def start(_: list[str]) -> None:
@@ -79,6 +83,7 @@ def main() -> None:
                 system=system.value,
                 has_instruction=instruction.value,
                 dtype=dtype.value,
+                adapter=adapter.value,
                 **settings,
             )
         except (ValueError, OSError) as error:

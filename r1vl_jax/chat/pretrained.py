@@ -3,6 +3,7 @@
 Called with the outputs of a Hugging Face processor, it gives logits.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from r1vl_jax.chat.messages import Messages, read_messages, read_prompt
 from r1vl_jax.chat.prompter import Prompter, load_prompter
 from r1vl_jax.checkpoint.hf.directory import local_directory
 from r1vl_jax.checkpoint.hf.load import load_params, read_config
+from r1vl_jax.checkpoint.hf.peft import load_adapter
 from r1vl_jax.data.prompts import EncodedPrompt, from_inputs
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
+from r1vl_jax.models.trainable import combine
 from r1vl_jax.sampling.weight_sync import sampler_params
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.sharding.rules import shardings
@@ -55,11 +58,13 @@ class Pretrained:
     Attributes:
         params: in the layout that the learner and the sampler use.
         directory: holds tokenizer, chat template and image processor; None for logits alone.
+        adapter: directory of the LoRA adapter, whose instruction counts; None without one.
     """
 
     definition: Definition
     params: Params
     directory: Path | None = None
+    adapter: Path | None = None
 
     def generate(
         self,
@@ -136,7 +141,7 @@ class Pretrained:
         """How the model is asked. Raises what `load_prompter` raises."""
         if self.directory is None:
             raise ValueError("this model has no tokenizer: load it with r1vl_jax.load")
-        return load_prompter(self.directory)
+        return load_prompter(self.directory, instruction_from=self.adapter)
 
     @functools.cached_property
     def _decoder_params(self) -> Params:
@@ -207,6 +212,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     *,
     param_dtype: str = "float32",
+    adapter: str | Path | None = None,
 ) -> Pretrained:
     """Loads a Qwen2-VL or Qwen2.5-VL.
 
@@ -214,18 +220,25 @@ def load(
         directory_or_hub_name: a directory with config.json and safetensors, or a name like Qwen/Qwen2-VL-2B-Instruct.
         dtype: of the computation.
         mesh: devices that the parameters are sharded over, by the rules of `sharding`; by default the first device.
-        param_dtype: of the parameters; bfloat16 needs half the memory.
+        param_dtype: of the parameters; bfloat16 needs half the memory. An adapter's are float32.
+        adapter: directory of a LoRA adapter in PEFT's format, which is added to the model and not merged.
 
     Raises:
         FileNotFoundError: there is no such directory, on this machine or on the hub.
-        ValueError: it is another model, or its tensors do not match its configuration.
+        ValueError: it is another model, its tensors do not match its configuration, or the adapter not the model.
     """
     mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
     platform = mesh.devices.flat[0].platform
     definition = Definition(read_config(directory_or_hub_name), dtype, platform=platform, mesh=mesh)
     placement = shardings(definition.abstract_params(), mesh)
+    lora = None if adapter is None else load_adapter(adapter, definition)  # before the weights, which take a while
     params = load_params(directory_or_hub_name, definition, placement=placement, dtype=param_dtype)
-    return Pretrained(definition, params, local_directory(directory_or_hub_name))
+    directory = local_directory(directory_or_hub_name)
+    if lora is None or adapter is None:
+        return Pretrained(definition, params, directory)
+    definition = dataclasses.replace(definition, lora=lora[0])
+    added = jax.device_put(lora[1], shardings(lora[1], mesh))
+    return Pretrained(definition, combine(added, params), directory, Path(adapter))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -63,8 +63,11 @@ class Prompter:
             raise ValueError(f"the chat template cannot write it ({type(error).__name__}: {error})") from error
 
 
-def load_prompter(directory: Path) -> Prompter:
+def load_prompter(directory: Path, *, instruction_from: Path | None = None) -> Prompter:
     """Reads what belongs to a checkpoint's weights; pictures are resized within the limits that its files state.
+
+    Args:
+        instruction_from: the directory with the instruction, as that of an adapter; by default the checkpoint's.
 
     Raises:
         FileNotFoundError, ValueError: the files are absent or damaged, or not those of the weights.
@@ -78,7 +81,7 @@ def load_prompter(directory: Path) -> Prompter:
             f"{directory}: expected a chat template, such as chat_template.json; put that of the model there"
         )
     model_config(config.Model(path=str(directory)), tokenizer)
-    path = directory / INSTRUCTION
+    path = (instruction_from or directory) / INSTRUCTION
     return Prompter(
         processor=Processor(tokenizer, load_image_processor(directory)),
         instruction=path.read_text("utf-8").strip() if path.is_file() else "",

@@ -8,13 +8,14 @@ import numpy as np
 import peft
 import pytest
 import torch
+from flax.traverse_util import flatten_dict
 from helpers.small import make_adapter, merged_params
 from helpers.twins import Twins, make_inputs, make_twins, to_torch
 from safetensors.numpy import load_file
 
 from r1vl_jax.chat.pretrained import Pretrained
-from r1vl_jax.checkpoint.hf.peft import save_adapter
-from r1vl_jax.models.lora import LoRA
+from r1vl_jax.checkpoint.hf.peft import load_adapter, save_adapter
+from r1vl_jax.models.lora import LoRA, is_adapter
 from r1vl_jax.models.trainable import combine
 
 INPUTS = make_inputs([[(1, 4, 2), (1, 2, 6)], [], [(1, 4, 4)]])
@@ -63,6 +64,18 @@ def test_peft_computes_the_same_logits(twins: Twins, adapted: Pretrained, tmp_pa
 def test_the_merged_base_computes_the_same_logits(adapted: Pretrained):
     merged = Pretrained(adapted.definition.base, merged_params(adapted.params, adapted.definition.lora))
     np.testing.assert_allclose(merged(**INPUTS)[IS_REAL_BT], adapted(**INPUTS)[IS_REAL_BT], rtol=0, atol=1e-4)
+
+
+@both_architectures
+def test_what_is_saved_is_loaded(adapted: Pretrained, tmp_path: Path):
+    save_adapter(tmp_path, adapted.params, adapted.definition, base_model="a/model")
+    lora, params = load_adapter(tmp_path, adapted.definition.base)
+    assert (lora.r, lora.alpha) == (adapted.definition.lora.r, adapted.definition.lora.alpha)
+    saved = {path: leaf for path, leaf in flatten_dict(adapted.params, sep=".").items() if is_adapter(path)}
+    loaded = flatten_dict(params, sep=".")
+    assert loaded.keys() == saved.keys()
+    for path in saved:
+        np.testing.assert_array_equal(loaded[path], saved[path])
 
 
 def test_the_files(adapted: Pretrained, tmp_path: Path):
