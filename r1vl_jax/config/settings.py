@@ -67,7 +67,8 @@ class Data:
     Attributes:
         source: "digits", the embedded task (arithmetic with handwritten digits); a JSON, JSONL or Parquet file, or a
             directory of such or of `datasets.save_to_disk`, which is prepared before the first run; or a directory of
-            ArrayRecord splits in the format of `data.records`.
+            ArrayRecord splits in the format of `data.records`; or a name on the hub. Several, with commas between, are
+            mixed: by weights, "a.json:0.7, b.parquet:0.3", or without, each record once an epoch.
         directory: where the embedded task is written, and where prepared data are kept by content; "" is
             `WORKDIR/data`.
         images: root of the relative paths of pictures; "" is the directory of `source`.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from r1vl_jax.config import loss
+from r1vl_jax.config.data_source import source_errors
 from r1vl_jax.config.mesh import divisors
 from r1vl_jax.config.settings import COLUMN_FIELDS, LAYOUTS, Config, Data, Model, read_instruction
 
@@ -82,7 +83,8 @@ def source_settings_without_effect(data: Data) -> list[str]:
 
 
 def _source_errors(data: Data) -> Iterator[str]:
-    """Settings of the preparation of files."""
+    """Sources, and settings of the preparation of their files."""
+    yield from source_errors(data.source)
     if data.source == "digits" and (without_effect := source_settings_without_effect(data)):
         yield f"no effect with data.source='digits': {', '.join(without_effect)}; unset, or set data.source"
     pairs = [pair for pair in data.columns.split(",") if pair.strip()]

@@ -1,6 +1,8 @@
 """What a run reads: weights, tokenizer and data, each found once, before a device is touched, and handed on by name."""
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +15,15 @@ from r1vl_jax.checkpoint.hf.chat_template import load_chat_tokenizer
 from r1vl_jax.checkpoint.hf.directory import INDEX, SINGLE_FILE, local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf.processor import PREPROCESSOR_CONFIG, image_processor_files
 from r1vl_jax.config import Config
-from r1vl_jax.config.validation import SOURCE_SETTINGS, source_settings_without_effect
+from r1vl_jax.config.data_source import parse_sources
 from r1vl_jax.data.chat_format import template_fault
 from r1vl_jax.data.digits import task
-from r1vl_jax.data.records import Split, fingerprint, is_record_directory, open_split, split_names
-from r1vl_jax.data.sources.files import find_files, local_source
-from r1vl_jax.data.sources.prepare import Preparation, Prepared, prepare
+from r1vl_jax.data.records import Split, fingerprint
+from r1vl_jax.data.sources.prepare import Prepared
 from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from r1vl_jax.observe.progress import Progress
 from r1vl_jax.runtime import processes
+from r1vl_jax.training.sources import find_sources, open_splits, prepare_sources
 
 # Each line: any one of these files will do.
 _MODEL_FILES = (
@@ -31,7 +33,6 @@ _MODEL_FILES = (
     ("tokenizer_config.json",),
     (PREPROCESSOR_CONFIG, "image_processor in processor_config.json"),
 )
-_SUPERVISED = ("vision_pretrain", "warmup")
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,23 @@ class Inputs:
 
     Attributes:
         model: settings of the model; `path` is a local directory, or "" to start from random weights.
-        data_directory: holds the splits.
+        data_directories: hold the splits, one for each source.
         splits: those that the run reads, by name.
         tokenizer: the model's own; without one, a small one trained on the warm-up's records.
         summary: what became of the data's rows, and which splits the run does without, in lines.
     """
 
     model: settings.Model
-    data_directory: Path
+    data_directories: tuple[Path, ...]
     splits: Mapping[str, Split]
     tokenizer: PreTrainedTokenizerBase
     summary: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:
         """Digests of the files that the run depends on."""
+        data = [fingerprint(directory) for directory in self.data_directories]
         return {
-            "data_fingerprint": fingerprint(self.data_directory),
+            "data_fingerprint": data[0] if len(data) == 1 else hashlib.sha256(" ".join(data).encode()).hexdigest(),
             "weights_fingerprint": weights_fingerprint(self.model.path),
         }
 
@@ -74,18 +76,22 @@ def preflight(config: Config) -> Inputs:
     model = _find_model(config.model, absent)
     is_embedded = config.data.source == "digits"
     if not is_embedded:
-        _find_source(config, absent)
+        find_sources(config.data, _required_splits(config), absent)
     _raise_if_absent(absent)
+    directory = Path(config.data.directory or Path(config.workdir) / "data")
     with processes.main_process_first():
         if is_embedded:
-            prepared = Prepared(_own_directory(config), ())
-            _write_embedded_task(config, prepared.directory)
+            _write_embedded_task(config, directory)
+            prepared = [Prepared(directory, ())]
         else:
-            prepared = _prepare_source(config)
-        splits, notes = _open_splits(config, prepared.directory, absent)
+            track = _show_progress if config.observe.progress else None
+            prepared = prepare_sources(config.data, directory, track=track)
+        weights = [source.weight for source in parse_sources(config.data.source)]
+        splits, notes = open_splits([each.directory for each in prepared], weights, _required_splits(config), absent)
         _raise_if_absent(absent)
         tokenizer = _model_tokenizer(Path(model.path)) if model.path else _own_tokenizer(config, splits["warmup"])
-    return Inputs(model, prepared.directory, splits, tokenizer, (*prepared.summary, *notes))
+    directories, summaries = [each.directory for each in prepared], [each.summary for each in prepared]
+    return Inputs(model, tuple(directories), splits, tokenizer, (*itertools.chain(*summaries), *notes))
 
 
 def _raise_if_absent(absent: list[str]) -> None:
@@ -120,72 +126,11 @@ def _has_any(directory: Path, names: Iterable[str]) -> bool:
     return any((directory / name).is_file() for name in names)
 
 
-def _find_source(config: Config, absent: list[str]) -> None:
-    """Looks for the files of a source that is not the embedded task; what is not there is appended to `absent`.
-
-    Raises:
-        ValueError: files that are not read, or settings of files for a directory of records.
-    """
-    data = config.data
-    if is_record_directory(data.source):
-        if without_effect := source_settings_without_effect(data):
-            raise ValueError(
-                f"data.source={data.source!r} is a directory of records, for which {', '.join(without_effect)} have no"
-                " effect; unset them"
-            )
-        _open_splits(config, Path(data.source), absent)
-        return
-    try:
-        find_files(local_source(data.source))
-    except FileNotFoundError as error:
-        absent.append(
-            f"config.data.source={data.source!r} ({error}): put a data set there, as a JSON, JSONL or Parquet file or a"
-            " directory of such (docs/data.md), or set config.data.source to one"
-        )
-
-
-def _prepare_source(config: Config) -> Prepared:
-    """The records of a source that is not the embedded task, prepared if they are files of another format."""
-    data = config.data
-    if is_record_directory(data.source):
-        return Prepared(Path(data.source), ())
-    settings_of_files = {name: getattr(data, name) for name in SOURCE_SETTINGS}
-    preparation = Preparation(str(local_source(data.source)), name=data.source, **settings_of_files)
-    return prepare(preparation, _own_directory(config), track=_show_progress if config.observe.progress else None)
-
-
 def _show_progress(rows: Iterable[Any], name: str, total: int) -> Iterator[Any]:
     with Progress(name, total) as progress:
         for number, row in enumerate(rows, start=1):
             yield row
             progress.update(number)
-
-
-def _own_directory(config: Config) -> Path:
-    return Path(config.data.directory or Path(config.workdir) / "data")
-
-
-def _open_splits(config: Config, directory: Path, absent: list[str]) -> tuple[dict[str, Split], list[str]]:
-    """The splits that a run reads, and what it does without; those that it cannot do without go to `absent`.
-
-    A supervised stage without a split of its own reads `train`. Without `test` there is no evaluation before, between
-    and after the stages.
-    """
-    names, splits, notes = split_names(directory), {}, []
-    for name in _required_splits(config):
-        if name in names:
-            splits[name] = open_split(directory, name)
-        elif name in _SUPERVISED and "train" in names:
-            splits[name] = open_split(directory, "train")
-            notes.append(f"there is no split {name}: train is read in its place")
-        elif name == "test":
-            notes.append("there is no split test: no evaluation before, between and after the stages (data.test_size)")
-        else:
-            absent.append(
-                f"config.data.source={config.data.source!r}: no split {name!r}, only {names}; "
-                + ("set data.validation_size, or eval.steps=0" if name == "validation" else "set data.source to one")
-            )
-    return splits, notes
 
 
 def _required_splits(config: Config) -> list[str]:

@@ -104,7 +104,7 @@ def test_an_absent_split_is_named_and_a_test_split_is_not_needed(empty_directory
     config = resolve(make_config(train__stages=("step_grpo",), data__source="records", eval__steps=1))
     record = Record("a", (picture,), "<image>", "", "1", (), "", "", "")
     write_splits("records", {"train": [record]}, settings={})
-    with pytest.raises(FileNotFoundError, match=r"no split 'validation', only \['train'\]; set data.validation_size"):
+    with pytest.raises(FileNotFoundError, match=r"no split 'validation' in records, only \['train'\]; set data"):
         preflight(config)
     inputs = preflight(resolve(make_config(train__stages=("step_grpo",), data__source="records")))
     assert set(inputs.splits) == {"train", "warmup"}
@@ -119,15 +119,31 @@ def test_files_are_prepared_once_and_by_content(empty_directory: Path, picture: 
     changes = {"data__source": "rows.json", "data__test_size": 0.2, "train__stages": ("step_grpo",)}
     config = resolve(make_config(**changes, observe__progress=False))
     inputs = preflight(config)
-    assert inputs.data_directory.parent == Path(config.workdir) / "data"
+    assert inputs.data_directories[0].parent == Path(config.workdir) / "data"
     assert {name: len(split) for name, split in inputs.splits.items()} == {"train": 8, "warmup": 8, "test": 2}
     assert inputs.summary[:2] == ("train: layout thinklite", "test: 2 of 2 rows kept, 0 dropped")
-    written = {path: path.stat().st_mtime_ns for path in inputs.data_directory.glob("*array_record*")}
+    written = {path: path.stat().st_mtime_ns for path in inputs.data_directories[0].glob("*array_record*")}
     again = preflight(config)
     assert again.summary == inputs.summary
-    assert {path: path.stat().st_mtime_ns for path in again.data_directory.glob("*array_record*")} == written
+    assert {path: path.stat().st_mtime_ns for path in again.data_directories[0].glob("*array_record*")} == written
     Path("rows.json").write_text(json.dumps(rows[:9]))
-    assert preflight(config).data_directory != inputs.data_directory
+    assert preflight(config).data_directories[0] != inputs.data_directories[0]
+
+
+def test_several_sources_are_mixed(empty_directory: Path, picture: bytes):
+    """A file and a directory of records, as the text of a tuple: training by weights, evaluation of all once."""
+    Path("a.png").write_bytes(picture)
+    rows = [{"problem": f"What is {number}?", "image": "a.png", "answer": number} for number in range(4)]
+    Path("rows.json").write_text(json.dumps(rows))
+    made = [Record.make("What?", images=[picture], answer=str(number), source="made") for number in range(12)]
+    write_splits("records", {"train": made, "test": made[:3]}, settings={})
+    changes = {"data__source": "('rows.json:0.5', 'records:0.5')", "data__test_size": 1.0, "observe__progress": False}
+    inputs = preflight(resolve(make_config(**changes, train__stages=("step_grpo",))))
+    train = [record.source for record in inputs.splits["train"]]
+    assert (train.count("rows"), train.count("made")) == (12, 12)
+    assert sorted(record.source for record in inputs.splits["test"]) == ["made", "made", "made", "rows"]
+    assert len(inputs.data_directories) == 2
+    assert len(inputs.fingerprints()["data_fingerprint"]) == 64
 
 
 def test_settings_of_files_are_refused_for_a_directory_of_records(empty_directory: Path, picture: bytes):
