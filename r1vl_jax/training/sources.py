@@ -92,7 +92,7 @@ def open_splits(
         else:
             held = sorted(set().union(*names_of.values()))
             remedy = "set data.validation_size, or eval.steps=0" if name == "validation" else "set data.source to one"
-            absent.append(f"config.data.source: no split {name!r} in {directories[0]}, only {held}; {remedy}")
+            absent.append(f"config.data.source: {directories[0]}: no split {name!r}, only {held}; {remedy}")
     return splits, notes
 
 

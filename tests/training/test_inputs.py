@@ -104,7 +104,7 @@ def test_an_absent_split_is_named_and_a_test_split_is_not_needed(empty_directory
     config = resolve(make_config(train__stages=("step_grpo",), data__source="records", eval__steps=1))
     record = Record("a", (picture,), "<image>", "", "1", (), "", "", "")
     write_splits("records", {"train": [record]}, settings={})
-    with pytest.raises(FileNotFoundError, match=r"no split 'validation' in records, only \['train'\]; set data"):
+    with pytest.raises(FileNotFoundError, match=r"records: no split 'validation', only \['train'\]; set data"):
         preflight(config)
     inputs = preflight(resolve(make_config(train__stages=("step_grpo",), data__source="records")))
     assert set(inputs.splits) == {"train", "warmup"}
