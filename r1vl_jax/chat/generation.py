@@ -123,7 +123,7 @@ def _for_prefill(sampler: Sampler) -> Sampler:
 def _batch(encoded: Sequence[EncodedPrompt], num_shards: int) -> PromptBatch:
     num_rows = num_shards * bucket(-(-len(encoded) // num_shards))
     width = bucket(max(len(prompt.token_S) for prompt in encoded), _LEAST_PROMPT, _GROWTH)
-    num_patches = sum(len(patches) for prompt in encoded for patches, _ in prompt.images)
+    num_patches = sum(len(patches) for prompt in encoded for patches, _ in (*prompt.images, *prompt.videos))
     return prompts.batch(
         [*encoded, *[_FILLER] * (num_rows - len(encoded))],
         prompt_bucket=width,

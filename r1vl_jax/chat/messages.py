@@ -1,4 +1,4 @@
-"""Conversations in Hugging Face's form: turns for a chat template, and the pictures in the order of their places.
+"""Conversations in Hugging Face's form: turns for a chat template; pictures and videos in the order of their places.
 
 [{"role": "system", "content": "Be brief."},
  {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]}]
@@ -8,7 +8,7 @@ import base64
 import binascii
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,38 @@ from r1vl_jax.data.prompts import with_instruction
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER
 
 Messages = Sequence[Mapping[str, Any]]
-Turn = dict[str, Any]  # role, and content: a string, or parts of type "text" and "image", without the picture itself
+Turn = dict[str, Any]  # role, and content: a string, or parts of type "text", "image" and "video", without the picture
 
 _ROLES = ("system", "user", "assistant")
+_FPS = 2.0  # what Qwen's processors sample by default
 # Keys under which Hugging Face's processors look for the picture of a part.
 _PICTURE_KEYS = ("image", "path", "url", "base64")
 
 
 @dataclass(frozen=True)
+class Video:
+    """Frames of one size, at so many a second."""
+
+    frames: list[Image.Image]
+    fps: float
+
+
+@dataclass(frozen=True)
 class Conversation:
-    """Turns that end with the user's, and their pictures in order."""
+    """Turns that end with the user's, and their pictures and videos in order."""
 
     turns: list[Turn]
-    images: list[Image.Image]
+    images: list[Image.Image] = field(default_factory=list)
+    videos: list[Video] = field(default_factory=list)
 
 
-def read_prompt(prompt: str, images: Any = None) -> Messages:
+def read_prompt(prompt: str, images: Any = None, videos: Any = None) -> Messages:
     """A prompt as a conversation of one turn.
 
     Args:
         prompt: with one `<image>` for each picture, or with none: then the pictures come first.
         images: a picture or a sequence of them, each as in `open_image`; None for a text alone.
+        videos: a list of frames, or a list of such; they come before pictures and text.
 
     Raises:
         ValueError: there are other numbers of pictures and of `<image>`.
@@ -53,7 +64,11 @@ def read_prompt(prompt: str, images: Any = None) -> Messages:
             f"a prompt: expected one {IMAGE_PLACEHOLDER} for each of {len(pictures)} pictures, or none, got"
             f" {len(texts) - 1}; a text that speaks of {IMAGE_PLACEHOLDER} is given as messages"
         )
-    parts = [{"type": "text", "text": texts[0]}]
+    if videos is not None and not isinstance(videos, (list, tuple)):
+        raise ValueError(f"videos: expected a list of frames, or a list of such, got {_shorten(videos)}")
+    several = [] if not videos else list(videos) if isinstance(videos[0], (list, tuple)) else [videos]
+    parts = [{"type": "video", "video": video} for video in several]
+    parts += [{"type": "text", "text": texts[0]}]
     for picture, text in zip(pictures, texts[1:], strict=True):
         parts += [{"type": "image", "image": picture}, {"type": "text", "text": text}]
     return [{"role": "user", "content": [part for part in parts if part.get("text") != ""]}]
@@ -65,7 +80,8 @@ def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:
     Args:
         messages: each with a role (system, user or assistant) and a content: a string, or a list of parts
             `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`; a picture is as in `open_image`, and
-            may stand under "path", "url" or "base64", or in an `image_url`. The last one is the user's.
+            may stand under "path", "url" or "base64", or in an `image_url`. A video is a list of frames, with `fps` (2
+            by default) beside it: `{"type": "video", "video": [...], "fps": 1}`. The last one is the user's.
         instruction: how to answer, put into the first turn of the user as `with_instruction` says; "" for none.
 
     Raises:
@@ -73,10 +89,11 @@ def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence) or not messages:
         raise ValueError(f"messages: expected a list of role and content, got {_shorten(messages)}")
-    turns, images = [], []
+    conversation = Conversation([])
+    turns = conversation.turns
     for number, message in enumerate(messages, start=1):
         try:
-            turn = _read_turn(message, images)
+            turn = _read_turn(message, conversation)
         except ValueError as error:
             raise ValueError(f"message {number}: {error}") from error
         if turn["role"] == "system" and number > 1:
@@ -86,7 +103,7 @@ def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:
         raise ValueError(f"messages: the last one must be the user's, got the {turns[-1]['role']}'s")
     first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
     turns[first] = turns[first] | {"content": _instructed(turns[first]["content"], instruction)}
-    return Conversation(turns, images)
+    return conversation
 
 
 def open_image(source: Any) -> Image.Image:
@@ -123,8 +140,8 @@ def _decode(text: str) -> Image.Image:
     return open_picture(encoded, name="a picture")
 
 
-def _read_turn(message: Any, images: list[Image.Image]) -> Turn:
-    """A checked turn; its pictures are appended to `images`."""
+def _read_turn(message: Any, conversation: Conversation) -> Turn:
+    """A checked turn; its pictures and videos are appended to those of the conversation."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
         raise ValueError(f'expected {{"role": ..., "content": ...}}, got {_shorten(message)}')
     role, content = message["role"], message["content"]
@@ -134,17 +151,20 @@ def _read_turn(message: Any, images: list[Image.Image]) -> Turn:
         return {"role": role, "content": content}
     if not isinstance(content, Sequence) or not content:
         raise ValueError(f"content: expected a text, or a list of parts, got {_shorten(content)}")
-    return {"role": role, "content": list(_read_parts(content, images))}
+    return {"role": role, "content": list(_read_parts(content, conversation))}
 
 
-def _read_parts(content: Sequence[Any], images: list[Image.Image]) -> Iterator[dict[str, str]]:
+def _read_parts(content: Sequence[Any], conversation: Conversation) -> Iterator[dict[str, str]]:
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             yield {"type": "text", "text": part["text"]}
         elif kind in ("image", "image_url"):
-            images.append(_read_image(part))
+            conversation.images.append(_read_image(part))
             yield {"type": "image"}
+        elif kind == "video":
+            conversation.videos.append(_read_video(part))
+            yield {"type": "video"}
         else:
             raise ValueError(
                 f'content: expected {{"type": "text", "text": ...}} or {{"type": "image", "image": ...}}, got'
@@ -161,6 +181,15 @@ def _read_image(part: Mapping[str, Any]) -> Image.Image:
         raise ValueError(f'content: expected a picture as {{"type": "image", "image": ...}}, got {_shorten(part)}')
     value = part[given[0]]
     return _decode(value) if given[0] == "base64" and isinstance(value, str) else open_image(value)
+
+
+def _read_video(part: Mapping[str, Any]) -> Video:
+    frames, fps = part.get("video"), part.get("fps", _FPS)
+    if not isinstance(frames, (list, tuple)) or not frames:
+        raise ValueError(f"content: expected a video as a list of its frames, each a picture, got {_shorten(frames)}")
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < float("inf"):
+        raise ValueError(f"content: expected fps as a number of frames a second above 0, got {_shorten(fps)}")
+    return Video([open_image(frame) for frame in frames], fps)
 
 
 def _instructed(content: str | list[dict[str, str]], instruction: str) -> str | list[dict[str, str]]:

@@ -70,6 +70,7 @@ class Pretrained:
         self,
         prompts: str | Sequence[str | Messages],
         images: Any = None,
+        videos: Any = None,
         *,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
@@ -86,6 +87,8 @@ class Pretrained:
                 none: then they come first.
             images: the pictures of a text: a path, the bytes of a file, a data URL, a PIL image, or a list of these;
                 for a list of prompts one such entry each, None for a prompt without pictures.
+            videos: likewise; a video is a list of its frames, two a second. They come before pictures and text. Another
+                rate is given in messages.
             max_new_tokens: of an answer; it ends earlier at the model's end tokens.
             temperature: 0 takes the likeliest token each time.
             n: answers to each prompt; more than one need a temperature.
@@ -102,18 +105,11 @@ class Pretrained:
         """
         settings = Settings(max_new_tokens, temperature, n, top_k, top_p, seed)
         if is_single := isinstance(prompts, str):
-            prompts, images = [prompts], [images]
-        if images is None:
-            images = [None] * len(prompts)
-        if not isinstance(images, (list, tuple)) or len(images) != len(prompts):
-            got = len(images) if isinstance(images, (list, tuple)) else type(images).__name__
-            raise ValueError(
-                f"images: expected a list with an entry for each of {len(prompts)} prompts, None where there is no"
-                f" picture, got {got}"
-            )
+            prompts, images, videos = [prompts], [images], [videos]
+        images, videos = _of_each_prompt("images", images, prompts), _of_each_prompt("videos", videos, prompts)
         encoded = [
-            self._encode(f"prompt {number}", prompt, pictures, instruction)
-            for number, (prompt, pictures) in enumerate(zip(prompts, images, strict=True), start=1)
+            self._encode(f"prompt {number}", prompt, pictures, clips, instruction)
+            for number, (prompt, pictures, clips) in enumerate(zip(prompts, images, videos, strict=True), start=1)
         ]
         answers = self._answer(encoded, settings) if encoded else []
         return answers[0] if is_single else answers
@@ -148,12 +144,12 @@ class Pretrained:
         """The sampler's copy of the decoder, made once."""
         return sampler_params(generation.make_sampler(self.definition, Settings(), ()), self.params)
 
-    def _encode(self, name: str, prompt: Any, images: Any, instruction: str | None) -> EncodedPrompt:
+    def _encode(self, name: str, prompt: Any, images: Any, videos: Any, instruction: str | None) -> EncodedPrompt:
         instruction = self.prompter.instruction if instruction is None else instruction
         try:
-            if not isinstance(prompt, str) and images is not None:
-                raise ValueError("the pictures of a conversation stand in its messages, not in images")
-            messages = read_prompt(prompt, images) if isinstance(prompt, str) else prompt
+            if not isinstance(prompt, str) and (images is not None or videos is not None):
+                raise ValueError("pictures and videos of a conversation stand in its messages, not in images or videos")
+            messages = read_prompt(prompt, images, videos) if isinstance(prompt, str) else prompt
             return self.prompter.encode(read_messages(messages, instruction=instruction))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
@@ -204,6 +200,23 @@ class Pretrained:
             tokens_per_second=model.vision.tokens_per_second,
         )
         return _logits(self.definition, self.params, inputs)
+
+
+def _of_each_prompt(name: str, given: Any, prompts: Sequence[Any]) -> Sequence[Any]:
+    """What was given with each of several prompts; None for every prompt if nothing was given.
+
+    Raises:
+        ValueError: there is another number of them.
+    """
+    if given is None:
+        return [None] * len(prompts)
+    if not isinstance(given, (list, tuple)) or len(given) != len(prompts):
+        got = len(given) if isinstance(given, (list, tuple)) else type(given).__name__
+        raise ValueError(
+            f"{name}: expected a list with an entry for each of {len(prompts)} prompts, None where there is none, got"
+            f" {got}"
+        )
+    return given
 
 
 def load(

@@ -26,12 +26,15 @@ class EncodedPrompt:
     Attributes:
         token_S: token ids.
         type_S: 0 text, 1 image, 2 video.
-        images: patches and grid of each image.
+        images, videos: patches and grid of each image and of each video.
+        video_intervals: temporal positions from one frame pair to the next, for each video.
     """
 
     token_S: Int[np.ndarray, " S"]
     type_S: Int[np.ndarray, " S"]
     images: tuple[tuple[Patches, Grid], ...]
+    videos: tuple[tuple[Patches, Grid], ...] = ()
+    video_intervals: tuple[float, ...] = ()
 
 
 class Processor:
@@ -150,7 +153,8 @@ def batch(
         mask_PS=pad_rows([np.ones(len(prompt.token_S), bool) for prompt in prompts], width, side="left", value=0),
         type_PS=pad_rows([prompt.type_S for prompt in prompts], width, side="left", value=TEXT),
         images=[image for prompt in prompts for image in prompt.images],
-        videos=[],
+        videos=[video for prompt in prompts for video in prompt.videos],
+        video_intervals=[interval for prompt in prompts for interval in prompt.video_intervals],
         patch_bucket=patch_bucket,
         vision_shards=vision_shards,
     )

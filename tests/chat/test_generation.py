@@ -42,12 +42,14 @@ def model(directory: Path, torch_model: PreTrainedModel) -> Pretrained:
     return r1vl_jax.load(str(directory))
 
 
-def answer_of_transformers(directory: Path, torch_model: PreTrainedModel, messages, images, **settings) -> list[int]:
+def answer_of_transformers(
+    directory: Path, torch_model: PreTrainedModel, messages, images, videos=(), **settings
+) -> list[int]:
     """Everything is read from the checkpoint, and the prompt stands alone in its batch."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     processor = Processor(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(directory))
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    inputs = processor([text], images=[images])
+    inputs = processor([text], images=[images], videos=[videos])
     with torch.no_grad():
         sequences = torch_model.generate(
             **{name: torch.as_tensor(array) for name, array in inputs.items()}, do_sample=False, **settings
@@ -80,6 +82,22 @@ def test_greedy_answers_are_those_of_transformers(directory: Path, torch_model: 
     for answer, pictures, messages in zip(answers, [*images, [picture(60, 90)]], asked, strict=True):
         assert answer.token_ids == answer_of_transformers(directory, torch_model, messages, pictures, max_new_tokens=24)
     assert len({tuple(answer.token_ids) for answer in answers}) == len(asked)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, indirect=True)
+def test_a_video_is_answered_as_by_transformers(directory: Path, torch_model: PreTrainedModel, model: Pretrained):
+    """At a frame a second a pair of frames takes two seconds, which Qwen2.5-VL's positions count."""
+    frames, image = [picture(60 + 28 * number, 84).resize((84, 84)) for number in range(5)], picture(60, 90)
+    content = [{"type": "video", "video": frames, "fps": 1}, {"type": "image", "image": image}]
+    answer = model.chat([{"role": "user", "content": [*content, *user("What?")["content"]]}], max_new_tokens=12)
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "image"}, *user("What?")["content"]]}]
+    settings = {"max_new_tokens": 12}
+    if model.definition.config.vision.tokens_per_second is not None:
+        settings["second_per_grid_ts"] = torch.tensor([2.0])
+    expected = answer_of_transformers(directory, torch_model, messages, [image], [frames], **settings)
+    assert answer.token_ids == expected
+    if "second_per_grid_ts" not in settings:
+        assert answer == model.generate("What?", image, frames, max_new_tokens=12)
 
 
 def test_an_answer_ends_at_any_of_the_models_end_tokens(directory: Path, torch_model: PreTrainedModel):

@@ -100,6 +100,11 @@ def test_a_text_that_speaks_of_an_image_is_text():
         ([{"role": "robot", "content": "a"}], "message 1: role: expected one of system, user, assistant, got 'robot'"),
         ([{"role": "user", "content": None}], "message 1: content: expected a text, or a list of parts, got None"),
         ([{"role": "user", "content": [{"type": "audio"}]}], 'message 1: content: expected {"type": "text"'),
+        (
+            [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}],
+            "expected a video as a list of its frames",
+        ),
+        ([{"role": "user", "content": [{"type": "video", "video": [RED], "fps": 0}]}], "expected fps as a number of"),
         ([{"role": "user", "content": [{"type": "image"}]}], "message 1: content: expected a picture as"),
         ([{"role": "assistant", "content": "a"}], "messages: the last one must be the user's, got the assistant's"),
         (
