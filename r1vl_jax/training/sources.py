@@ -9,7 +9,8 @@ from r1vl_jax.config.validation import SOURCE_SETTINGS, source_settings_without_
 from r1vl_jax.data.records import Split, is_record_directory, open_split, split_names
 from r1vl_jax.data.sources.files import find_files, local_source
 from r1vl_jax.data.sources.mixture import Mixture
-from r1vl_jax.data.sources.prepare import Preparation, Prepared, Track, prepare
+from r1vl_jax.data.sources.preparation import Preparation
+from r1vl_jax.data.sources.prepare import Prepared, Track, prepare
 
 _SUPERVISED = ("vision_pretrain", "warmup")
 

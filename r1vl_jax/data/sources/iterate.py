@@ -8,7 +8,7 @@ from functools import partial
 from r1vl_jax.data.records import Record, UnusableRecord
 from r1vl_jax.data.sources.files import find_files
 from r1vl_jax.data.sources.layouts import LAYOUTS
-from r1vl_jax.data.sources.prepare import Part, Preparation
+from r1vl_jax.data.sources.preparation import Part, Preparation
 
 
 def from_files(

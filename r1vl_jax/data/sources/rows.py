@@ -15,8 +15,10 @@ from r1vl_jax.data.sources.answers import (
     num_accepted,
     parse_choices,
 )
-from r1vl_jax.data.sources.layouts import LAYOUTS, Cells, Row, rename
+from r1vl_jax.data.sources.files import Row
+from r1vl_jax.data.sources.layouts import LAYOUTS, rename
 from r1vl_jax.data.sources.pictures import list_pictures, read_picture
+from r1vl_jax.data.sources.readers import Cells
 
 
 @dataclass(frozen=True)

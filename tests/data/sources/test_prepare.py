@@ -4,7 +4,8 @@ import pytest
 
 from r1vl_jax.data.records import open_split, split_names
 from r1vl_jax.data.sources import prepare as prepare_module
-from r1vl_jax.data.sources.prepare import Preparation, prepare
+from r1vl_jax.data.sources.preparation import Preparation
+from r1vl_jax.data.sources.prepare import prepare
 
 
 def rows(num_rows: int, **changes):

@@ -1,0 +1,166 @@
+"""Readers of rows: which cell of a row is which field of a record, one function for each form."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from r1vl_jax import response_format
+from r1vl_jax.data.sources.conversations import is_conversation, parse_conversation
+from r1vl_jax.data.sources.files import Row
+
+ANSWER_COLUMNS = ("answer", "solution", "ground_truth")  # in the order in which they are the answer
+_IMAGE_COLUMNS = ("images", "image", "image_path", "image_paths", "file_name")
+_VIDEO_COLUMNS = ("videos", "video", "video_path")
+_KIND_COLUMNS = ("kind", "category", "subject", "ability", "question_type", "type")
+_SOURCE_COLUMNS = ("data_source", "source", "dataset")
+_ID_COLUMNS = ("id", "qid", "pid", "question_id")
+STAGES = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
+_REFLECTION = "let me rethink it"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a row that are fields of a record, as they occur.
+
+    Attributes:
+        problem, response, solution, system: texts; "" for none.
+        images: a cell of pictures.
+        answers: column -> cell of those that could be the answer, the first one first; none where only the response
+            has it.
+        choices, key_steps, id, kind, source: cells, None where the row has none.
+    """
+
+    problem: str
+    images: Any = None
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    response: str = ""
+    solution: str = ""
+    system: str = ""
+    choices: Any = None
+    key_steps: Any = None
+    id: Any = None
+    kind: Any = None
+    source: Any = None
+
+
+def images_of(row: Row) -> Any:
+    """The cell of a row's pictures.
+
+    Raises:
+        ValueError: several columns hold pictures, or one holds a video.
+    """
+    if videos := [name for name in _VIDEO_COLUMNS if not _is_empty(row.get(name))]:
+        raise ValueError(f"records hold still images, and its column {videos[0]!r} has a video")
+    held = [name for name in _IMAGE_COLUMNS if not _is_empty(row.get(name))]
+    if len(held) > 1:
+        raise ValueError(f"pictures stand in {' and '.join(held)}; set data.columns='images=COLUMN'")
+    return row[held[0]] if held else None
+
+
+def question(problem: str) -> Callable[[Row], Cells]:
+    """A reader of rows with a question, an answer and pictures in columns."""
+
+    def read(row: Row) -> Cells:
+        response = _text(row, "response") or _text(row, "completion")
+        return _cells(row, problem=_text(row, problem), images=images_of(row), response=response)
+
+    return read
+
+
+def conversation(column: str) -> Callable[[Row], Cells]:
+    """A reader of rows whose question, and response if there is one, are turns of a conversation."""
+
+    def read(row: Row) -> Cells:
+        return _from_turns(row, row.get(column))
+
+    return read
+
+
+def mulberry(row: Row) -> Cells:
+    cells = _from_turns(row, row.get("messages"))
+    if _REFLECTION in cells.response.lower():
+        raise ValueError(f"its response is a reflective one ({_REFLECTION!r}), which warm-up leaves out")
+    return cells
+
+
+def llava_cot(row: Row) -> Cells:
+    cells = _from_turns(row, row.get("conversations"))
+    bodies = [re.search(rf"<{stage}>(.*?)</{stage}>", cells.response, re.DOTALL) for stage in STAGES]
+    if absent := [stage for stage, body in zip(STAGES, bodies, strict=True) if body is None]:
+        raise ValueError(f"its response has no <{absent[0]}>...</{absent[0]}>")
+    summary, caption, reasoning, conclusion = (body[1].strip() for body in bodies if body)
+    steps = [step.strip() for step in re.split(r"\n\s*\n", reasoning) if step.strip()]
+    return replace(cells, response=response_format.compose(caption, summary, steps, conclusion))
+
+
+def trl(row: Row) -> Cells:
+    turns, completion = row.get("prompt"), row.get("completion")
+    if is_conversation(turns) and is_conversation(completion):
+        turns = [*turns, *completion]
+    cells = _from_turns(row, turns)
+    return replace(cells, response=completion) if isinstance(completion, str) else cells
+
+
+def verl(row: Row) -> Cells:
+    cells = _from_turns(row, row.get("prompt"))
+    extra, reward_model = (
+        row[name] if isinstance(row.get(name), Mapping) else {} for name in ("extra_info", "reward_model")
+    )
+    number = None if extra.get("index") is None else f"{extra.get('split') or 'row'}-{extra['index']}"
+    answers = {"reward_model.ground_truth": reward_model.get("ground_truth")}
+    return replace(cells, answers=answers, id=number if cells.id is None else cells.id)
+
+
+def alpaca(row: Row) -> Cells:
+    if row.get("history"):
+        raise ValueError("records are of one question, and it has a history of earlier turns")
+    problem = "\n".join(text for text in (_text(row, "instruction"), _text(row, "input")) if text)
+    return _cells(
+        row, problem=problem, images=images_of(row), response=_text(row, "output"), system=_text(row, "system")
+    )
+
+
+def _from_turns(row: Row, turns: Any) -> Cells:
+    parsed = parse_conversation(turns)
+    images = images_of(row)
+    if parsed.images and not _is_empty(images):
+        raise ValueError("pictures stand both in its turns and in a column; give them once")
+    return _cells(
+        row,
+        problem=parsed.problem,
+        images=list(parsed.images) or images,
+        response=parsed.response or _text(row, "response"),
+        system=parsed.system or _text(row, "system"),
+    )
+
+
+def _cells(row: Row, *, problem: str, images: Any, response: str, system: str = "") -> Cells:
+    return Cells(
+        problem=problem,
+        images=images,
+        response=response,
+        system=system,
+        answers={name: row[name] for name in ANSWER_COLUMNS if not _is_empty(row.get(name))},
+        solution=row["solution"] if isinstance(row.get("solution"), str) else "",
+        choices=_first(row, ("choices", "options")),
+        key_steps=row.get("key_steps"),
+        id=_first(row, _ID_COLUMNS),
+        kind=_first(row, _KIND_COLUMNS),
+        source=_first(row, _SOURCE_COLUMNS),
+    )
+
+
+def _first(row: Row, names: Iterable[str]) -> Any:
+    return next((row[name] for name in names if not _is_empty(row.get(name))), None)
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str | bytes | list | tuple | Mapping) and not cell) or cell != cell
+
+
+def _text(row: Row, name: str) -> str:
+    cell = row.get(name)
+    if cell is not None and not isinstance(cell, str):
+        raise ValueError(f"column {name!r}: expected text, got {cell!r:.60} ({type(cell).__name__})")
+    return cell or ""
