@@ -14,6 +14,8 @@ from r1vl_jax.response_format import compose
         (r"First \boxed{3}, then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         (r"\boxed{14}", "14"),
         (r"so \boxed{5} is \boxed{14}", "14"),
+        (compose("A.", "B.", ["C."], r"\boxed{14}"), "14"),
+        (compose("A.", "B.", ["C."], r"\boxed{5} \boxed{14}"), r"\boxed{5} \boxed{14}"),
         ("2 + 3 = 5\n#### 5", "5"),
         ("14", "14"),
         ("The answer is 14.", "The answer is 14."),
@@ -22,7 +24,7 @@ from r1vl_jax.response_format import compose
         (compose("A.", "B.", ["C."], ""), ""),
         ("", ""),
     ],
-    ids=["heading", "element", "last box", "box", "boxes", "####", "bare", "line", "lines", "long", "empty", "none"],
+    ids=["heading", "element", "last box", "box", "boxes", "box below", "boxes below", "####", "bare", "line", "lines", "long", "empty", "none"],
 )
 def test_the_answer_of_a_response(response, answer):
     assert answer_in_response(response) == answer

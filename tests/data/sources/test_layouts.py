@@ -189,6 +189,7 @@ def test_a_system_prompt_stands_before_the_question(read):
     [
         ({"messages": turns("Q", PATH + "\nLet me Rethink it.")}, "its response is a reflective one"),
         ({"messages": turns("Q", "A") * 2}, "expected one turn of the user and at most one of the assistant, got 2"),
+        ({"messages": [*turns("Q"), *turns("Q", "A")]}, "at most one of the assistant, got 2 and 1"),
         ({"messages": [{"role": "tool", "content": "A"}, *turns("Q")]}, "a turn's role: expected one of .* got 'tool'"),
         ({"messages": turns([{"type": "video", "video": "a.mp4"}], "A")}, "a part of a turn: expected text, image"),
         ({"problem": "Q", "answer": "2", "videos": ["a.mp4"]}, "its column 'videos' has a video"),
