@@ -24,7 +24,7 @@ from r1vl_jax.response_format import compose
         (compose("A.", "B.", ["C."], ""), ""),
         ("", ""),
     ],
-    ids=["heading", "element", "last box", "box", "boxes", "box below", "boxes below", "####", "bare", "line", "lines", "long", "empty", "none"],
+    ids="heading,element,last box,box,boxes,box below,boxes below,####,bare,line,lines,long,empty,none".split(","),
 )
 def test_the_answer_of_a_response(response, answer):
     assert answer_in_response(response) == answer
