@@ -114,8 +114,8 @@ def test_the_processor_gives_the_models_inputs():
     assert inputs["input_ids"].shape == inputs["attention_mask"].shape
 
 
-@pytest.mark.parametrize("program", ["train", "aot", "checkpoint.hf_export", "report"])
+@pytest.mark.parametrize("program", ["train", "generate", "aot", "checkpoint.hf_export", "report"])
 def test_programs_say_how_they_are_called(program: str):
     ended = subprocess.run([sys.executable, "-m", f"r1vl_jax.{program}", "--help"], capture_output=True, text=True)
     assert "Traceback" not in ended.stderr
-    assert "--config" in ended.stdout or "--run" in ended.stdout
+    assert any(flag in ended.stdout for flag in ("--config", "--run", "--model"))
