@@ -22,20 +22,21 @@ LAYERS = (
     ("learner", "evaluation", "chat"),
     ("training",),
     ("aot",),
-    ("train", "generate"),
+    ("train", "generate", "evaluate"),
 )
 PROGRAMS = {
     f"r1vl_jax.{name}"
     for name in (
         "train",
         "generate",
+        "evaluate",
         "aot.__main__",
         "checkpoint.hf_export",
         "report.__main__",
         "rewards.math_verify_worker",
     )
 }
-MODULES_AT_THE_ROOT = {"__init__", "train", "generate", "arrays", "response_format"}
+MODULES_AT_THE_ROOT = {"__init__", "train", "generate", "evaluate", "arrays", "response_format"}
 
 
 def test_imports_run_downward():

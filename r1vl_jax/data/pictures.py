@@ -28,6 +28,7 @@ _UPRIGHT = {
 }
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, which Pillow minds for 8 bits only
 _WHITE = 255
+_ADDRESS = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")  # of an object in Pillow's messages
 # What Pillow's decoders raise for damaged files.
 _DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),
@@ -54,7 +55,7 @@ def open_picture(encoded: bytes, *, name: str) -> Image.Image:
             )
         return to_rgb(image)
     except _DAMAGED as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(_ADDRESS.sub("", str(error)) or type(error).__name__) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

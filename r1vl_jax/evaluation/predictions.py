@@ -1,0 +1,163 @@
+"""Predictions of a model on a data set: kept in parts while they are made, in one Parquet file at the end.
+
+OUT/evaluation.json      what is evaluated, and how
+OUT/parts/*.parquet      a file for each batch, until all are there
+OUT/predictions.parquet  a row for each sample of each record, without the pictures
+OUT/summary.json         accuracies and rewards, see `summarize`
+"""
+
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from etils import epath
+from pyarrow import parquet
+
+from r1vl_jax import rewards
+from r1vl_jax.data.records import Record
+from r1vl_jax.observe.files import atomic_write, read_json, write_json
+
+Row = dict[str, Any]
+
+_DROPPED = b"dropped"  # metadata of the files: id -> reason, as JSON
+_REWARDS = ("total", "step_accuracy", "step_validity", "key_step_match", "complete", "ordered")
+SCHEMA = pa.schema(
+    [("sample", pa.int64()), ("correct", pa.bool_()), ("has_ended", pa.bool_())]
+    + [(name, pa.string()) for name in ("id", "problem", "answer", "kind", "source", "key_steps")]
+    + [(name, pa.string()) for name in ("prediction", "extracted", "reason")]
+    + [(name, pa.float64()) for name in _REWARDS]
+)
+
+
+class Predictions:
+    """The predictions in a directory; started again with the same settings, it goes on where it stopped.
+
+    Args:
+        directory: is made.
+        settings: what decides the predictions, as JSON values.
+
+    Raises:
+        ValueError: the directory has predictions of other settings; names those that differ.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]):
+        self._directory = epath.Path(directory)
+        path = self._directory / "evaluation.json"
+        earlier = read_json(path)
+        if changed := {name for name in settings.keys() | earlier.keys() if settings.get(name) != earlier.get(name)}:
+            if earlier:
+                shown = [f"{name}: {earlier.get(name)!r}, now {settings.get(name)!r}" for name in sorted(changed)]
+                raise ValueError(
+                    f"{directory}: has predictions made with other settings; name another --out, or delete it:\n  "
+                    + "\n  ".join(shown)
+                )
+            write_json(path, dict(settings))
+
+    def has(self, batch: int) -> bool:
+        """Whether a batch was predicted already."""
+        return self._part(batch).exists()
+
+    def write(self, batch: int, rows: Sequence[Row], *, dropped: Mapping[str, str]) -> None:
+        """Keeps the rows of a batch, and the reasons why records of it have none."""
+        atomic_write(self._part(batch), _to_parquet(rows, dropped))
+
+    def finish(self, num_batches: int) -> tuple[list[Row], dict[str, str]]:
+        """Joins the parts of all batches; returns their rows and reasons."""
+        rows: list[Row] = []
+        dropped: dict[str, str] = {}
+        for batch in range(num_batches):
+            table = _read(self._part(batch))
+            rows += table.to_pylist()
+            dropped |= json.loads((table.schema.metadata or {}).get(_DROPPED, b"{}"))
+        atomic_write(self._directory / "predictions.parquet", _to_parquet(rows, dropped))
+        return rows, dropped
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes what `summarize` says, and removes the parts, which are joined."""
+        write_json(self._directory / "summary.json", dict(summary))
+        (self._directory / "parts").rmtree(missing_ok=True)
+
+    def _part(self, batch: int) -> epath.Path:
+        return self._directory / "parts" / f"part_{batch:05d}.parquet"
+
+
+def score_answers(
+    records: Sequence[Record], answers: Sequence[Sequence[Any]], *, semantics: str, judge: rewards.Judge
+) -> list[Row]:
+    """A row for each answer to each record: the answer that was read in it, whether it is right and why, and rewards.
+
+    Args:
+        answers: for each record its samples, strings with `has_ended`.
+    """
+    pairs = [(record, answer) for record, samples in zip(records, answers, strict=True) for answer in samples]
+    samples = [index for of_record in answers for index in range(len(of_record))]
+    targets, texts = [asdict(record) for record, _ in pairs], [str(answer) for _, answer in pairs]
+    reward = rewards.score(texts, targets, semantics=semantics, judge=judge)
+    explained = rewards.explain_completions(texts, targets, semantics=semantics, judge=judge)
+    return [
+        {
+            "sample": samples[row],
+            "correct": bool(reward.answer_correct[row]),
+            "has_ended": bool(answer.has_ended),
+            **{name: getattr(record, name) for name in ("id", "problem", "answer", "kind", "source")},
+            "key_steps": json.dumps(record.key_steps, ensure_ascii=False),
+            "prediction": texts[row],
+            "extracted": explained[row].prediction,
+            "reason": explained[row].reason,
+            **{name: float(getattr(reward, name)[row]) for name in _REWARDS},
+        }
+        for row, (record, answer) in enumerate(pairs)
+    ]
+
+
+def summarize(rows: Sequence[Row], *, num_records: int, dropped: Mapping[str, str]) -> dict[str, Any]:
+    """Means over predictions, and what they are means of.
+
+    Returns:
+        `accuracy`, the fraction of right samples; `accuracy_by_kind`; `pass_at_k` (unbiased, for powers of two up to
+        the samples of a record); means of the rewards and of `has_ended`; `num_records` evaluated, which is what
+        fractions are of, and `dropped`, id -> reason.
+    """
+    by_record: dict[str, list[bool]] = defaultdict(list)
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        by_record[row["id"]].append(row["correct"])
+        by_kind[row["kind"]].append(row["correct"])
+    num_samples = max(map(len, by_record.values()), default=0)
+    ks = [2**power for power in range(num_samples.bit_length())]
+    means = {name: _mean([row[name] for row in rows]) for name in ("has_ended", *_REWARDS)}
+    return means | {
+        "accuracy": _mean([row["correct"] for row in rows]),
+        "accuracy_by_kind": {kind: _mean(values) for kind, values in sorted(by_kind.items()) if kind},
+        "pass_at_k": {str(k): _mean([pass_at_k(len(v), sum(v), k) for v in by_record.values()]) for k in ks},
+        "num_records": num_records - len(dropped),
+        "dropped": dict(dropped),
+    }
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """The chance that one of k samples is right, if k of the samples are drawn. Chen et al. 2021, arXiv 2107.03374."""
+    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def _to_parquet(rows: Sequence[Row], dropped: Mapping[str, str]) -> bytes:
+    schema = SCHEMA.with_metadata({_DROPPED: json.dumps(dict(dropped)).encode()})
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
+    return buffer.getvalue()
+
+
+def _read(path: epath.Path) -> pa.Table:
+    # Without Arrow's threads, which have aborted the process at exit.
+    return parquet.ParquetFile(io.BytesIO(path.read_bytes())).read(use_threads=False)

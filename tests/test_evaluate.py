@@ -1,0 +1,151 @@
+"""A model is evaluated on a data set: predictions are kept, resumed, and counted over all records that were asked."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.chat_model import write_chat_model
+from PIL import Image
+from pyarrow import parquet
+
+import r1vl_jax
+from r1vl_jax import rewards
+from r1vl_jax.chat.generation import Settings
+from r1vl_jax.chat.pretrained import Answer, Pretrained
+from r1vl_jax.evaluate import DataSource, data_of, evaluate
+from r1vl_jax.evaluation.predictions import SCHEMA, pass_at_k
+
+SETTINGS = Settings(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, and seven records of which the picture of one is damaged."""
+    directory = tmp_path_factory.mktemp("evaluate")
+    write_chat_model(directory / "model", "qwen2_vl")
+    rows = []
+    for number in range(7):
+        buffer = io.BytesIO()
+        Image.new("RGB", (40 + number, 30), (number * 30, 0, 0)).save(buffer, "PNG")
+        content = buffer.getvalue() if number != 3 else b"no picture"
+        (directory / f"{number}.png").write_bytes(content)
+        answer = {"answer": str(number), "solution": str(number)}
+        rows.append({"id": f"r{number}", "problem": "<image>How red?", "image_path": f"{number}.png", **answer})
+    (directory / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(directory: Path) -> Pretrained:
+    return r1vl_jax.load(str(directory / "model"))
+
+
+def run(model, directory, out, **options):
+    settings = options.pop("settings", SETTINGS)
+    return evaluate(model, DataSource(str(directory / "rows.jsonl")), out, settings=settings, batch_size=2, **options)
+
+
+def says(text: str) -> Answer:
+    answer = Answer(text)
+    answer.token_ids, answer.has_ended = [], True
+    return answer
+
+
+def test_predictions_are_those_of_generate_and_scored(model, directory, tmp_path):
+    summary = run(model, directory, tmp_path)
+    table = parquet.read_table(tmp_path / "predictions.parquet")
+    assert table.schema.names == SCHEMA.names
+    rows = table.to_pylist()
+    assert [row["id"] for row in rows] == ["r0", "r1", "r2", "r4", "r5", "r6"]
+    expected = [model.generate("How red?", str(directory / f"{row['id'][1]}.png"), max_new_tokens=8) for row in rows]
+    assert [row["prediction"] for row in rows] == expected
+    reward = rewards.score(expected, [{"answer": row["answer"], "key_steps": []} for row in rows])
+    np.testing.assert_array_equal([row["correct"] for row in rows], reward.answer_correct)
+    assert summary["num_records"] == 6
+    assert any("r3" in note for note in summary["data"]["notes"])  # left out when the file was prepared
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert not (tmp_path / "parts").exists()
+
+
+def test_right_answers_count(model, directory, tmp_path, monkeypatch):
+    """A model that answers 0, and says so under the heading."""
+
+    def generate(self, prompts, images, **settings):
+        return [says("### The final answer is:\n**0**") for _ in prompts]
+
+    monkeypatch.setattr(Pretrained, "generate", generate)
+    summary = run(model, directory, tmp_path)
+    rows = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert [row["extracted"] for row in rows] == ["0"] * 6
+    assert [row["correct"] for row in rows] == [True, False, False, False, False, False]
+    assert [row["reason"] for row in rows][:2] == ["same number", "another value"]
+    assert summary["accuracy"] == pytest.approx(1 / 6)
+    assert summary["total"] == pytest.approx(np.mean([row["total"] for row in rows]))
+
+
+def test_an_interrupted_evaluation_goes_on(model, directory, tmp_path, monkeypatch):
+    whole = run(model, directory, tmp_path / "whole")
+    calls: list[int] = []
+    real = Pretrained.generate
+
+    def interrupted(self, prompts, images, **settings):
+        calls.append(len(prompts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, prompts, images, **settings)
+
+    monkeypatch.setattr(Pretrained, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, directory, tmp_path / "out")
+    assert run(model, directory, tmp_path / "out") == whole
+    assert len(calls) == 4  # two batches, the interrupted one, and that again
+    files = [(tmp_path / name / "predictions.parquet").read_bytes() for name in ("whole", "out")]
+    assert files[0] == files[1]
+
+
+def test_predictions_of_other_settings_are_not_mixed(model, directory, tmp_path):
+    run(model, directory, tmp_path)
+    with pytest.raises(ValueError, match=r"other settings.*\n  max_new_tokens: 8, now 9"):
+        run(model, directory, tmp_path, settings=Settings(max_new_tokens=9))
+
+
+def test_samples_and_pass_at_k(model, directory, tmp_path):
+    summary = run(model, directory, tmp_path, settings=Settings(max_new_tokens=4, temperature=1.0, n=3))
+    rows = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert [row["sample"] for row in rows] == [0, 1, 2] * 6
+    assert list(summary["pass_at_k"]) == ["1", "2"]
+    assert summary["pass_at_k"]["1"] == pytest.approx(summary["accuracy"])
+
+
+def test_pass_at_k_is_the_mean_over_all_choices():
+    assert [pass_at_k(4, 1, k) for k in (1, 2, 4)] == pytest.approx([1 / 4, 1 / 2, 1])
+    assert pass_at_k(3, 0, 2) == 0
+    assert pass_at_k(3, 3, 1) == 1
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "r1vl_jax.evaluate", *arguments], capture_output=True, text=True)
+
+
+def test_the_command(directory, tmp_path):
+    model, data = f"--model={directory / 'model'}", f"--data={directory / 'rows.jsonl'}"
+    ended = command(model, data, f"--out={tmp_path}", "--limit=2", "--max_new_tokens=4", "--compile_cache=")
+    assert ended.returncode == 0, ended.stderr
+    assert "of 2 records" in ended.stdout
+    assert len(parquet.read_table(tmp_path / "predictions.parquet")) == 2
+
+
+def test_absent_data_are_named_before_the_model_is_read(tmp_path):
+    ended = command("--model=absent", "--data=no/such.json", f"--out={tmp_path / 'out'}")
+    assert ended.returncode == 1
+    assert "no/such.json" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_run_without_data_is_named(tmp_path):
+    with pytest.raises(ValueError, match="--data: expected a file or directory of records; .* has none of its own"):
+        data_of(str(tmp_path))
