@@ -46,15 +46,12 @@ class DataSource:
     """Where the records are.
 
     Attributes:
-        source, images, layout, columns: as `data.source` and its like.
+        preparation: a directory of records, or files and how they become records.
         split: of the data set; "" is "test", or else the only one.
         limit: the first so many records; 0 for all.
     """
 
-    source: str
-    images: str = ""
-    layout: str = ""
-    columns: str = ""
+    preparation: Preparation
     split: str = ""
     limit: int = 0
 
@@ -64,10 +61,9 @@ class DataSource:
         Raises:
             FileNotFoundError, ValueError: there are no such data, or no such split; says why.
         """
-        directory, notes = Path(self.source), ()
+        directory, notes = Path(self.preparation.source), ()
         if not is_record_directory(directory):
-            preparation = Preparation(self.source, images=self.images, layout=self.layout, columns=self.columns)
-            prepared = prepare(preparation, cache)
+            prepared = prepare(self.preparation, cache)
             directory, notes = prepared.directory, prepared.summary
         names = split_names(directory)
         name = self.split or ("test" if "test" in names or len(names) > 1 else names[0])
@@ -168,10 +164,9 @@ def main() -> None:
         try:
             settings = Settings(max_new_tokens.value, temperature.value, samples.value, seed=seed.value)
             source = DataSource(
-                data.value or data_of(run.value),
-                images=images.value,
-                layout=layout.value,
-                columns=columns.value,
+                Preparation(
+                    data.value or data_of(run.value), images=images.value, layout=layout.value, columns=columns.value
+                ),
                 split=split.value,
                 limit=limit.value,
             )

@@ -16,6 +16,7 @@ import r1vl_jax
 from r1vl_jax import rewards
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Answer, Pretrained
+from r1vl_jax.data.sources.preparation import Preparation
 from r1vl_jax.evaluate import DataSource, data_of, evaluate
 from r1vl_jax.evaluation.predictions import SCHEMA, pass_at_k
 
@@ -46,7 +47,9 @@ def model(directory: Path) -> Pretrained:
 
 def run(model, directory, out, **options):
     settings = options.pop("settings", SETTINGS)
-    return evaluate(model, DataSource(str(directory / "rows.jsonl")), out, settings=settings, batch_size=2, **options)
+    return evaluate(
+        model, DataSource(Preparation(str(directory / "rows.jsonl"))), out, settings=settings, batch_size=2, **options
+    )
 
 
 def says(text: str) -> Answer:

@@ -22,7 +22,7 @@ _OTHER_CANDIDATE = re.compile(
 )
 _FOLDED_KINDS = ("option", "words", "yes/no")
 _MAX_ITEMS = 32  # of a list; a longer one equals only itself
-_MAX_PAIRINGS = 6  # items of an unordered list that math-verify compares, each with each
+_MAX_QUESTIONS = 36  # pairs of items of an unordered list that math-verify compares
 
 
 @dataclass(frozen=True)
@@ -163,18 +163,12 @@ def _compare_items(gold: Items, prediction: Items) -> Comparison:
     are_described = [any(map(_is_described, items)) for items in (gold.items, prediction.items)]
     if gold.brackets not in ("", "or") or are_described[0] != are_described[1]:
         return _all([_compare(*pair) for pair in zip(gold.items, prediction.items, strict=True)])
-    rest, unmatched = list(prediction.items), []
-    for item in gold.items:
-        match = next((other for other in rest if _compare(item, other).is_correct), None)
-        if match is None:
-            unmatched.append(item)
-        else:
-            rest.remove(match)
-    if len(unmatched) <= 1:
-        return _all([_compare(*pair) for pair in zip(unmatched, rest, strict=True)])
-    pairings = tuple(tuple(_compare(item, other) for other in rest) for item in unmatched)
+    pairings = tuple(tuple(_compare(item, other) for other in prediction.items) for item in gold.items)
+    if _has_matching([[pair.is_correct is True for pair in row] for row in pairings]):
+        return _right(gold)
+    num_questions = sum(pair.is_correct is None for row in pairings for pair in row)
     can_match = [[pair.is_correct is not False for pair in row] for row in pairings]
-    if len(unmatched) > _MAX_PAIRINGS or not _has_matching(can_match):
+    if num_questions > _MAX_QUESTIONS or not _has_matching(can_match):
         return _wrong("another answer in the list")
     return Comparison(None, "math-verify decides", pairings=pairings)
 
