@@ -70,9 +70,8 @@ class FlopCounter:
         text = self._text(num_prompts * self.prompt_length, num_prompts * _causal_pairs(self.prompt_length))
         return Flops(sum(text) + sum(self._vision(num_prompts)))
 
-    def decode(self, num_rows: int) -> Flops:
-        """Sampling of completions of full length, token by token."""
-        length = self.completion_length
+    def decode(self, num_rows: int, *, length: int) -> Flops:
+        """Sampling of completions of `length` tokens, one by one."""
         pairs = num_rows * (length * self.prompt_length + _causal_pairs(length))
         return Flops(sum(self._text(num_rows * length, pairs)) + self._head(num_rows * length))
 

@@ -22,7 +22,6 @@ from r1vl_jax.learner.steps import sft_step, step_grpo_step
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import cast_frozen, combine, partition
 from r1vl_jax.sampling.loop import Prefilled, decode, prefill
-from r1vl_jax.sampling.methods import Greedy
 from r1vl_jax.sampling.sampler import CACHE_SPEC, ROWS_SPEC, Sampler, make_sharding
 from r1vl_jax.sampling.weight_sync import (
     can_alias,
@@ -32,7 +31,7 @@ from r1vl_jax.sampling.weight_sync import (
     sync_layers,
     sync_non_layer_params,
 )
-from r1vl_jax.training.components import make_learner, make_reward_spec, make_sampler
+from r1vl_jax.training.components import make_greedy, make_learner, make_reward_spec, make_sampler
 
 EVALUATION = "evaluation"
 _NO_FLOPS = Flops(0.0)
@@ -92,7 +91,8 @@ def programs(config: Config, model: Definition, memory_bytes: float | None = Non
             yield builder.supervised(stage)
     if "step_grpo" in config.train.stages:
         yield from (*builder.rollout(), *builder.logps(), builder.update(), builder.fused_step())
-    yield from builder.evaluation()
+    if config.eval.is_used:
+        yield from builder.evaluation()
 
 
 class _ProgramBuilder:
@@ -137,7 +137,7 @@ class _ProgramBuilder:
 
     def evaluation(self) -> Iterator[Program]:
         """The same for greedy decoding of held-out problems, but for programs that StepGRPO runs in the same shapes."""
-        greedy = dataclasses.replace(self.sampler, method=Greedy(), num_generations=1)
+        greedy = make_greedy(self.sampler, max_length=self.config.eval.max_completion_length)
         shares_rollout = "step_grpo" in self.config.train.stages and not self.config.train.fused
         prefill_program, decode_program = (
             dataclasses.replace(program, memory_settings=("eval.batch_size",))
@@ -196,7 +196,7 @@ class _ProgramBuilder:
             decode(sampler),
             (self.sampler_params, self._prefilled(sampler, prompts), shapes.rng_key(self._prompts_mesh)),
             resident={"policy": self.policy, "prompts": prompts},
-            flops=self.flops.decode(num_prompts * sampler.num_generations),
+            flops=self.flops.decode(num_prompts * sampler.num_generations, length=sampler.max_length),
             memory_settings=("sampling.slots",),
         )
         return prefill_program, decode_program
@@ -235,7 +235,7 @@ class _ProgramBuilder:
         learner, num_prompts = self._step_grpo_learner, self.num_prompts
         loss = self.config.loss
         num_scores = loss.needs_reference + loss.needs_policy_logps
-        flops = self.flops.prefill(num_prompts) + self.flops.decode(self.num_rows)
+        flops = self.flops.prefill(num_prompts) + self.flops.decode(self.num_rows, length=self.sampler.max_length)
         for _ in range(num_scores):
             flops += self._logps_flops(learner)
         return Program(

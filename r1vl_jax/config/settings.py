@@ -247,8 +247,8 @@ class Train:
         max_steps: updates of StepGRPO.
         fused: compile sampling, rewards, reference log-probs and update into one program, without the host in between.
         completion_bucket: log-probs and updates pad completions to the smallest multiple of this many tokens that holds
-            the longest one, so that short completions cost less; each width is compiled once. 0, and a fused step, pad
-            to `sampling.max_completion_length`.
+            the longest one, so that short completions cost less, and so do supervised stages with responses; each
+            width is compiled once. 0, and a fused step, pad to `sampling.max_completion_length`.
         micro_batches: gradient accumulation: the rows of an update are split into this many micro-batches, which
             changes memory, not numbers.
         tokens_per_micro_batch: instead, as few micro-batches as have at most this many tokens on each device (prompts,
@@ -278,11 +278,12 @@ class Eval:
     """Greedy accuracy on held-out problems.
 
     Attributes:
-        num_problems: problems of the test split, evaluated before, between and after the stages.
+        num_problems: problems of the test split, evaluated before, between and after the stages; 0 is no evaluation.
         steps: updates of StepGRPO between evaluations on the validation split; 0 is never.
         supervised_steps: the same for the supervised stages.
         num_validation: problems of an evaluation on the validation split.
-        batch_size: prompts that are decoded together.
+        batch_size: prompts that are decoded together; fewer where there are fewer problems.
+        max_completion_length: in tokens; 0 is `sampling.max_completion_length`.
     """
 
     num_problems: int = 1_000
@@ -290,11 +291,17 @@ class Eval:
     supervised_steps: int = 0
     num_validation: int = 200
     batch_size: int = 128
+    max_completion_length: int = 0
 
     @property
     def uses_validation_split(self) -> bool:
         """Whether any evaluation is on the validation split."""
         return self.steps > 0 or self.supervised_steps > 0
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is any evaluation."""
+        return self.num_problems > 0 or self.uses_validation_split
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,8 @@ _OPTIM_RANGES: tuple[_Range, ...] = (
 )
 _FILLED_IN = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices")
 _AT_LEAST_0 = (
-    *("sampling.top_k", "sampling.slots", "eval.steps", "eval.supervised_steps"),
+    *("sampling.top_k", "sampling.slots", "eval.steps", "eval.supervised_steps", "eval.num_problems"),
+    "eval.max_completion_length",
     *("train.max_skipped_updates", "train.completion_bucket", "train.tokens_per_micro_batch"),
     "data.vision_pretrain_records",
     *("observe.log_completions", "observe.num_completions_to_print", "observe.profile_step"),
@@ -201,7 +202,7 @@ _AT_LEAST_1 = (
     *("sampling.max_completion_length", "reward.num_workers", "reward.max_bytes_per_token"),
     *("vision_pretrain.batch_size", "warmup.batch_size"),
     *("train.prompts_per_update", "train.save_steps", "train.save_total_limit", "train.max_steps"),
-    *("eval.batch_size", "eval.num_problems", "eval.num_validation", "data.warmup_records", "data.train_records"),
+    *("eval.batch_size", "eval.num_validation", "data.warmup_records", "data.train_records"),
     *("data.eval_records", "data.max_prompt_length", "data.prompt_bucket", "data.vision_shards", "data.min_pixels"),
 )
 

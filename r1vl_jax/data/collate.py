@@ -19,6 +19,11 @@ def token_types(token: np.ndarray, *, image_token_id: int, video_token_id: int) 
     return np.where(token == image_token_id, IMAGE, np.where(token == video_token_id, VIDEO, TEXT))
 
 
+def round_up(length: int, multiple: int) -> int:
+    """The smallest multiple of a number that holds a length."""
+    return -(-length // multiple) * multiple
+
+
 def pad_rows(rows: Sequence[np.ndarray], width: int, *, side: str, value: int) -> np.ndarray:
     """Stacks rows of different lengths, padded on one side."""
     padded = np.full((len(rows), width), value, rows[0].dtype)

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from r1vl_jax.arrays import Completions, PromptBatch, SFTBatch, check_shapes
 from r1vl_jax.data import fields, prompts
 from r1vl_jax.data.chat_format import end_of_turn_id
-from r1vl_jax.data.collate import pad_rows
+from r1vl_jax.data.collate import pad_rows, round_up
 from r1vl_jax.data.prompts import EncodedPrompt, Processor
 from r1vl_jax.data.records import Record, UnusableRecord
 from r1vl_jax.runtime import processes
@@ -147,9 +147,20 @@ def prompt_stream(source: Any, encoder: Encoder, *, batch_size: int, seed: int) 
 
 
 def supervised_stream(
-    source: Any, encoder: Encoder, *, batch_size: int, seed: int, max_completion_length: int
+    source: Any,
+    encoder: Encoder,
+    *,
+    batch_size: int,
+    seed: int,
+    max_completion_length: int,
+    completion_bucket: int = 0,
 ) -> Stream:
-    """Endless `SFTBatch`es of records with responses; completions are padded to `max_completion_length`.
+    """Endless `SFTBatch`es of records with responses.
+
+    Args:
+        max_completion_length: in tokens; a longer response is refused.
+        completion_bucket: the width of completions is the smallest multiple of this many tokens that holds the longest
+            one, and at most `max_completion_length`; 0 is always that.
 
     Raises:
         NoUsableRecords: there is none; in all processes.
@@ -160,7 +171,9 @@ def supervised_stream(
 
     def collate(rows: Sequence[tuple[EncodedPrompt, np.ndarray]]) -> SFTBatch:
         encoded, completions = zip(*rows, strict=True)
-        padded = _pad_completions(completions, max_completion_length)
+        longest = max(map(len, completions))
+        width = round_up(longest, completion_bucket) if completion_bucket else max_completion_length
+        padded = pad_completions(completions, min(width, max_completion_length))
         return check_shapes(SFTBatch(prompts=encoder.batch(encoded), completions=padded))
 
     return _stream(source, encoder, encode, collate, batch_size=batch_size, seed=seed)
@@ -244,7 +257,8 @@ def _stream(
     return iter(rows.to_iter_dataset(options).batch(batch_size, batch_fn=collate))
 
 
-def _pad_completions(rows: Sequence[np.ndarray], width: int) -> Completions:
+def pad_completions(rows: Sequence[np.ndarray], width: int) -> Completions:
+    """Completions of these tokens, padded on the right."""
     return Completions(
         token_BT=pad_rows(rows, width, side="right", value=0),
         mask_BT=pad_rows([np.ones(len(row), bool) for row in rows], width, side="right", value=0),

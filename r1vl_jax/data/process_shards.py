@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from r1vl_jax.arrays import PromptBatch
-from r1vl_jax.data.collate import pad_to_global_shapes
+from r1vl_jax.arrays import Completions, PromptBatch
+from r1vl_jax.data.collate import pad_rows, pad_to_global_shapes
 from r1vl_jax.data.pipeline import Stream
 from r1vl_jax.runtime import processes
 
@@ -61,3 +61,12 @@ def to_process_shard(prompts: PromptBatch, *, own_shards: Sequence[int]) -> Prom
         vision_rows=[shard * rows_per_shard + row for shard in own_shards for row in range(rows_per_shard)],
         prompt_id_P=processes.index() + processes.count() * np.arange(num_prompts, dtype=np.int32),
     )
+
+
+def to_global_width(completions: Completions) -> Completions:
+    """This process's completions, padded to the width of the widest of all processes."""
+    (width,) = processes.all_reduce_max((completions.token_BT.shape[1],))
+    token_BT, mask_BT = (
+        pad_rows(list(array), width, side="right", value=0) for array in (completions.token_BT, completions.mask_BT)
+    )
+    return Completions(token_BT=token_BT, mask_BT=mask_BT)

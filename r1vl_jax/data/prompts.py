@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from r1vl_jax.arrays import PromptBatch
-from r1vl_jax.data.collate import TEXT, VisualInputs, make_prompt_batch, pad_rows, token_types
+from r1vl_jax.data.collate import TEXT, VisualInputs, make_prompt_batch, pad_rows, round_up, token_types
 from r1vl_jax.data.images import Grid, Patches, image_patches, num_features, video_patches
 from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
 from r1vl_jax.data.records import Record, UnusableRecord, decode_images
@@ -146,8 +146,7 @@ def batch(
         patch_bucket: each row of packed patches is padded to a multiple of this many.
         vision_shards: rows that the images are packed into.
     """
-    longest = max(len(prompt.token_S) for prompt in prompts)
-    width = -(-longest // prompt_bucket) * prompt_bucket
+    width = round_up(max(len(prompt.token_S) for prompt in prompts), prompt_bucket)
     return make_prompt_batch(
         token_PS=pad_rows([prompt.token_S for prompt in prompts], width, side="left", value=0),
         mask_PS=pad_rows([np.ones(len(prompt.token_S), bool) for prompt in prompts], width, side="left", value=0),

@@ -91,7 +91,7 @@ def device_memory_limit(mesh: jax.sharding.Mesh) -> int | None:
 
 def _batch_sizes(config: Config) -> dict[str, int]:
     """What is divided over the devices while sampling, by setting: prompts, and slots if there are any."""
-    batch_sizes = {"eval.batch_size": config.eval.batch_size}
+    batch_sizes = {"eval.batch_size": config.eval.batch_size} if config.eval.is_used else {}
     if "step_grpo" in config.train.stages:
         batch_sizes["train.prompts_per_update"] = config.train.prompts_per_update
     return batch_sizes | ({"sampling.slots": config.sampling.slots} if config.sampling.slots else {})

@@ -159,9 +159,19 @@ def make_sampler(
     )
 
 
-def make_greedy(sampler: Sampler) -> Sampler:
-    """The sampler of evaluations: the likeliest token each time, one completion a prompt."""
-    return dataclasses.replace(sampler, method=methods.Greedy(), num_generations=1, logp_temperature=1.0)
+def make_greedy(sampler: Sampler, *, max_length: int = 0) -> Sampler:
+    """The sampler of evaluations: the likeliest token each time, one completion a prompt.
+
+    Args:
+        max_length: most tokens of a completion; 0 is that of `sampler`.
+    """
+    return dataclasses.replace(
+        sampler,
+        method=methods.Greedy(),
+        num_generations=1,
+        logp_temperature=1.0,
+        max_length=max_length or sampler.max_length,
+    )
 
 
 def forbidden_token_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[int, ...]:
@@ -193,7 +203,7 @@ def make_evaluator(
     """Greedy evaluation on the test and validation splits."""
     batches = partial(loader.eval_batches, batch_size=config.eval.batch_size)
     return Evaluator(
-        sampler=make_greedy(sampler),
+        sampler=make_greedy(sampler, max_length=config.eval.max_completion_length),
         process_local_rows=loader.process_local_rows,
         decode_completions=partial(decode_completions, vocabulary=rewarder.vocabulary),
         test=partial(batches, "test", num_records=config.eval.num_problems),
@@ -209,7 +219,8 @@ def mesh_limits(config: Config, sizes: ModelConfig) -> MeshLimits:
     supervised = [stage for stage in ("vision_pretrain", "warmup") if stage in config.train.stages]
     batches = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in supervised}
     rows = dict(batches)
-    batches["eval.batch_size"] = config.eval.batch_size
+    if config.eval.is_used:
+        batches["eval.batch_size"] = config.eval.batch_size
     if "step_grpo" in config.train.stages:
         batches["train.prompts_per_update"] = config.train.prompts_per_update
         rows["rows of an update"] = config.train.prompts_per_update * config.sampling.num_generations

@@ -1,15 +1,15 @@
 """Batches of a run: each process reads its share of the records, and the devices of all hold the rows together."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 
-from r1vl_jax.arrays import BATCH_AXES, Bundle, PromptBatch
+from r1vl_jax.arrays import BATCH_AXES, Bundle, PromptBatch, SFTBatch
 from r1vl_jax.data import pipeline
+from r1vl_jax.data.collate import round_up
 from r1vl_jax.data.pipeline import Encoder
-from r1vl_jax.data.process_shards import ProcessStream, to_process_shard
+from r1vl_jax.data.process_shards import ProcessStream, to_global_width, to_process_shard
 from r1vl_jax.data.records import Record, Split
 from r1vl_jax.runtime import processes
 from r1vl_jax.sharding.batch import batch_sharding, shard_batch
@@ -30,16 +30,21 @@ class DataLoader:
     mesh: jax.sharding.Mesh
     seed: int
 
-    def sft_batches(self, split: str, *, batch_size: int, max_completion_length: int) -> ProcessStream:
-        """Endless `SFTBatch`es, on the host."""
+    def sft_batches(
+        self, split: str, *, batch_size: int, max_completion_length: int, completion_bucket: int
+    ) -> ProcessStream:
+        """Endless `SFTBatch`es, on the host; the widths of completions are as in `pipeline.supervised_stream`."""
         stream = pipeline.supervised_stream(
             self.splits[split],
             self.encoder,
             batch_size=batch_size // processes.count(),
             seed=self.seed,
             max_completion_length=max_completion_length,
+            completion_bucket=completion_bucket,
         )
-        return ProcessStream(stream, lambda batch: dataclasses.replace(batch, prompts=self._globalize(batch.prompts)))
+        return ProcessStream(
+            stream, lambda batch: SFTBatch(self._globalize(batch.prompts), to_global_width(batch.completions))
+        )
 
     def prompt_batches(self, split: str, *, batch_size: int) -> ProcessStream:
         """Endless pairs: records of this process, and their `PromptBatch` on the host."""
@@ -51,8 +56,13 @@ class DataLoader:
     def eval_batches(
         self, split: str, *, batch_size: int, num_records: int
     ) -> Iterator[tuple[list[Record], PromptBatch]]:
-        """All usable records of the first `num_records` once, in order; prompts are on the devices."""
-        size, source = batch_size // processes.count(), self.splits[split]
+        """All usable records of the first `num_records` once, in order; prompts are on the devices.
+
+        Args:
+            batch_size: fewer where there are fewer records, but for each device one.
+        """
+        source = self.splits[split]
+        size = min(batch_size, round_up(min(num_records, len(source)), self.mesh.size)) // processes.count()
         for records, prompts in pipeline.eval_batches(source, self.encoder, batch_size=size, num_records=num_records):
             yield records, self.shard_batch(self._globalize(prompts))
 

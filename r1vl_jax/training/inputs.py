@@ -143,7 +143,8 @@ def _required_splits(config: Config) -> list[str]:
             yield "warmup"  # the tokenizer is trained on it
         if config.eval.uses_validation_split:
             yield "validation"
-        yield "test"
+        if config.eval.num_problems > 0:
+            yield "test"
 
     return list(dict.fromkeys(names()))
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Key
 
 from r1vl_jax import losses, observe
 from r1vl_jax.arrays import Array, Completions, Params, PromptBatch, Rollout, TrainBatch, TrainRows
+from r1vl_jax.data.collate import round_up
 from r1vl_jax.data.process_shards import ProcessStream
 from r1vl_jax.data.records import Record
 from r1vl_jax.learner.advantages import GroupRewards, compute_advantages, compute_group_rewards
@@ -164,4 +165,4 @@ def _completion_bucket(completions: Completions, bucket: int) -> int:
     if bucket == 0:
         return length
     longest = int(jnp.max(jnp.sum(completions.mask_BT, axis=1)))
-    return min(-(-max(longest, 1) // bucket) * bucket, length)
+    return min(round_up(max(longest, 1), bucket), length)

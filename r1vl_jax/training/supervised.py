@@ -21,7 +21,10 @@ def supervised(run: Run, name: str, params: Params, *, definition: Definition, l
     trained, frozen = partition(params, config.model)
     learner = make_learner(config, definition, optim=settings.optim, max_steps=settings.max_steps, trained=trained)
     stream = loader.sft_batches(
-        name, batch_size=settings.batch_size, max_completion_length=config.sampling.max_completion_length
+        name,
+        batch_size=settings.batch_size,
+        max_completion_length=config.sampling.max_completion_length,
+        completion_bucket=config.train.completion_bucket,
     )
     plan = Plan(
         name,

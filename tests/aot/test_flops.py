@@ -101,8 +101,8 @@ def test_prefill_and_decode():
     prefilled = jax.eval_shape(prefill(sampler), params, prompts)
     synced = jax.eval_shape(lambda params: sampler_params(sampler, params), params)
     counted = xla_count(decode(sampler).lower(synced, prefilled, jax.random.key(0)))
-    one_step = dataclasses.replace(count, prompt_length=PROMPT + COMPLETION - 1, completion_length=1)
-    assert one_step.decode(2).model == pytest.approx(counted, rel=0.08)
+    one_step = dataclasses.replace(count, prompt_length=PROMPT + COMPLETION - 1)
+    assert one_step.decode(2, length=1).model == pytest.approx(counted, rel=0.08)
 
 
 def test_a_repeated_prompt_counts_as_recomputation():

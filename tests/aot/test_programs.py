@@ -86,6 +86,20 @@ def test_evaluation_has_programs_where_training_has_none_of_their_shapes():
     assert set(validated.resident) == {"policy", "prompts", "optimizer", "reference"}
     supervised = programs_of("tpu", train__stages=("warmup",), warmup__max_steps=1, warmup__batch_size=8)
     assert list(supervised) == ["warmup_update", *EVALUATION]
+    without = programs_of("tpu", eval__num_problems=0)
+    assert not set(without) & set(EVALUATION)
+
+
+def test_evaluation_has_a_length_of_its_own():
+    shorter = programs_of("tpu", eval__max_completion_length=8)
+    lengths = {name: jax.eval_shape(shorter[name].function, *shorter[name].arguments) for name in DECODE}
+    assert {name: each.completions.token_BT.shape[1] for name, each in lengths.items()} == {
+        "decode": 32,
+        "evaluation_decode": 8,
+    }
+    same = programs_of("tpu")
+    assert shorter["evaluation_decode"].flops.model < same["evaluation_decode"].flops.model / 3
+    assert shorter["decode"].flops == same["decode"].flops
 
 
 def test_resident_arrays_of_each_program():

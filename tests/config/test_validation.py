@@ -121,7 +121,7 @@ def test_a_fused_step_resolves():
         ({"optim__learning_rate": float("inf")}, "optim.learning_rate=inf: expected more than 0"),
         ({"optim__max_grad_norm": 0.0}, "optim.max_grad_norm=0.0: expected more than 0"),
         ({"optim__adam_b1": 1.0}, "optim.adam_b1=1.0: expected in [0, 1)"),
-        ({"eval__num_problems": 0}, "eval.num_problems=0: expected at least 1"),
+        ({"eval__num_problems": -1}, "eval.num_problems=-1: expected at least 0"),
         ({"seed": -1}, "seed=-1: expected at least 0"),
         ({"model__remat": "full"}, "model.remat='full': expected one of ('none', 'dots', 'block', 'offload')"),
         ({"model__lora_r": -1}, "model.lora_r=-1: expected at least 0 (0 trains the parameters themselves)"),

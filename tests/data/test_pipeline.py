@@ -95,6 +95,18 @@ def test_open_ended_responses_are_for_supervised_stages_alone(source, make_recor
     assert encoder.dropped == {"open": "record 'open': it has no answer"}
 
 
+@pytest.mark.parametrize(("bucket", "width"), [(0, 64), (8, 16), (15, 15), (40, 40), (100, 64)])
+def test_responses_are_padded_to_a_multiple_of_the_bucket(make_record, encoder, bucket, width):
+    """The longest has 9 tokens, the end of the turn included; at most 64 are allowed."""
+    source = [make_record(id=f"r-{n}", response="1" * n) for n in (3, 8)]
+    stream = supervised_stream(
+        source, encoder, batch_size=2, seed=0, max_completion_length=64, completion_bucket=bucket
+    )
+    completions = next(stream).completions
+    assert completions.token_BT.shape == completions.mask_BT.shape == (2, width)
+    assert sorted(completions.mask_BT.sum(axis=1)) == [4, 9]
+
+
 def test_texts_alone_and_pictures_share_a_batch(make_record, encoder):
     text = make_record(id="text", images=(), problem="What is the value?")
     ((records, prompts),) = eval_batches([text, make_record(id="picture")], encoder, batch_size=2)

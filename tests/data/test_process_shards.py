@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from r1vl_jax.data.pipeline import NoUsableRecords, eval_batches, prompt_stream
-from r1vl_jax.data.process_shards import ProcessStream, to_process_shard
+from r1vl_jax.data.pipeline import NoUsableRecords, eval_batches, pad_completions, prompt_stream
+from r1vl_jax.data.process_shards import ProcessStream, to_global_width, to_process_shard
 from r1vl_jax.runtime import processes
 
 
@@ -82,6 +82,16 @@ def test_a_stream_resumes_each_process_at_its_own_state(source, encoder, as_proc
         ValueError, match="a run with 2 processes, .* this one has 3. Start as many as before, or choose"
     ):
         resumed.set_state(states)
+
+
+def test_completions_are_as_wide_as_the_widest_of_any_process(as_process):
+    completions = pad_completions([np.arange(3), np.arange(2)], 4)
+    as_process(0, 2, others=lambda sizes: (7,))
+    padded = to_global_width(completions)
+    assert padded.token_BT.tolist() == [[0, 1, 2, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]]
+    assert padded.mask_BT.sum(axis=1).tolist() == [3, 2]
+    as_process(1, 2, others=lambda sizes: (2,))
+    assert to_global_width(completions).token_BT.shape == (2, 4)
 
 
 def test_a_process_without_records_evaluates_as_many_batches_as_the_others(source, encoder, as_process):

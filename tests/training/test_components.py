@@ -42,6 +42,29 @@ def test_samplers_are_as_the_configuration_says(make_config):
     assert build_components(make_config(sampling__temperature=0.7)).sampler.logp_temperature == 1.0
 
 
+def test_evaluations_have_a_length_of_their_own(make_config):
+    components = build_components(make_config(eval__max_completion_length=9, sampling__max_completion_length=300))
+    assert (components.sampler.max_length, components.evaluator.sampler.max_length) == (300, 9)
+    assert build_components(make_config(sampling__max_completion_length=300)).evaluator.sampler.max_length == 300
+
+
+@pytest.mark.parametrize(("batch_size", "width"), [(128, 8), (8, 8), (4, 4)])
+def test_an_evaluation_is_no_wider_than_its_records(make_config, batch_size, width):
+    """There are 5, for 8 devices; a batch that is smaller comes with its full width each time."""
+    components = build_components(make_config(eval__batch_size=batch_size, sampling__max_completion_length=300))
+    batches = list(components.evaluator.test())
+    assert {len(prompts.prompt_id_P) for _, prompts in batches} == {width}
+    assert sum(len(records) for records, _ in batches) == 5
+
+
+def test_no_evaluation_needs_no_test_split(make_config, data, tmp_path):
+    write_splits(tmp_path / "partial", {name: open_split(data, name) for name in ("warmup", "train")}, settings={})
+    config = make_config(data__source=str(tmp_path / "partial"), eval__num_problems=0, eval__batch_size=3)
+    components = build_components(config)
+    assert set(components.inputs.splits) == {"warmup", "train"}
+    assert components.inputs.summary == ()
+
+
 def test_vision_tokens_are_never_sampled_and_the_end_of_a_turn_may_be(make_config):
     components = build_components(make_config())
     forbidden = set(components.inputs.tokenizer.convert_ids_to_tokens(components.sampler.forbidden_token_ids))
