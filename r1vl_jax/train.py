@@ -68,7 +68,7 @@ def _train(config: Config, resource_usage: observe.ResourceUsage, components: Co
         writer = observe.MetricsWriter(config.workdir, tensorboard=config.observe.tensorboard)
         run = Run(config, components.evaluator, writer, observe.Timers(), resource_usage)
         writer.rewind(_steps_done(run))
-        params = initial_params(config, components.inputs.model, components.definition)
+        params = initial_params(config, components.inputs.model, components.definition, components.adapter)
         if has_test := "test" in components.inputs.splits:
             _evaluate(run, "start", params)
         for stage in config.train.stages:

@@ -29,6 +29,9 @@ class Model:
             kept in host memory).
         scan_layers: whether layers are a `lax.scan`, so that one layer is compiled. False unrolls them: compilation
             takes several times as long, and log-probs and updates are faster on a GPU.
+        adapter_path: local directory or hub name of a LoRA adapter in PEFT's format, as an export with `--adapter`
+            writes it. Training goes on from it, and StepGRPO's reference has it. The settings `lora_*` must be its own.
+            "" is a new adapter.
         lora_r: rank of the LoRA adapters, which alone are trained then; 0 trains the parameters themselves.
         lora_alpha: an adapter's output is scaled by lora_alpha / lora_r.
         lora_target_modules: linear layers that get an adapter, by the names of `LORA_TARGETS` or by PEFT's, which
@@ -41,6 +44,7 @@ class Model:
     dtype: str = "float32"
     remat: str = "block"
     scan_layers: bool = True
+    adapter_path: str = ""
     lora_r: int = 0
     lora_alpha: float = 32.0
     lora_target_modules: tuple[str, ...] = ("q_proj", "v_proj")

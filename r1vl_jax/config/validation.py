@@ -271,7 +271,9 @@ def _model_errors(model: Model) -> Iterator[str]:
         yield f"{', '.join(f'model.{setting}' for setting in LORA_TARGETS)} leave nothing to train; unset one of them"
     elif model.lora_r > 0:
         yield from _lora_target_errors(model)
-    for name in ("lora_alpha", "lora_target_modules"):
+    if model.adapter_path and not model.path:
+        yield f"model.adapter_path={model.adapter_path!r} needs model.path, the model that the adapter is of; set it"
+    for name in ("adapter_path", "lora_alpha", "lora_target_modules"):
         if model.lora_r == 0 and getattr(model, name) != getattr(Model(), name):
             yield f"model.{name}={getattr(model, name)!r} has no effect with model.lora_r=0; set model.lora_r, as 16"
 

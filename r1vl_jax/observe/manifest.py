@@ -32,7 +32,12 @@ _CHANGES_ROUNDING = (
 
 
 def write_manifest(
-    workdir: epath.PathLike, config: Any, *, data_fingerprint: str, weights_fingerprint: str = ""
+    workdir: epath.PathLike,
+    config: Any,
+    *,
+    data_fingerprint: str,
+    weights_fingerprint: str = "",
+    adapter_fingerprint: str = "",
 ) -> None:
     """Writes `manifest.json`; a resumed run keeps the first one, which this checks.
 
@@ -40,6 +45,7 @@ def write_manifest(
         config: the resolved configuration, a dataclass with a `seed`.
         data_fingerprint: digest of the records.
         weights_fingerprint: digest of the initial weights; "" if they are random.
+        adapter_fingerprint: digest of the initial adapter; "" without one.
 
     Raises:
         ValueError: the workdir holds a run of another configuration, of other data, or from other weights; lists what
@@ -48,7 +54,7 @@ def write_manifest(
     changed = check_workdir(workdir, config)
     path = epath.Path(workdir) / MANIFEST
     before, versions = read_json(path), dict(_versions())
-    fingerprints = {"data": data_fingerprint, "weights": weights_fingerprint}
+    fingerprints = {"data": data_fingerprint, "weights": weights_fingerprint, "adapter": adapter_fingerprint}
     if not before:
         write_json(path, _manifest(config, fingerprints, versions))
         return
@@ -61,13 +67,13 @@ def write_manifest(
 
 
 def check_fingerprint(workdir: epath.PathLike, what: str, fingerprint: str) -> None:
-    """Checks that `what`, "data" or "weights", is what the run started with.
+    """Checks that `what`, "data", "weights" or "adapter", is what the run started with.
 
     Raises:
         ValueError: the fingerprints differ.
     """
     path = epath.Path(workdir) / MANIFEST
-    # Manifests written before weights were fingerprinted have none to compare.
+    # Manifests written before weights or adapters were fingerprinted have none to compare.
     if (before := read_json(path).get(f"{what}_fingerprint", fingerprint)) != fingerprint:
         raise ValueError(
             f"{path}: the {what} changed since this run began (fingerprint {before} -> {fingerprint}); restore the"

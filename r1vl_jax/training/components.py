@@ -33,6 +33,7 @@ from r1vl_jax.sampling.tensor_parallel import choose_tensor_parallel_size, devic
 from r1vl_jax.sharding.global_arrays import local_shards
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.sharding.rules import shardings
+from r1vl_jax.training.adapter import initial_adapter
 from r1vl_jax.training.completions import decode_completions
 from r1vl_jax.training.data_loader import DataLoader
 from r1vl_jax.training.dry_run import dry_run
@@ -50,6 +51,7 @@ class Components:
         definition: the model, and its mesh.
         sampler: of training.
         judge: math-verify's workers, which rewarder and evaluator ask; to be closed at the end.
+        adapter: that training starts from, on the host; None for a new one or none.
     """
 
     inputs: Inputs
@@ -59,6 +61,7 @@ class Components:
     rewarder: Rewarder
     evaluator: Evaluator
     judge: Judge
+    adapter: Params | None
 
 
 def build_components(config: Config) -> Components:
@@ -73,6 +76,7 @@ def build_components(config: Config) -> Components:
     processor = make_processor(config, inputs)
     mesh = make_mesh(config.mesh, limits=mesh_limits(config, sizes))
     definition = make_definition(config, sizes, mesh, platform=mesh.devices.flat[0].platform)
+    adapter = initial_adapter(inputs.model, definition)
     loader = DataLoader(inputs.splits, _make_encoder(config, processor, mesh), mesh, config.seed)
     dry_run(config, loader, reward_spec)  # before anything is compiled
     sampler = make_sampler(
@@ -85,7 +89,7 @@ def build_components(config: Config) -> Components:
     judge = Judge(config.reward.num_workers, config.reward.timeout_s)
     rewarder = Rewarder(reward_spec, byte_table(inputs.tokenizer, sizes.vocab_size), judge)
     evaluator = make_evaluator(config, loader=loader, sampler=sampler, rewarder=rewarder, judge=judge)
-    return Components(inputs, definition, loader, sampler, rewarder, evaluator, judge)
+    return Components(inputs, definition, loader, sampler, rewarder, evaluator, judge, adapter)
 
 
 def conventions(config: Config, components: Components) -> str:
@@ -99,11 +103,14 @@ def conventions(config: Config, components: Components) -> str:
     )
 
 
-def initial_params(config: Config, model: settings.Model, definition: Definition) -> Params:
+def initial_params(
+    config: Config, model: settings.Model, definition: Definition, adapter: Params | None = None
+) -> Params:
     """Parameters to start from, in the dtypes of `trainable.cast_frozen` and placed by `sharding.rules`.
 
     Args:
         model: of `Inputs`: its path is a local directory, or "" for random weights.
+        adapter: of `Components`.
     """
     key, mesh = jax.random.key(config.seed), definition.mesh
     assert mesh is not None
@@ -117,7 +124,8 @@ def initial_params(config: Config, model: settings.Model, definition: Definition
     clear_jit_caches()  # a run loads once
     if not definition.lora:
         return jax.device_put(cast_frozen(params, model), placement)
-    adapter = jax.jit(lambda key: partition(definition.init(key), model)[0])(key)
+    if adapter is None:
+        adapter = jax.jit(lambda key: partition(definition.init(key), model)[0])(key)
     return combine(jax.device_put(adapter, shardings(adapter, mesh)), params)
 
 

@@ -40,7 +40,8 @@ class Inputs:
     """What a run reads.
 
     Attributes:
-        model: settings of the model; `path` is a local directory, or "" to start from random weights.
+        model: settings of the model; `path` is a local directory, or "" to start from random weights; `adapter_path`
+            likewise, or "" to start with a new adapter or none.
         data_directories: hold the splits, one for each source.
         splits: those that the run reads, by name.
         tokenizer: the model's own; without one, a small one trained on the warm-up's records.
@@ -59,6 +60,7 @@ class Inputs:
         return {
             "data_fingerprint": data[0] if len(data) == 1 else hashlib.sha256(" ".join(data).encode()).hexdigest(),
             "weights_fingerprint": weights_fingerprint(self.model.path),
+            "adapter_fingerprint": weights_fingerprint(self.model.adapter_path),
         }
 
 
@@ -73,7 +75,7 @@ def preflight(config: Config) -> Inputs:
         ValueError: the data cannot be read as records, or the model's chat template cannot write prompts with pictures.
     """
     absent: list[str] = []
-    model = _find_model(config.model, absent)
+    model = _find_adapter(_find_model(config.model, absent), absent)
     is_embedded = config.data.source == "digits"
     if not is_embedded:
         find_sources(config.data, _required_splits(config), absent)
@@ -118,6 +120,21 @@ def _find_model(model: settings.Model, absent: list[str]) -> settings.Model:
             f"config.model.path={model.path!r}: the directory has no {', no '.join(missing)}; put a whole model there"
         )
     return dataclasses.replace(model, path=str(directory))
+
+
+def _find_adapter(model: settings.Model, absent: list[str]) -> settings.Model:
+    """The settings with a local directory as their `adapter_path`; an absent one is appended to `absent`."""
+    if not model.adapter_path:
+        return model
+    try:
+        return dataclasses.replace(model, adapter_path=str(local_directory(model.adapter_path)))
+    except FileNotFoundError as error:
+        absent.append(
+            f"config.model.adapter_path={model.adapter_path!r} ({error.__cause__}): put an adapter there, as"
+            " PEFT saves it, or set config.model.adapter_path to one. A run of this project becomes one by python -m"
+            f" r1vl_jax.checkpoint.hf_export --run=WORKDIR --out={model.adapter_path} --adapter"
+        )
+        return model
 
 
 def _has_any(directory: Path, names: Iterable[str]) -> bool:

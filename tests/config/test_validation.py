@@ -127,6 +127,14 @@ def test_a_fused_step_resolves():
         ({"model__lora_r": -1}, "model.lora_r=-1: expected at least 0 (0 trains the parameters themselves)"),
         ({"model__lora_alpha": 8.0}, "model.lora_alpha=8.0 has no effect with model.lora_r=0; set model.lora_r, as 16"),
         (
+            {"model__adapter_path": "a/b", "model__path": "c"},
+            "model.adapter_path='a/b' has no effect with model.lora_r=0; set model.lora_r, as 16",
+        ),
+        (
+            {"model__adapter_path": "a/b", "model__lora_r": 4},
+            "model.adapter_path='a/b' needs model.path, the model that the adapter is of; set it",
+        ),
+        (
             {"model__lora_r": 4, "model__lora_target_modules": ("q_proj", "c_attn")},
             "model.lora_target_modules has 'c_attn': expected some of ['down_proj', 'fc1', 'fc2', 'gate_proj',"
             " 'k_proj', 'mlp.0', 'mlp.2', 'mlp_0', 'mlp_2', 'o_proj', 'proj', 'q_proj', 'qkv', 'up_proj',"

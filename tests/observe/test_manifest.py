@@ -87,9 +87,9 @@ def test_a_manifest_without_a_weights_fingerprint_is_accepted(tmp_path, settings
     observe.write_manifest(tmp_path, settings, data_fingerprint="abc", weights_fingerprint="xyz")
 
 
-@pytest.mark.parametrize("what", ["data", "weights"])
-def test_changed_data_or_weights_are_rejected(tmp_path, settings, what):
-    fingerprints = {"data_fingerprint": "abc", "weights_fingerprint": "abc"}
+@pytest.mark.parametrize("what", ["data", "weights", "adapter"])
+def test_changed_inputs_are_rejected(tmp_path, settings, what):
+    fingerprints = {f"{name}_fingerprint": "abc" for name in ("data", "weights", "adapter")}
     observe.write_manifest(tmp_path, settings, **fingerprints)
     observe.write_manifest(tmp_path, settings, **fingerprints)
     with pytest.raises(ValueError, match=rf"the {what} changed .*abc -> xyz\); restore the {what}, or choose another"):

@@ -82,6 +82,15 @@ def test_a_recipe_says_what_to_put_where(name: str, empty_directory: Path, monke
     assert "put a data set there, as a JSON, JSONL or Parquet file or a directory of such" in line
 
 
+def test_an_absent_adapter_is_named_with_the_command_that_makes_one(empty_directory: Path):
+    changes = {"model__path": "base", "model__adapter_path": "runs/a/b", "model__lora_r": 4}
+    with pytest.raises(FileNotFoundError) as error:
+        preflight(resolve(make_config(**changes)))
+    _, _, adapter = str(error.value).splitlines()
+    assert "config.model.adapter_path='runs/a/b' (" in adapter
+    assert "hf_export --run=WORKDIR --out=runs/a/b --adapter" in adapter
+
+
 def test_what_is_there_is_not_asked_for(empty_directory: Path, picture: bytes):
     config = _recipe("2b")
     model = Path(config.model.path)
