@@ -21,14 +21,14 @@ from rich.console import Console
 
 from r1vl_jax import config, rewards
 from r1vl_jax.chat.generation import Settings
-from r1vl_jax.chat.messages import read_messages, read_prompt
 from r1vl_jax.chat.pretrained import Pretrained, load
 from r1vl_jax.checkpoint.hf.export import export_run
+from r1vl_jax.data.prompts import EncodedPrompt, encode
 from r1vl_jax.data.records import (
     Record,
     Split,
+    UnusableRecord,
     fingerprint,
-    invalid_reason,
     is_record_directory,
     open_split,
     split_names,
@@ -103,8 +103,8 @@ def evaluate(
         for batch, start in enumerate(starts):
             if not predictions.has(batch):
                 records = [split[index] for index in range(start, min(start + batch_size, num_records))]
-                usable, dropped = _without_unusable(model, records)
-                answers = _answer(model, usable, settings) if usable else []
+                usable, prompts, dropped = _encode_usable(model, records)
+                answers = model.answer(prompts, settings) if usable else []
                 rows = score_answers(usable, answers, semantics=semantics, judge=judge)
                 predictions.write(batch, rows, dropped=dropped)
             progress.update(batch + 1)
@@ -114,27 +114,18 @@ def evaluate(
     return summary
 
 
-def _without_unusable(model: Pretrained, records: Sequence[Record]) -> tuple[list[Record], dict[str, str]]:
-    """The records that can be asked, and why the others cannot, by id."""
-    usable, dropped = [], {}
+def _encode_usable(
+    model: Pretrained, records: Sequence[Record]
+) -> tuple[list[Record], list[EncodedPrompt], dict[str, str]]:
+    """The records that can be asked, their prompts, and why the others cannot, by id."""
+    usable, prompts, dropped = [], [], {}
     for record in records:
         try:
-            if reason := invalid_reason(record):
-                raise ValueError(reason)
-            messages = read_prompt(record.problem, list(record.images))
-            model.prompter.encode(read_messages(messages, instruction=model.prompter.instruction))
-        except ValueError as error:
-            dropped[record.id] = str(error)
-        else:
+            prompts.append(encode(record, model.prompter.processor, instruction=model.prompter.instruction))
             usable.append(record)
-    return usable, dropped
-
-
-def _answer(model: Pretrained, records: Sequence[Record], settings: Settings) -> list[list[Any]]:
-    """The samples of each record."""
-    prompts, images = [record.problem for record in records], [list(record.images) for record in records]
-    answers = model.generate(prompts, images, **vars(settings))
-    return answers if settings.n > 1 else [[answer] for answer in answers]
+        except UnusableRecord as error:
+            dropped[record.id] = error.reason
+    return usable, prompts, dropped
 
 
 def main() -> None:

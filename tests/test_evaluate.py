@@ -77,10 +77,10 @@ def test_predictions_are_those_of_generate_and_scored(model, directory, tmp_path
 def test_right_answers_count(model, directory, tmp_path, monkeypatch):
     """A model that answers 0, and says so under the heading."""
 
-    def generate(self, prompts, images, **settings):
-        return [says("### The final answer is:\n**0**") for _ in prompts]
+    def answer(self, prompts, settings):
+        return [[says("### The final answer is:\n**0**")] for _ in prompts]
 
-    monkeypatch.setattr(Pretrained, "generate", generate)
+    monkeypatch.setattr(Pretrained, "answer", answer)
     summary = run(model, directory, tmp_path)
     rows = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert [row["extracted"] for row in rows] == ["0"] * 6
@@ -93,15 +93,15 @@ def test_right_answers_count(model, directory, tmp_path, monkeypatch):
 def test_an_interrupted_evaluation_goes_on(model, directory, tmp_path, monkeypatch):
     whole = run(model, directory, tmp_path / "whole")
     calls: list[int] = []
-    real = Pretrained.generate
+    real = Pretrained.answer
 
-    def interrupted(self, prompts, images, **settings):
+    def interrupted(self, prompts, settings):
         calls.append(len(prompts))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, prompts, images, **settings)
+        return real(self, prompts, settings)
 
-    monkeypatch.setattr(Pretrained, "generate", interrupted)
+    monkeypatch.setattr(Pretrained, "answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(model, directory, tmp_path / "out")
     assert run(model, directory, tmp_path / "out") == whole

@@ -15,7 +15,7 @@ from r1vl_jax import losses, rewards
 from r1vl_jax.checkpoint.hf.config import to_hf
 from r1vl_jax.checkpoint.hf.export import MAX_SHARD_SIZE, write_weights
 from r1vl_jax.data.images import load_image_processor
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.tokenizer import train_tokenizer
 from r1vl_jax.rewards.text import Vocabulary
 

@@ -19,7 +19,8 @@ from r1vl_jax.checkpoint.hf.files import write_files
 from r1vl_jax.data.chat_format import eos_token_ids
 from r1vl_jax.data.digits.puzzles import MAKERS
 from r1vl_jax.data.images import load_image_processor
-from r1vl_jax.data.prompts import Processor, encode
+from r1vl_jax.data.processor import Processor
+from r1vl_jax.data.prompts import encode
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER, Record, write_splits
 from r1vl_jax.data.tokenizer import (
     IMAGE_TOKEN,

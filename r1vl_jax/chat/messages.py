@@ -8,40 +8,22 @@ import base64
 import binascii
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from r1vl_jax.data.pictures import open_picture
-from r1vl_jax.data.prompts import with_instruction
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER
+from r1vl_jax.data.turns import Conversation, Turn, Video, instruct
 
 Messages = Sequence[Mapping[str, Any]]
-Turn = dict[str, Any]  # role, and content: a string, or parts of type "text", "image" and "video", without the picture
 
 _ROLES = ("system", "user", "assistant")
 _FPS = 2.0  # what Qwen's processors sample by default
 # Keys under which Hugging Face's processors look for the picture of a part.
 _PICTURE_KEYS = ("image", "path", "url", "base64")
-
-
-@dataclass(frozen=True)
-class Video:
-    """Frames of one size, at so many a second."""
-
-    frames: list[Image.Image]
-    fps: float
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Turns that end with the user's, and their pictures and videos in order."""
-
-    turns: list[Turn]
-    images: list[Image.Image] = field(default_factory=list)
-    videos: list[Video] = field(default_factory=list)
 
 
 def read_prompt(prompt: str, images: Any = None, videos: Any = None) -> Messages:
@@ -82,7 +64,7 @@ def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:
             `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`; a picture is as in `open_image`, and
             may stand under "path", "url" or "base64", or in an `image_url`. A video is a list of frames, with `fps` (2
             by default) beside it: `{"type": "video", "video": [...], "fps": 1}`. The last one is the user's.
-        instruction: how to answer, put into the first turn of the user as `with_instruction` says; "" for none.
+        instruction: how to answer, put into the first turn of the user as `instruct` says; "" for none.
 
     Raises:
         ValueError: the conversation has another form, or a picture cannot be opened; names the message.
@@ -101,9 +83,7 @@ def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:
         turns.append(turn)
     if turns[-1]["role"] != "user":
         raise ValueError(f"messages: the last one must be the user's, got the {turns[-1]['role']}'s")
-    first = next(index for index, turn in enumerate(turns) if turn["role"] == "user")
-    turns[first] = turns[first] | {"content": _instructed(turns[first]["content"], instruction)}
-    return conversation
+    return replace(conversation, turns=instruct(turns, instruction))
 
 
 def open_image(source: Any) -> Image.Image:
@@ -190,21 +170,6 @@ def _read_video(part: Mapping[str, Any]) -> Video:
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < float("inf"):
         raise ValueError(f"content: expected fps as a number of frames a second above 0, got {_shorten(fps)}")
     return Video([open_image(frame) for frame in frames], fps)
-
-
-def _instructed(content: str | list[dict[str, str]], instruction: str) -> str | list[dict[str, str]]:
-    """The content with the instruction after its leading pictures, unless a text of it has it already."""
-    if isinstance(content, str):
-        return with_instruction(content, instruction)
-    texts = [part["text"] for part in content if part["type"] == "text"]
-    if with_instruction("\n".join(texts), instruction) == "\n".join(texts):
-        return content
-    # What stands before the first text that says something are the leading pictures.
-    first = next((index for index, part in enumerate(content) if part.get("text", "").strip()), None)
-    if first is None:
-        return [*content, {"type": "text", "text": instruction.strip()}]
-    text = with_instruction(content[first]["text"], instruction)
-    return [*content[:first], {"type": "text", "text": text}, *content[first + 1 :]]
 
 
 def _shorten(value: Any) -> str:

@@ -25,7 +25,8 @@ from r1vl_jax.chat.prompter import Prompter, load_prompter
 from r1vl_jax.checkpoint.hf.directory import local_directory
 from r1vl_jax.checkpoint.hf.load import load_params, read_config
 from r1vl_jax.checkpoint.hf.peft import load_adapter
-from r1vl_jax.data.prompts import EncodedPrompt, from_inputs
+from r1vl_jax.data.processor import from_inputs
+from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.models.qwen2_vl.model import Definition, Params
 from r1vl_jax.models.trainable import combine
 from r1vl_jax.sampling.weight_sync import sampler_params
@@ -111,7 +112,8 @@ class Pretrained:
             self._encode(f"prompt {number}", prompt, pictures, clips, instruction)
             for number, (prompt, pictures, clips) in enumerate(zip(prompts, images, videos, strict=True), start=1)
         ]
-        answers = self._answer(encoded, settings) if encoded else []
+        answers = self.answer(encoded, settings) if encoded else []
+        answers = answers if n > 1 else [answer for (answer,) in answers]
         return answers[0] if is_single else answers
 
     def chat(self, messages: Messages, **settings: Any) -> Any:
@@ -154,11 +156,11 @@ class Pretrained:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
-    def _answer(self, encoded: list[EncodedPrompt], settings: Settings) -> list[Any]:
+    def answer(self, encoded: Sequence[EncodedPrompt], settings: Settings) -> list[list[Answer]]:
+        """`settings.n` answers to each of at least one encoded prompt, in one batch."""
         sampler = generation.make_sampler(self.definition, settings, self.prompter.eos_token_ids)
         completions = generation.generate(sampler, self.params, self._decoder_params, encoded, settings)
-        answers = [[Answer.of(each, self.prompter) for each in of_prompt] for of_prompt in completions]
-        return answers if settings.n > 1 else [answer for (answer,) in answers]
+        return [[Answer.of(each, self.prompter) for each in of_prompt] for of_prompt in completions]
 
     def __call__(
         self,

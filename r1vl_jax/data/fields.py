@@ -5,7 +5,9 @@ from typing import Any
 
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
-TEXTS = ("id", "problem", "solution", "answer", "response", "kind", "source")
+TEXTS = ("id", "problem", "solution", "answer", "response", "kind", "source", "system")
+# Columns that data sets of earlier versions lack, with what they would hold.
+_ADDED = {"system": b"", "history": ()}
 
 
 def check(record: Any) -> None:
@@ -14,7 +16,7 @@ def check(record: Any) -> None:
     Raises:
         ValueError: names the first field that has another type, with what was expected and found.
     """
-    for name in ("images", "key_steps", *TEXTS):
+    for name in ("images", "key_steps", "history", *TEXTS):
         if not hasattr(record, name):
             raise ValueError(f"expected a Record, got {_show(record)}")
     for name in TEXTS:
@@ -22,6 +24,7 @@ def check(record: Any) -> None:
     if not record.id:
         raise ValueError("field 'id': expected a text that names the record, got ''")
     _check_images(record.images)
+    check_history(record.history)
     try:
         groups = parse_key_steps(record.key_steps)
     except ValueError as error:
@@ -37,10 +40,18 @@ def from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: names the column that is not there or has another type.
     """
-    columns = {name: _decode(name, row.get(name)) for name in TEXTS}
+    row = {name: cell for name, cell in _ADDED.items() if name not in row} | dict(row)
+    columns: dict[str, Any] = {name: _decode(name, row.get(name)) for name in TEXTS}
     images = _items("images", row.get("images"), "encoded image files (bytes)")
-    key_steps = [_decode_group(group) for group in _items("key_steps", row.get("key_steps"), "groups of texts")]
-    return columns | {"images": tuple(images), "key_steps": key_steps}
+    groups = {"key_steps": "groups of texts", "history": "pairs of texts"}
+    for name, expected in groups.items():
+        columns[name] = [_decode_group(name, group) for group in _items(name, row.get(name), expected)]
+    return columns | {"images": tuple(images)}
+
+
+def as_tuples(value: Any) -> Any:
+    """A list, and the lists in it, as tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _check_text(name: str, value: Any) -> None:
@@ -66,17 +77,26 @@ def _check_images(images: Any) -> None:
             )
 
 
+def check_history(history: Any) -> None:
+    """Checks that earlier turns are pairs of texts. Raises ValueError, as `check`."""
+    if not isinstance(history, tuple):
+        raise ValueError(f"field 'history': expected a tuple of questions with their answers, got {_show(history)}")
+    for number, turns in enumerate(history, start=1):
+        if not isinstance(turns, tuple) or len(turns) != 2:
+            raise ValueError(f"field 'history': expected a question and its answer, got {_show(turns)} as {number}")
+        for text in turns:
+            _check_text("history", text)
+
+
 def _items(name: str, value: Any, expected: str) -> Iterable[Any]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise ValueError(f"field {name!r}: expected a sequence of {expected}, got {_show(value)}")
     return value
 
 
-def _decode_group(group: Any) -> list[str]:
+def _decode_group(name: str, group: Any) -> list[str]:
     is_bare = isinstance(group, str | bytes)
-    return [
-        _decode("key_steps", spelling) for spelling in ([group] if is_bare else _items("key_steps", group, "texts"))
-    ]
+    return [_decode(name, text) for text in ([group] if is_bare else _items(name, group, "texts"))]
 
 
 def _decode(name: str, value: Any) -> str:

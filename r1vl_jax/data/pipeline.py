@@ -20,7 +20,8 @@ from r1vl_jax.arrays import Completions, PromptBatch, SFTBatch, check_shapes
 from r1vl_jax.data import fields, prompts
 from r1vl_jax.data.chat_format import end_of_turn_id
 from r1vl_jax.data.collate import pad_rows, round_up
-from r1vl_jax.data.prompts import EncodedPrompt, Processor
+from r1vl_jax.data.processor import Processor
+from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.data.records import Record, UnusableRecord
 from r1vl_jax.runtime import processes
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class UnusableRecord(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A question about one or more images, with its reference answer.
+    """A question about images or text, with its reference answer; it may end a conversation.
 
     Lists become tuples, and key steps in any layout of `parse_key_steps` become groups. Values of other types stay as
     they are: `invalid_reason` names them.
@@ -42,13 +43,15 @@ class Record:
     Attributes:
         id: unique within its split, not empty; error messages name the record by it.
         images: encoded image files (PNG, JPEG, ...), in the order of their placeholders; none for text alone.
-        problem: the question, with one `<image>` placeholder for each image.
+        problem: the question, with one `<image>` placeholder for each image, unless `history` has it.
         solution: a worked solution, or only the answer if there is none.
         answer: the reference answer; empty only with a response, for supervised fine-tuning alone.
         key_steps: key steps of the solution, each as a group of equivalent spellings.
         response: target completion for supervised fine-tuning; empty for reinforcement learning.
         kind: type of question; accuracy is also reported per kind.
         source: name of the data set that the record comes from.
+        system: the system prompt; "" leaves it to the chat template, which may have one of its own.
+        history: earlier questions of the conversation, each with the assistant's answer; the first comes first.
     """
 
     id: str
@@ -60,6 +63,8 @@ class Record:
     response: str
     kind: str
     source: str
+    system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def make(
@@ -74,27 +79,33 @@ class Record:
         id: str = "",
         kind: str = "",
         source: str = "",
+        system: str = "",
+        history: Sequence[Sequence[str]] = (),
     ) -> "Record":
         """A valid record; all that is not given has a default.
 
         Args:
-            problem: without any `<image>`, one for each image is put first.
+            problem: without any `<image>`, here or in the history, one for each image is put first.
             images: encoded files, paths of files, or images in memory.
             answer: needed, unless there is a response.
             key_steps: in any layout of `parse_key_steps`.
             solution: by default the answer.
             id: by default a digest of the content.
+            history: pairs of a question and its answer.
 
         Raises:
             UnusableRecord: the record is invalid; says what is wrong with it.
         """
         try:
             encoded = tuple(map(_encoded, images))
+            fields.check_history(history := fields.as_tuples(history))
             if isinstance(problem, str):
-                problem, encoded, _ = match_placeholders(problem, encoded)
-            content = hashlib.sha256(repr((problem, encoded, answer, response)).encode("utf-8", "replace")).hexdigest()
+                texts, encoded, _ = match_placeholders([*itertools.chain(*history), problem], encoded)
+                *_, problem = texts
+                history = pair_turns(texts[:-1])
+            content = repr((problem, encoded, answer, response, *filter(None, (system, history))))
             record = cls(
-                id=id or content[:16],
+                id=id or hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:16],
                 images=tuple(encoded),
                 problem=problem,
                 solution=solution or (answer if isinstance(answer, str) else ""),
@@ -103,6 +114,8 @@ class Record:
                 response=response,
                 kind=kind,
                 source=source,
+                system=system,
+                history=history,
             )
         except (ValueError, OSError) as error:
             raise UnusableRecord(id or "without id", str(error)) from error
@@ -111,10 +124,19 @@ class Record:
         return record
 
     def __post_init__(self) -> None:
-        if isinstance(self.images, list):
-            object.__setattr__(self, "images", tuple(self.images))
+        for name in ("images", "history"):
+            object.__setattr__(self, name, fields.as_tuples(getattr(self, name)))
         with contextlib.suppress(ValueError):
             object.__setattr__(self, "key_steps", parse_key_steps(self.key_steps))
+
+    def texts(self) -> list[str]:
+        """The texts of its turns, of the history and then the problem; they have the placeholders."""
+        return [*itertools.chain(*self.history), self.problem]
+
+
+def pair_turns(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """A history of texts, which are questions and answers by turns."""
+    return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
 def invalid_reason(record: Record) -> str | None:
@@ -136,9 +158,9 @@ def decode_images(record: Record) -> list[Image.Image]:
     fields.check(record)
     if not record.answer.strip() and not record.response.strip():
         raise ValueError("it has no answer, and no response to train on")
-    if _VIDEO_PLACEHOLDER in record.problem:
+    if any(_VIDEO_PLACEHOLDER in text for text in record.texts()):
         raise ValueError(f"records hold still images, and its problem has {_VIDEO_PLACEHOLDER}; give frames as images")
-    num_placeholders = record.problem.count(IMAGE_PLACEHOLDER)
+    num_placeholders = sum(text.count(IMAGE_PLACEHOLDER) for text in record.texts())
     if num_placeholders != len(record.images):
         raise ValueError(
             f"expected one {IMAGE_PLACEHOLDER} for each of {len(record.images)} images, got {num_placeholders}"

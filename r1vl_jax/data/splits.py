@@ -7,7 +7,7 @@ A split is an ArrayRecord file with `tensorflow_datasets` metadata, so that
 import collections
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ def _write_metadata(directory: epath.Path, written: list[Any], settings: Mapping
         {
             **dict.fromkeys(fields.TEXTS, text),
             "images": tfds.features.Sequence(tfds.features.Scalar(np.object_)),
-            "key_steps": tfds.features.Sequence(tfds.features.Sequence(text)),
+            **dict.fromkeys(("key_steps", "history"), tfds.features.Sequence(tfds.features.Sequence(text))),
         }
     )
     identity = dataset_info.DatasetIdentity(
@@ -206,10 +206,17 @@ def _serialize(record: Record) -> bytes:
     """A record as `tf.train.Example`; the writer of `tensorflow_datasets` needs TensorFlow for lists of lists."""
     columns = {name: _bytes([getattr(record, name).encode()]) for name in fields.TEXTS}
     columns["images"] = _bytes(record.images)
-    columns["key_steps/ragged_flat_values"] = _bytes(text.encode() for group in record.key_steps for text in group)
-    group_sizes = _features.Int64List(value=[len(group) for group in record.key_steps])
-    columns["key_steps/ragged_row_lengths_0"] = _features.Feature(int64_list=group_sizes)
+    columns |= _ragged("key_steps", [[text.encode() for text in group] for group in record.key_steps])
+    columns |= _ragged("history", [[text.encode() for text in turns] for turns in record.history])
     return _example.Example(features=_features.Features(feature=columns)).SerializeToString(deterministic=True)
+
+
+def _ragged(name: str, lists: Sequence[Sequence[bytes]]) -> dict[str, Any]:
+    sizes = _features.Int64List(value=[len(items) for items in lists])
+    return {
+        f"{name}/ragged_flat_values": _bytes(item for items in lists for item in items),
+        f"{name}/ragged_row_lengths_0": _features.Feature(int64_list=sizes),
+    }
 
 
 def _bytes(values: Iterable[bytes]) -> Any:

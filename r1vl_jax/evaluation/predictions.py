@@ -30,7 +30,7 @@ _DROPPED = b"dropped"  # metadata of the files: id -> reason, as JSON
 _REWARDS = ("total", "step_accuracy", "step_validity", "key_step_match", "complete", "ordered")
 SCHEMA = pa.schema(
     [("sample", pa.int64()), ("correct", pa.bool_()), ("has_ended", pa.bool_())]
-    + [(name, pa.string()) for name in ("id", "problem", "answer", "kind", "source", "key_steps")]
+    + [(name, pa.string()) for name in ("id", "system", "history", "problem", "answer", "kind", "source", "key_steps")]
     + [(name, pa.string()) for name in ("prediction", "extracted", "reason")]
     + [(name, pa.float64()) for name in _REWARDS]
 )
@@ -106,7 +106,8 @@ def score_answers(
             "sample": samples[row],
             "correct": bool(reward.answer_correct[row]),
             "has_ended": bool(answer.has_ended),
-            **{name: getattr(record, name) for name in ("id", "problem", "answer", "kind", "source")},
+            **{name: getattr(record, name) for name in ("id", "system", "problem", "answer", "kind", "source")},
+            "history": json.dumps(record.history, ensure_ascii=False),
             "key_steps": json.dumps(record.key_steps, ensure_ascii=False),
             "prediction": texts[row],
             "extracted": explained[row].prediction,

@@ -10,7 +10,8 @@ There are two kinds, distinguished by the names of their parameters:
 
 A reward that does not apply adds 0 to the total. On the host, `prompts` are the questions, `completions` the texts, and
 `columns` the fields of the records (`answer`, `key_steps`, `kind`, ...), each a list as long as the completions. With
-`reward.completions="messages"` questions and texts are conversations: `completion[0]["content"]`. On the device, the
+`reward.completions="messages"` questions and texts are conversations, the former with system prompt and earlier turns:
+`completion[0]["content"]`. On the device, the
 arguments are those of `rewards.kernels.step_reward`.
 """
 
@@ -84,7 +85,7 @@ class RewardFunction:
     def _call(self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, list[Any]]) -> Any:
         """What the function returns for arguments of its own, which it may change."""
         if self.completions == "messages":
-            arguments = (_conversations("user", prompts), _conversations("assistant", completions))
+            arguments = (_prompts(prompts, columns), [[_message("assistant", text)] for text in completions])
         else:
             arguments = (list(prompts), list(completions))
         return self.function(prompts=arguments[0], completions=arguments[1], **columns)
@@ -161,8 +162,24 @@ def load(
     return tuple(functions)
 
 
-def _conversations(role: str, texts: Sequence[str]) -> list[list[dict[str, str]]]:
-    return [[{"role": role, "content": text}] for text in texts]
+def _prompts(questions: Sequence[str], columns: Mapping[str, list[Any]]) -> list[list[dict[str, str]]]:
+    """The questions as conversations, each after its system prompt and earlier turns, if any."""
+    none = [""] * len(questions)
+    rows = zip(columns.get("system", none), columns.get("history", none), questions, strict=True)
+    return [list(_turns(*row)) for row in rows]
+
+
+def _turns(system: str, history: Sequence[Sequence[str]], question: str) -> Iterator[dict[str, str]]:
+    if system:
+        yield _message("system", system)
+    for asked, answered in history:
+        yield _message("user", asked)
+        yield _message("assistant", answered)
+    yield _message("user", question)
+
+
+def _message(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
 
 
 def _import(name: str) -> Callable[..., Any]:

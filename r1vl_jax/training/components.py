@@ -16,7 +16,7 @@ from r1vl_jax.data.chat_format import eos_token_ids
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.images import PIXELS_PER_FEATURE, load_image_processor
 from r1vl_jax.data.pipeline import Encoder
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.tokenizer import VISION_TOKENS, byte_table
 from r1vl_jax.evaluation.evaluator import Evaluator
 from r1vl_jax.learner.learner import Learner
@@ -73,7 +73,7 @@ def build_components(config: Config) -> Components:
     reward_spec = make_reward_spec(config)  # the user's own functions are refused before any data is written
     inputs = preflight(config)
     sizes = model_config(inputs.model, inputs.tokenizer)  # and with it, whether the tokenizer is the weights' own
-    processor = make_processor(config, inputs)
+    processor = make_processor(config, inputs, sizes)
     mesh = make_mesh(config.mesh, limits=mesh_limits(config, sizes))
     definition = make_definition(config, sizes, mesh, platform=mesh.devices.flat[0].platform)
     adapter = initial_adapter(inputs.model, definition)
@@ -267,14 +267,15 @@ def make_reward_spec(config: Config) -> RewardSpec:
     return RewardSpec(reward, functions)
 
 
-def make_processor(config: Config, inputs: Inputs) -> Processor:
+def make_processor(config: Config, inputs: Inputs, sizes: ModelConfig) -> Processor:
     """The tokenizer, and the image processor with the limits of the configuration.
 
     Raises:
         ValueError: the image processor is not the model's.
     """
     limits = {"min_pixels": config.data.min_pixels, "max_pixels": config.data.max_pixels}
-    return Processor(inputs.tokenizer, load_image_processor(inputs.model.path, **limits))
+    image_processor = load_image_processor(inputs.model.path, **limits)
+    return Processor(inputs.tokenizer, image_processor, tokens_per_second=sizes.vision.tokens_per_second)
 
 
 def _make_encoder(config: Config, processor: Processor, mesh: jax.sharding.Mesh) -> Encoder:

@@ -18,7 +18,7 @@ import r1vl_jax
 from r1vl_jax.checkpoint.hf.load import read_config
 from r1vl_jax.checkpoint.hf.peft import load_adapter
 from r1vl_jax.data.images import load_image_processor
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.tokenizer import load_tokenizer
 from r1vl_jax.models.qwen2_vl.model import Definition
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, Qwen2VLImageProcessorPi
 import r1vl_jax
 from r1vl_jax.chat.messages import read_prompt
 from r1vl_jax.chat.pretrained import Pretrained
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 
 
 @functools.cache

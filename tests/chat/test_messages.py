@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from r1vl_jax.chat.messages import read_messages, read_prompt
-from r1vl_jax.data.prompts import with_instruction
+from r1vl_jax.data.turns import with_instruction
 
 RED = Image.new("RGB", (30, 20), "red")
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.records import Record
 from r1vl_jax.data.tokenizer import train_tokenizer
 from r1vl_jax.response_format import compose

@@ -19,7 +19,23 @@ from r1vl_jax.data.placeholders import match_placeholders
     ids=["as many", "none", "text", "too many", "numbered", "twice", "unnumbered first"],
 )
 def test_each_image_gets_its_placeholder(problem, images, expected):
-    assert match_placeholders(problem, list(images)) == expected
+    text, *rest = expected
+    assert match_placeholders([problem], list(images)) == ([text], *rest)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected", "note"),
+    [
+        ("abc", ["A <image>", "x <image>", "B <image>"], ""),
+        ("a", ["A <image>", "x ", "B "], "more <image> than images: the first were kept"),
+    ],
+)
+def test_placeholders_are_counted_over_a_conversation(images, expected, note):
+    texts = ["A <image>", "x <image>", "B <image>"]
+    assert match_placeholders(texts, list(images)) == (expected, list(images), note)
+    assert match_placeholders(["A", "x", "B"], ["a"]) == (["<image>A", "x", "B"], ["a"], "<image> was put first")
+    numbered = ["A <image 2>", "x <image 2>", "B <image 1>"]
+    assert match_placeholders(numbered, "ab")[:2] == (["A <image>", "x image 2", "B <image>"], ["b", "a"])
 
 
 @pytest.mark.parametrize(
@@ -33,4 +49,4 @@ def test_each_image_gets_its_placeholder(problem, images, expected):
 )
 def test_what_cannot_be_matched_is_refused(problem, images, message):
     with pytest.raises(ValueError, match=message):
-        match_placeholders(problem, list(images))
+        match_placeholders([problem], list(images))

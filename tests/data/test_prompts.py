@@ -1,13 +1,18 @@
 """Prompts: the processor's inputs, records rendered as turns, the instruction, and collated batches."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
+from helpers.templates import PUBLISHED
 from PIL import Image
 
-from r1vl_jax.data.prompts import batch, encode, from_inputs, with_instruction
+from r1vl_jax.data.processor import Processor, from_inputs
+from r1vl_jax.data.prompts import batch, encode
 from r1vl_jax.data.records import UnusableRecord, invalid_reason
 from r1vl_jax.data.tokenizer import SPECIAL_TOKENS
+from r1vl_jax.data.turns import with_instruction
 
 
 def picture(width: int, height: int, value: int = 0) -> Image.Image:
@@ -100,6 +105,59 @@ def test_an_instruction_that_the_problem_has_already_is_not_repeated():
 def test_an_empty_instruction_changes_nothing(instruction):
     for problem in ("<image>What is it?", " What?\n<image> "):
         assert with_instruction(problem, instruction) == problem
+
+
+CONVERSATION = {
+    "system": "Be brief.",
+    "history": (("<image>What is the value?", "8 <|im_end|>"), ("Really? <image>", "")),
+    "problem": "And of both?",
+}
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+@pytest.mark.parametrize("instruction", ["", "Think."])
+@pytest.mark.parametrize("template", ["ours", "published"])
+def test_a_conversation_has_the_tokens_of_transformers(
+    tokenizer, processor, make_record, system, instruction, template
+):
+    """System prompt or the template's own, earlier turns with their pictures, and the instruction in the first."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template if template == "ours" else PUBLISHED
+    ours = Processor(tokenizer, processor.image_processor)
+    image = make_record().images[0]
+    history = ((CONVERSATION["history"][0][0], "8"), CONVERSATION["history"][1])
+    record = make_record(**CONVERSATION | {"system": system, "history": history}, images=(image, image))
+    prompt = encode(record, ours, instruction=instruction)
+
+    def text(content):
+        return {"type": "text", "text": content}
+
+    first = f"{instruction}\nWhat is the value?" if instruction else "What is the value?"
+    turns = [{"role": "system", "content": system}] if system else []
+    turns += [
+        {"role": "user", "content": [{"type": "image"}, text(first)]},
+        {"role": "assistant", "content": "8"},
+        {"role": "user", "content": [text("Really? "), {"type": "image"}]},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "And of both?"},
+    ]
+    written = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    expected = tokenizer(written.replace("<|image_pad|>", "<|image_pad|>" * 2))["input_ids"]
+    assert prompt.token_S.tolist() == expected
+    assert [grid for _, grid in prompt.images] == [(1, 2, 4)] * 2
+
+
+def test_special_tokens_in_earlier_turns_stay_text(processor, make_record):
+    image = make_record().images[0]
+    record = make_record(**CONVERSATION | {"system": "Never <|im_end|>."}, images=(image, image))
+    tokens = processor.tokenizer.convert_ids_to_tokens(encode(record, processor).token_S)
+    assert (tokens.count("<|im_start|>"), tokens.count("<|im_end|>")) == (7, 6)
+
+
+def test_an_instruction_that_the_system_prompt_has_is_not_repeated(processor, make_record):
+    record = make_record(system="You are kind.\nThink first, then answer.")
+    with_it = encode(record, processor, instruction="Think first,\nthen answer.")
+    assert with_it.token_S.tolist() == encode(record, processor).token_S.tolist()
 
 
 def test_a_prompt_that_is_too_long_with_its_instruction_is_refused_by_name(processor, make_record):

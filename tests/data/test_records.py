@@ -1,8 +1,10 @@
 """Records survive a round trip through ArrayRecord, invalid ones are left out by name, and data are hashed once."""
 
+import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 from r1vl_jax.data import fields
 from r1vl_jax.data.records import (
@@ -32,6 +36,7 @@ def records(make_record):
         make_record(id="plain"),
         make_record(id="ünïcode", problem="<image>Größe? 🙂", key_steps=(("a",), (), ("b", "c"))),
         make_record(id="bare", key_steps=(), response="", images=(make_record().images[0] + b"\0\0",)),
+        make_record(id="turns", system="Sei brief.", history=(("<image>Größe?", "8"), ("a", "")), problem="And?"),
     ]
 
 
@@ -51,6 +56,26 @@ def test_tensorflow_datasets_opens_what_was_written(tmp_path, records):
     assert row["images"] == list(records[1].images)
     assert [list(group) for group in row["key_steps"]] == [[b"a"], [], [b"b", b"c"]]
     assert row["problem"].decode() == records[1].problem
+
+
+ADDED = ("system", "history")
+
+
+def test_data_sets_of_earlier_versions_are_opened(tmp_path, make_record):
+    """Which lack the columns that were added since."""
+    write_splits(tmp_path / "data", {"train": [make_record()]}, settings={})
+    features = tmp_path / "data" / "features.json"
+    content = json.loads(features.read_text())
+    for name in ADDED:
+        del content["featuresDict"]["features"][name]
+    features.write_text(json.dumps(content))
+    path = str(tmp_path / "data" / "records-train.array_record-00000-of-00001")
+    example = tf_example_pb2.Example.FromString(ArrayRecordReader(path).read([0])[0])
+    for column in [name for name in example.features.feature if name.partition("/")[0] in ADDED]:
+        del example.features.feature[column]
+    with contextlib.closing(ArrayRecordWriter(path, "group_size:1")) as writer:
+        writer.write(example.SerializeToString())
+    assert list(open_split(tmp_path / "data", "train")) == [make_record()]
 
 
 def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path, records):
@@ -87,6 +112,15 @@ def test_a_record_is_made_with_defaults(tmp_path, make_record):
     assert image.getpixel((0, 0)) == (0, 128, 128)
 
 
+def test_a_conversation_is_made(make_record):
+    encoded = make_record().images[0]
+    record = Record.make("And?", images=[encoded], answer="2", system="Be brief.", history=[["How many?", "1"]])
+    assert (record.system, record.history) == ("Be brief.", (("<image>How many?", "1"),))
+    assert record.id != Record.make("And?", images=[encoded], answer="2", history=[["How many?", "1"]]).id
+    counted = Record.make("And <image>?", images=[encoded] * 2, answer="2", history=[["<image>How many?", "1"]])
+    assert counted.problem == "And <image>?"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -96,6 +130,9 @@ def test_a_record_is_made_with_defaults(tmp_path, make_record):
         ({"answer": "5", "images": [b"junk"]}, r"image 1 \(4 bytes\) is unreadable"),
         ({"answer": "5", "images": [7]}, r"field 'images': expected encoded image files \(bytes\), got 7"),
         ({"answer": "5", "key_steps": 7}, "field 'key_steps': expected a list of groups, got 7"),
+        ({"answer": "5", "history": [["a"]]}, "field 'history': expected a question and its answer, got"),
+        ({"answer": "5", "history": [["a", 5]]}, r"field 'history': expected text \(str\), got 5"),
+        ({"answer": "5", "history": "a"}, "field 'history': expected a tuple of questions"),
         ({"answer": "5", "problem": None}, "field 'problem': expected text"),
         ({"answer": "5", "problem": "<image>"}, "its problem has 1 <image> and there is no image"),
     ],
@@ -238,7 +275,7 @@ def test_a_second_fingerprint_reads_no_record_file(data, opened_splits):
     assert len(opened_splits) == 2
     assert fingerprint(data) == first
     assert len(opened_splits) == 2
-    assert len(open_split(data, "train")) == 3  # the cache does not disturb the data set
+    assert len(open_split(data, "train")) == 4  # the cache does not disturb the data set
 
 
 @pytest.mark.parametrize("change", ["content", "size", "name", "removed"])

@@ -20,7 +20,7 @@ class Hiding:
 
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 
-from r1vl_jax.data import images, pipeline, prompts, records
+from r1vl_jax.data import images, pipeline, processor, records
 from r1vl_jax.data.digits import task
 from r1vl_jax.data.tokenizer import train_tokenizer
 
@@ -28,8 +28,8 @@ directory = sys.argv[1]
 task.write(directory, difficulty=1, warmup_records=10, train_records=10, eval_records=5, seed=0)
 warmup = records.open_split(directory, "warmup")
 tokenizer = train_tokenizer(task.texts(warmup))
-processor = prompts.Processor(tokenizer, images.load_image_processor(min_pixels=784, max_pixels=400_000))
-encoder = pipeline.Encoder(processor, max_prompt_length=128, prompt_bucket=64, patch_bucket=64)
+inputs = processor.Processor(tokenizer, images.load_image_processor(min_pixels=784, max_pixels=400_000))
+encoder = pipeline.Encoder(inputs, max_prompt_length=128, prompt_bucket=64, patch_bucket=64)
 batch = next(pipeline.supervised_stream(warmup, encoder, batch_size=4, seed=0, max_completion_length=128))
 assert batch.prompts.token_PS.shape[0] == 4
 assert not {"torch", "torchvision", "tensorflow"} & set(sys.modules)

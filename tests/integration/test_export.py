@@ -13,7 +13,7 @@ from r1vl_jax.arrays import Params
 from r1vl_jax.checkpoint.hf.export import RunCheckpoint, export_run
 from r1vl_jax.checkpoint.manager import open_params
 from r1vl_jax.config import resolve
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.records import Record, decode_images
 from r1vl_jax.data.tokenizer import VISION_TOKENS
 from r1vl_jax.models.qwen2_vl.model import Definition

@@ -15,7 +15,7 @@ from helpers.twins import ARCHITECTURES, IMAGE, VIDEO, Twins, make_inputs, make_
 from transformers.vision_utils import get_vision_window_index
 
 from r1vl_jax.arrays import PromptBatch
-from r1vl_jax.data.prompts import from_inputs
+from r1vl_jax.data.processor import from_inputs
 from r1vl_jax.models.qwen2_vl.model import Definition, Params, Qwen2VL
 from r1vl_jax.models.qwen2_vl.rope import text_rope_angles, vision_rope_angles
 

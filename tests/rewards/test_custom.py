@@ -125,6 +125,20 @@ def test_conversations():
     np.testing.assert_allclose(function.call_on_host(["q"] * 2, ["abc", ""], {}), [-0.3, 0], rtol=1e-6)
 
 
+def test_conversations_have_system_prompt_and_earlier_turns():
+    seen = []
+
+    def reward(prompts, completions, **columns):
+        seen.extend(prompts)
+        return [0.0] * len(completions)
+
+    function = custom.RewardFunction("reward", reward, 1.0, False, "messages")
+    columns = {"system": ["Be brief.", ""], "history": [[("a", "b")], []]}
+    function.call_on_host(["q", "r"], ["", ""], columns)
+    turns = [("system", "Be brief."), ("user", "a"), ("assistant", "b"), ("user", "q")]
+    assert seen == [[{"role": role, "content": text} for role, text in turns], [{"role": "user", "content": "r"}]]
+
+
 def test_several_functions_get_arguments_of_their_own_and_wait_together():
     def spoils(prompts, completions, **columns):
         completions.clear()

@@ -11,7 +11,7 @@ from PIL import Image
 from r1vl_jax.config import default, resolve
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder, NoUsableRecords
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.records import Record
 from r1vl_jax.data.tokenizer import train_tokenizer
 from r1vl_jax.training.components import make_reward_spec

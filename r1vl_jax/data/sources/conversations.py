@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
+from r1vl_jax.data.record import pair_turns
 
 _ROLES = {
     **dict.fromkeys(("user", "human", "observation"), "user"),
@@ -15,16 +16,18 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Conversation:
-    """One question, with what may stand before and behind it.
+    """The last question of a conversation, with what may stand before and behind it.
 
     Attributes:
-        system: text of the system turn; "" without one.
-        problem: text of the user's turn, with `<image>` where a part is an image.
-        response: text of the assistant's turn; "" without one.
+        system: text of the system turns; "" without one.
+        history: earlier questions, each with its answer.
+        problem: text of the user's last turn, with `<image>` where a part is an image.
+        response: text of the assistant's turn that follows it; "" without one.
         images: what the parts hold, in their order; fewer than placeholders where the row has them elsewhere.
     """
 
     system: str
+    history: tuple[tuple[str, str], ...]
     problem: str
     response: str
     images: tuple[Any, ...]
@@ -36,27 +39,33 @@ def is_conversation(cell: Any) -> TypeGuard[list[Mapping[str, Any]]]:
 
 
 def parse_conversation(cell: Any) -> Conversation:
-    """Reads a conversation of one question.
+    """Reads a conversation, with or without a last answer.
 
     Raises:
-        ValueError: it is none, an unknown role or part, or more than one question.
+        ValueError: it is none, has an unknown role or part, or turns of user and assistant that do not alternate.
     """
     if not is_conversation(cell):
         raise ValueError(f"expected a list of turns with role and content (or from and value), got {cell!r:.60}")
-    by_role: dict[str, list[str]] = {"system": [], "user": [], "assistant": []}
     images: list[Any] = []
-    for turn in cell:
-        name = str(_role(turn)).lower()
-        if (role := _ROLES.get(name)) is None:
-            raise ValueError(f"a turn's role: expected one of {', '.join(_ROLES)}, got {name!r}")
-        by_role[role].append(_text(turn["content"] if "content" in turn else turn.get("value"), images))
-    if len(by_role["user"]) != 1 or len(by_role["assistant"]) > 1:
+    turns = [_read_turn(turn, images) for turn in cell]
+    system = "\n".join(text for role, text in turns if role == "system").strip()
+    roles = [role for role, _ in turns if role != "system"]
+    texts = [text for role, text in turns if role != "system"]
+    if not roles or roles != [("user", "assistant")[number % 2] for number in range(len(roles))]:
         raise ValueError(
-            "records are of one question: expected one turn of the user and at most one of the assistant, got"
-            f" {len(by_role['user'])} and {len(by_role['assistant'])}"
+            f"expected the user and the assistant by turns, the user's first, got {', '.join(roles) or 'none':.80}"
         )
-    system, response = "\n".join(by_role["system"]), "".join(by_role["assistant"])
-    return Conversation(system.strip(), by_role["user"][0], response, tuple(images))
+    response = texts.pop() if len(texts) % 2 == 0 else ""
+    *earlier, problem = texts
+    return Conversation(system, pair_turns(earlier), problem, response, tuple(images))
+
+
+def _read_turn(turn: Mapping[str, Any], images: list[Any]) -> tuple[str, str]:
+    """Role and text; the images of its parts are appended to `images`."""
+    name = str(_role(turn)).lower()
+    if (role := _ROLES.get(name)) is None:
+        raise ValueError(f"a turn's role: expected one of {', '.join(_ROLES)}, got {name!r}")
+    return role, _text(turn["content"] if "content" in turn else turn.get("value"), images)
 
 
 def _role(turn: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from r1vl_jax import response_format
+from r1vl_jax.data import fields
 from r1vl_jax.data.sources.conversations import is_conversation, parse_conversation
 from r1vl_jax.data.sources.files import Row
 
@@ -25,6 +26,7 @@ class Cells:
 
     Attributes:
         problem, response, solution, system: texts; "" for none.
+        history: pairs of texts, as `Record.history`.
         images: a cell of pictures.
         answers: column -> cell of those that could be the answer, the first one first; none where only the response
             has it.
@@ -37,6 +39,7 @@ class Cells:
     response: str = ""
     solution: str = ""
     system: str = ""
+    history: Any = ()
     choices: Any = None
     key_steps: Any = None
     id: Any = None
@@ -63,7 +66,7 @@ def question(problem: str) -> Callable[[Row], Cells]:
 
     def read(row: Row) -> Cells:
         response = _text(row, "response") or _text(row, "completion")
-        return _cells(row, problem=_text(row, problem), images=images_of(row), response=response)
+        return _with_context(_cells(row, problem=_text(row, problem), images=images_of(row), response=response), row)
 
     return read
 
@@ -113,12 +116,8 @@ def verl(row: Row) -> Cells:
 
 
 def alpaca(row: Row) -> Cells:
-    if row.get("history"):
-        raise ValueError("records are of one question, and it has a history of earlier turns")
     problem = "\n".join(text for text in (_text(row, "instruction"), _text(row, "input")) if text)
-    return _cells(
-        row, problem=problem, images=images_of(row), response=_text(row, "output"), system=_text(row, "system")
-    )
+    return _with_context(_cells(row, problem=problem, images=images_of(row), response=_text(row, "output")), row)
 
 
 def _from_turns(row: Row, turns: Any) -> Cells:
@@ -126,21 +125,23 @@ def _from_turns(row: Row, turns: Any) -> Cells:
     images = images_of(row)
     if parsed.images and not _is_empty(images):
         raise ValueError("pictures stand both in its turns and in a column; give them once")
-    return _cells(
-        row,
-        problem=parsed.problem,
-        images=list(parsed.images) or images,
-        response=parsed.response or _text(row, "response"),
-        system=parsed.system or _text(row, "system"),
-    )
+    response = parsed.response or _text(row, "response")
+    cells = _cells(row, problem=parsed.problem, images=list(parsed.images) or images, response=response)
+    return replace(cells, system=parsed.system or _text(row, "system"), history=parsed.history)
 
 
-def _cells(row: Row, *, problem: str, images: Any, response: str, system: str = "") -> Cells:
+def _with_context(cells: Cells, row: Row) -> Cells:
+    """The cells with the columns of what stands before the question."""
+    history = () if _is_empty(row.get("history")) else fields.as_tuples(row["history"])
+    fields.check_history(history)
+    return replace(cells, system=_text(row, "system"), history=history)
+
+
+def _cells(row: Row, *, problem: str, images: Any, response: str) -> Cells:
     return Cells(
         problem=problem,
         images=images,
         response=response,
-        system=system,
         answers={name: row[name] for name in ANSWER_COLUMNS if not _is_empty(row.get(name))},
         solution=row["solution"] if isinstance(row.get("solution"), str) else "",
         choices=_first(row, ("choices", "options")),

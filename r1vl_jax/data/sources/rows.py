@@ -1,13 +1,13 @@
 """From a row of a data set to a record: its cells understood, its pictures read, its oddities noted."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from r1vl_jax.data.placeholders import match_placeholders
-from r1vl_jax.data.prompts import with_instruction
-from r1vl_jax.data.records import Record, UnusableRecord
+from r1vl_jax.data.record import Record, UnusableRecord, pair_turns
 from r1vl_jax.data.sources.answers import (
     answer_in_column,
     answer_in_response,
@@ -38,7 +38,7 @@ class RowReader:
     source: str
 
     def read(self, row: Row, *, split: str, number: int) -> tuple[Record, list[str]]:
-        """The record of a row, not yet validated, and what was changed or is absent in it.
+        """The record of a row, not yet validated, and what was changed, is absent or special in it.
 
         Args:
             number: of the row in its split, from 0.
@@ -61,24 +61,23 @@ class RowReader:
         choices = parse_choices(cells.choices)
         answer, notes = _answer(cells, choices)
         pictures = list_pictures(cells.images)
-        problem, pictures, change = match_placeholders(cells.problem, pictures)
+        texts, pictures, change = match_placeholders([*itertools.chain(*cells.history), cells.problem], pictures)
         notes += [change] if change else []
-        if cells.system:
-            problem = with_instruction(problem, cells.system)
-            notes.append("a system prompt stands before the question")
         key_steps = cells.key_steps.get("Steps") if isinstance(cells.key_steps, Mapping) else cells.key_steps
         record = Record(
             id=record_id,
             images=tuple(read_picture(picture, self.root) for picture in pictures),
-            problem=list_choices(problem, choices),
+            problem=list_choices(texts[-1], choices),
             solution=cells.solution or answer,
             answer=answer,
             key_steps=() if key_steps is None else key_steps,
             response=cells.response,
             kind=_name(cells.kind),
             source=_name(cells.source) or self.source,
+            system=cells.system,
+            history=pair_turns(texts[:-1]),
         )
-        return record, [*notes, *_absent(record)]
+        return record, [*notes, *_notes(record)]
 
 
 def _answer(cells: Cells, choices: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -99,11 +98,15 @@ def _answer(cells: Cells, choices: tuple[str, ...]) -> tuple[str, list[str]]:
     return answer_in_column(answer_in_response(cells.response), choices=choices), notes
 
 
-def _absent(record: Record) -> Iterator[str]:
+def _notes(record: Record) -> Iterator[str]:
     if not record.key_steps:
         yield "no key steps"
     if not record.answer:
         yield "no answer, so for supervised stages only"
+    if record.history:
+        yield "earlier turns before the question"
+    if record.system:
+        yield "a system prompt"
     if not record.images:
         yield "no image"
 

@@ -9,7 +9,7 @@ from r1vl_jax.data.digits.puzzles import OPENINGS, digits_in_description
 from r1vl_jax.data.digits.task import recognized_digits
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
-from r1vl_jax.data.prompts import Processor
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.records import open_split
 from r1vl_jax.data.tokenizer import train_tokenizer
 

@@ -177,25 +177,60 @@ def test_base64_pictures_within_turns(read, png):
         read({"messages": turns([part, "What?"], "yes"), "images": [A]})
 
 
-def test_a_system_prompt_stands_before_the_question(read):
+def test_a_conversation_is_read_with_its_system_prompt_and_earlier_turns(read, png):
     row = {"messages": [{"role": "system", "content": "Be brief."}, *turns("<image>How many?", "2")], "images": A}
     record, notes = read(row)
-    assert record.problem == "<image>Be brief.\nHow many?"
-    assert "a system prompt stands before the question" in notes
+    assert (record.system, record.problem, record.history) == ("Be brief.", "<image>How many?", ())
+    assert "a system prompt" in notes
+    row["messages"] += [*turns("Of which colour, and <image>?", "Red.\nAnd so on."), *turns("Sure?", "Yes")]
+    record, notes = read(row | {"images": [A, A]})
+    history = (("<image>How many?", "2"), ("Of which colour, and <image>?", "Red.\nAnd so on."))
+    assert (record.system, record.history, record.problem) == ("Be brief.", history, "Sure?")
+    assert (record.response, record.answer, record.images) == ("Yes", "Yes", (png, png))
+    assert "earlier turns before the question" in notes
+    assert invalid_reason(record) is None
+
+
+def test_a_question_without_a_response_may_end_a_conversation(read):
+    record, _ = read({"prompt": [*turns("A?", "B."), *turns("C?")], "answer": "2"})
+    assert (record.history, record.problem, record.response) == ((("A?", "B."),), "C?", "")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "<image>Q", "output": "A", "images": [A], "history": [["a", "b"]], "system": "S"},
+        {"conversations": turns("a", "b", keys=SHAREGPT) + turns("<image>Q", "A", keys=SHAREGPT), "images": [A]}
+        | {"system": "S"},
+        {"problem": "<image>Q", "answer": "A", "images": [A], "history": [["a", "b"]], "system": "S"},
+    ],
+    ids=["alpaca", "sharegpt", "problem"],
+)
+def test_system_and_history_stand_in_columns_too(read, row):
+    record, _ = read(row)
+    assert (record.system, record.history, record.problem) == ("S", (("a", "b"),), "<image>Q")
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"messages": turns("Q", PATH + "\nLet me Rethink it.")}, "its response is a reflective one"),
-        ({"messages": turns("Q", "A") * 2}, "expected one turn of the user and at most one of the assistant, got 2"),
-        ({"messages": [*turns("Q"), *turns("Q", "A")]}, "at most one of the assistant, got 2 and 1"),
+        ({"messages": [*turns("Q"), *turns("Q", "A")]}, "the user's first, got user, user, assistant"),
+        ({"messages": turns("Q", "A")[1:]}, "the user's first, got assistant"),
+        ({"messages": [{"role": "system", "content": "S"}]}, "the user's first, got none"),
         ({"messages": [{"role": "tool", "content": "A"}, *turns("Q")]}, "a turn's role: expected one of .* got 'tool'"),
         ({"messages": turns([{"type": "video", "video": "a.mp4"}], "A")}, "a part of a turn: expected text, image"),
         ({"problem": "Q", "answer": "2", "videos": ["a.mp4"]}, "its column 'videos' has a video"),
         ({"problem": 5}, r"column 'problem': expected text, got 5 \(int\)"),
         ({"problem": "Q", "image": A, "image_path": A, "answer": "2"}, "pictures stand in image and image_path"),
-        ({"instruction": "Q", "output": "A", "history": [["a", "b"]]}, "it has a history of earlier turns"),
+        (
+            {"instruction": "Q", "output": "A", "history": [["a"]]},
+            r"'history': expected a question and its answer, got",
+        ),
+        (
+            {"problem": "Q", "answer": "A", "history": "a"},
+            "'history': expected a tuple of questions with their answers",
+        ),
     ],
 )
 def test_what_no_record_can_hold_is_refused_by_name(read, row, message):
