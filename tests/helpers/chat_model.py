@@ -1,6 +1,7 @@
 """Whole checkpoints of tiny models, written by transformers: large random weights, tokenizer, image processor."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +17,18 @@ PRESETS = {"qwen2_vl": "tiny", "qwen2_5_vl": "2.5-tiny"}
 MIN_PIXELS, MAX_PIXELS = 784, 1_003_520
 
 
-def write_chat_model(directory: Path, architecture: str = "qwen2_vl") -> PreTrainedModel:
-    """Writes a model and returns it; its end tokens are <|im_end|> and <|endoftext|>."""
-    tokenizer = train_tokenizer(["How many squares are there? What is the value?"] * 9, vocab_size=300)
+def write_chat_model(
+    directory: Path,
+    architecture: str = "qwen2_vl",
+    *,
+    texts: Sequence[str] = ("How many squares are there? What is the value?",) * 9,
+) -> PreTrainedModel:
+    """Writes a model and returns it; its end tokens are <|im_end|> and <|endoftext|>.
+
+    Args:
+        texts: that its tokenizer is trained on.
+    """
+    tokenizer = train_tokenizer(texts, vocab_size=300)
     sizes = to_hf(model_config(Model(preset=PRESETS[architecture]), tokenizer))
     family = ARCHITECTURES[architecture]
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
