@@ -81,6 +81,8 @@ class Data:
         validation_size, test_size: training records that are held out as the splits `validation` and `test`, where no
             files are of these: a share if below 1, or else their number; 0 is none.
         split_seed: decides which records are held out, apart from `seed`, so that runs agree on them.
+        key_steps: of rows that have none: "rule" takes equations and named quantities from their solution or response
+            (docs/data.md), "none" leaves the records without.
         instruction: how to reason, part of every prompt: after leading images and before the question. A question that
             contains it already does not get it again. "" is none. An export carries it, so that the model is asked as
             it was trained.
@@ -109,6 +111,7 @@ class Data:
     validation_size: float = 0.0
     test_size: float = 0.0
     split_seed: int = 0
+    key_steps: str = "rule"
     instruction: str = ""
     instruction_file: str = ""
     difficulty: int = 2

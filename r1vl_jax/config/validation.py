@@ -72,7 +72,7 @@ def _supervised_errors(config: Config, stage: str) -> Iterator[str]:
         )
 
 
-SOURCE_SETTINGS = ("images", "layout", "columns", "validation_size", "test_size", "split_seed")
+SOURCE_SETTINGS = ("images", "layout", "columns", "validation_size", "test_size", "split_seed", "key_steps")
 
 
 def source_settings_without_effect(data: Data) -> list[str]:
@@ -176,6 +176,7 @@ _CHOICES = {
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "data.difficulty": (1, 2, 3),
     "data.layout": ("", *LAYOUTS),
+    "data.key_steps": ("rule", "none"),
 } | loss.CHOICES
 
 _Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expected

@@ -53,6 +53,12 @@ def test_missed_key_steps_are_listed_with_every_spelling():
     ]
 
 
+def test_a_question_without_key_steps_has_no_chips():
+    row = completion_row(1, is_right=True, advantage=0.0) | {"key_steps": "[]", "key_step_spans": "[]"}
+    assert "✗" not in completion_html(row)
+    assert not re.findall(r'<span class="chip \w+" title="([^"]*)"><sup>', completion_html(row))
+
+
 def shown(url: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2])))
 

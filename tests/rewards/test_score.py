@@ -118,6 +118,15 @@ def test_fields_of_the_gold_answer(record):
     assert score_one(path(), record | {"key_steps": []})["answer_correct"]
 
 
+@pytest.mark.parametrize("backend", ["strings", "kernels"])
+@pytest.mark.parametrize(("semantics", "match"), [("paper", 0.75), ("released", 0.25)])
+@pytest.mark.parametrize("without", [{}, {"key_steps": None}, {"key_steps": ()}, {"key_steps": {"Steps": []}}])
+def test_a_record_without_key_steps_is_scored_beside_others(without, semantics, match, backend):
+    reward = rewards.score([path()] * 2, [{"answer": "7"} | without, RECORD], semantics=semantics, backend=backend)
+    np.testing.assert_allclose(reward.key_step_match, [0, match])
+    np.testing.assert_allclose(reward.total, [2, 2 + 0.1 * match])
+
+
 def test_key_steps_as_the_published_records_have_them():
     record = RECORD | {"key_steps": {"Steps": RECORD["key_steps"]}}
     np.testing.assert_allclose(score_one(path(), record)["key_step_match"], 0.75)

@@ -12,7 +12,12 @@ from r1vl_jax.data.sources.preparation import Part, Preparation
 
 
 def from_files(
-    path: str | os.PathLike, images: str | os.PathLike = "", *, layout: str = "", columns: str = ""
+    path: str | os.PathLike,
+    images: str | os.PathLike = "",
+    *,
+    layout: str = "",
+    columns: str = "",
+    key_steps: str = "rule",
 ) -> Iterator[Record]:
     """The records of a file or a directory of files, split after split, each read when it is asked for.
 
@@ -24,11 +29,14 @@ def from_files(
         images: root of relative paths of pictures; by default the directory of `path`.
         layout: a name in `LAYOUTS`; by default it is recognised.
         columns: as `data.columns`.
+        key_steps: as `data.key_steps`.
 
     Raises:
         FileNotFoundError, ValueError: no data are there, or their layout is not known; says why.
     """
-    preparation = Preparation(os.fspath(path), images=os.fspath(images), layout=layout, columns=columns)
+    preparation = Preparation(
+        os.fspath(path), images=os.fspath(images), layout=layout, columns=columns, key_steps=key_steps
+    )
     for split, files in find_files(preparation.source).items():
         part = Part(split, split, files, preparation.reader(files))
         for number, row in part.rows():

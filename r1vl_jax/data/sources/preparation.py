@@ -28,6 +28,7 @@ class Preparation:
         columns: "FIELD=COLUMN,...": columns that have another name than in the layout.
         validation_size, test_size: training records that are held out: a share if below 1, or else their number.
         split_seed: decides which.
+        key_steps: of rows that have none: "rule" takes them from the solution or response, "none" does not.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Preparation:
     validation_size: float = 0.0
     test_size: float = 0.0
     split_seed: int = 0
+    key_steps: str = "rule"
 
     @property
     def root(self) -> Path:
@@ -63,7 +65,7 @@ class Preparation:
             layout = self.layout or recognise(rows, columns)
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from error
-        return RowReader(layout, columns, self.root, self.stem)
+        return RowReader(layout, columns, self.root, self.stem, self.key_steps)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1vl_jax.data.key_steps import key_steps_by_rule
 from r1vl_jax.data.placeholders import match_placeholders
 from r1vl_jax.data.record import Record, UnusableRecord, pair_turns
 from r1vl_jax.data.sources.answers import (
@@ -19,6 +20,7 @@ from r1vl_jax.data.sources.files import Row
 from r1vl_jax.data.sources.layouts import LAYOUTS, rename
 from r1vl_jax.data.sources.pictures import list_pictures, read_picture
 from r1vl_jax.data.sources.readers import Cells
+from r1vl_jax.rewards.answers import compare
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class RowReader:
         columns: field -> column, as `data.columns` renames them.
         root: of relative paths of pictures.
         source: name of the data set, part of the ids that rows lack.
+        key_steps: "rule" takes those of rows without any from their solution or response; "none" leaves them out.
     """
 
     layout: str
     columns: Mapping[str, str]
     root: Path
     source: str
+    key_steps: str = "rule"
 
     def read(self, row: Row, *, split: str, number: int) -> tuple[Record, list[str]]:
         """The record of a row, not yet validated, and what was changed, is absent or special in it.
@@ -63,14 +67,18 @@ class RowReader:
         pictures = list_pictures(cells.images)
         texts, pictures, change = match_placeholders([*itertools.chain(*cells.history), cells.problem], pictures)
         notes += [change] if change else []
+        problem = list_choices(texts[-1], choices)
         key_steps = cells.key_steps.get("Steps") if isinstance(cells.key_steps, Mapping) else cells.key_steps
+        if not key_steps and self.key_steps == "rule":
+            key_steps = _key_steps("\n".join((cells.system, *texts[:-1], problem)), cells, answer)
+            notes += ["key steps by rule"] if key_steps else []
         record = Record(
             id=record_id,
             images=tuple(read_picture(picture, self.root) for picture in pictures),
-            problem=list_choices(texts[-1], choices),
+            problem=problem,
             solution=cells.solution or answer,
             answer=answer,
-            key_steps=() if key_steps is None else key_steps,
+            key_steps=key_steps or (),
             response=cells.response,
             kind=_name(cells.kind),
             source=_name(cells.source) or self.source,
@@ -96,6 +104,17 @@ def _answer(cells: Cells, choices: tuple[str, ...]) -> tuple[str, list[str]]:
             notes.append(f"answer from the column {name}, not {' or '.join(others)}")
         return answer, notes
     return answer_in_column(answer_in_response(cells.response), choices=choices), notes
+
+
+def _key_steps(question: str, cells: Cells, answer: str) -> tuple[tuple[str, ...], ...]:
+    """Of the solution, or else the response; none of a text whose own answer is wrong."""
+    for text in (cells.solution, cells.response):
+        own_answer = answer_in_response(text)
+        is_marked = own_answer not in ("", text.strip())
+        is_wrong = bool(answer) and is_marked and compare(answer, own_answer).is_correct is False
+        if not is_wrong and (groups := key_steps_by_rule(question, text)):
+            return groups
+    return ()
 
 
 def _notes(record: Record) -> Iterator[str]:

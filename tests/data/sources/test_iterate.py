@@ -17,6 +17,14 @@ def test_records_of_a_named_layout(write_json, root, png):
     assert list(data.from_messages(path, root)) == [record]
 
 
+def test_key_steps_by_rule_are_left_out_if_asked(write_json, root):
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "It is 17 + 25 = 42.\n#### 42"}]
+    path = write_json("data.json", [{"messages": turns}])
+    ((first, *_),) = [record.key_steps for record in data.from_messages(path)]
+    assert first[0] == "17 + 25 = 42"
+    assert [record.key_steps for record in data.from_messages(path, key_steps="none")] == [()]
+
+
 def test_rows_that_are_no_records_are_logged(write_json, caplog):
     rows = [{"problem": "What?", "answer": 1}, {"problem": ["What?"], "answer": 1}]
     with caplog.at_level(logging.WARNING):

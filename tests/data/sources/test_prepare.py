@@ -102,6 +102,26 @@ def test_ids_that_occur_twice_get_the_number_of_their_row(write_json, cache):
     assert "  an id of two rows: #ROW was added: 1 records" in prepared.summary
 
 
+def test_rows_without_key_steps_get_those_of_their_solution(write_json, cache):
+    data = [
+        *rows(1, answer="53", solution="8 * 6 = 48, and then 48 + 5 = 53."),
+        *rows(1, answer="53", response="### Step 1:\n48 + 5 = 53\n\n### The final answer is:\n53"),
+        *rows(1, answer="B", choices=["50", "53"], solution="48 + 5 = 53\n#### B"),
+        *rows(1, answer="53", solution="8 * 6 = 48\n#### 54"),  # of a wrong answer
+        *rows(1, problem="Is 48 + 5 = 53?", answer="yes", solution="48 + 5 = 53\n#### yes"),
+        *rows(1, answer="53", solution="48 + 5 = 53\n#### 53", key_steps=[["53 is 48 + 5"]]),
+        *rows(1, answer="53"),
+    ]
+    path = str(write_json("rows.json", data))
+    prepared = prepare(Preparation(path), cache)
+    steps = [[group[0] for group in record.key_steps] for record in open_split(prepared.directory, "train")]
+    assert steps == [["8 * 6 = 48", "48 + 5 = 53"], ["48 + 5 = 53"], ["48 + 5 = 53"], [], [], ["53 is 48 + 5"], []]
+    assert {"  key steps by rule: 3 records", "  no key steps: 3 records"} <= {*prepared.summary}
+    without = prepare(Preparation(path, key_steps="none"), cache)
+    assert [len(record.key_steps) for record in open_split(without.directory, "train")] == [0, 0, 0, 0, 0, 1, 0]
+    assert "  no key steps: 6 records" in without.summary
+
+
 @pytest.mark.parametrize(
     ("name", "data", "settings", "message"),
     [

@@ -1,0 +1,1 @@
+"""Worked solutions: the expressions in them, what they state, and its equivalent spellings."""

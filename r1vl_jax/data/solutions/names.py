@@ -1,0 +1,48 @@
+"""Names of quantities in words: `width of the box` in "So the width of the box is 12"."""
+
+import re
+
+_MAX_WORDS = 4
+_LAST_WORDS = re.compile(r"(?:[A-Za-z][\w'’-]*+\s){0,6}+[\w'’-]++$")
+_COMMAND = re.compile(r"\\(?:text|mathrm|textbf)\{([A-Za-z][\w '’-]{1,30})\}$")
+_ARTICLES = set("the a an his her its their our this that each every".split())
+_PREPOSITIONS = set("of in for on per at by from to with between".split())
+# A name begins behind these at the earliest.
+_OPENINGS = set(
+    "so then thus hence therefore and since we get have is are was because now where which find gives that also let if"
+    " when as but while means calculate know see first next finally here note with".split()
+)
+_PARTS = set("times plus minus divided multiplied out about than only".split())  # of something else
+# What names nothing in particular, above all the answer.
+_NO_NAMES = set(
+    "answer answers it there this that he she they we you i these those result solution option choice what who which"
+    " step one value figure all".split()
+)
+
+
+def name_at_end(text: str) -> tuple[str, int] | None:
+    """The name of one to four words that a text ends with, and where it begins; None if it ends with none."""
+    if command := _COMMAND.search(text):
+        return command[1], command.start()
+    found = _LAST_WORDS.search(text)
+    words = _without_opening(found[0].split(" ")) if found else []
+    start = len(text) - len(" ".join(words))
+    return (" ".join(words), start) if _is_name([word.lower() for word in words], text[:start].rstrip()) else None
+
+
+def _without_opening(words: list[str]) -> list[str]:
+    lower = ["", *(word.lower() for word in words)]
+    is_opening = [
+        word in _OPENINGS or (word in _ARTICLES and before not in _PREPOSITIONS)
+        for before, word in zip(lower, lower[1:], strict=False)
+    ]
+    return words[len(words) - is_opening[::-1].index(True) :] if True in is_opening else words
+
+
+def _is_name(words: list[str], before: str) -> bool:
+    """Whether words are a whole name, given the text before them."""
+    if not 1 <= len(words) <= _MAX_WORDS or not re.search("[a-z]{2}", " ".join(words)):
+        return False
+    is_cut = before.rpartition(" ")[2].lower() in _PREPOSITIONS or before[-1:] in set("+-*/=×÷(\\^_{")
+    is_part = words[0] in _PREPOSITIONS | _PARTS or words[-1] in _ARTICLES | _NO_NAMES
+    return not is_cut and not is_part and "answer" not in words
