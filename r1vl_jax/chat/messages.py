@@ -16,12 +16,11 @@ from PIL import Image
 
 from r1vl_jax.data.pictures import open_picture
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER
-from r1vl_jax.data.turns import Conversation, Turn, Video, instruct
+from r1vl_jax.data.turns import FPS, Conversation, Turn, Video, instruct
 
 Messages = Sequence[Mapping[str, Any]]
 
 _ROLES = ("system", "user", "assistant")
-_FPS = 2.0  # what Qwen's processors sample by default
 # Keys under which Hugging Face's processors look for the picture of a part.
 _PICTURE_KEYS = ("image", "path", "url", "base64")
 
@@ -164,7 +163,7 @@ def _read_image(part: Mapping[str, Any]) -> Image.Image:
 
 
 def _read_video(part: Mapping[str, Any]) -> Video:
-    frames, fps = part.get("video"), part.get("fps", _FPS)
+    frames, fps = part.get("video"), part.get("fps", FPS)
     if not isinstance(frames, (list, tuple)) or not frames:
         raise ValueError(f"content: expected a video as a list of its frames, each a picture, got {_shorten(frames)}")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < float("inf"):

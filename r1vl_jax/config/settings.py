@@ -60,6 +60,7 @@ LAYOUTS = (
 )
 COLUMN_FIELDS = (
     *("problem", "answer", "images", "solution", "response", "key_steps", "choices", "id", "kind", "source", "system"),
+    *("history", "videos", "fps"),
     *("messages", "conversations", "prompt"),
 )
 
@@ -83,6 +84,7 @@ class Data:
         split_seed: decides which records are held out, apart from `seed`, so that runs agree on them.
         key_steps: of rows that have none: "rule" takes equations and named quantities from their solution or response
             (docs/data.md), "none" leaves the records without.
+        max_frames: of a video, which is sampled at 2 frames a second; of more, so many are taken at equal distances.
         instruction: how to reason, part of every prompt: after leading images and before the question. A question that
             contains it already does not get it again. "" is none. An export carries it, so that the model is asked as
             it was trained.
@@ -112,6 +114,7 @@ class Data:
     test_size: float = 0.0
     split_seed: int = 0
     key_steps: str = "rule"
+    max_frames: int = 32
     instruction: str = ""
     instruction_file: str = ""
     difficulty: int = 2

@@ -72,7 +72,16 @@ def _supervised_errors(config: Config, stage: str) -> Iterator[str]:
         )
 
 
-SOURCE_SETTINGS = ("images", "layout", "columns", "validation_size", "test_size", "split_seed", "key_steps")
+SOURCE_SETTINGS = (
+    "images",
+    "layout",
+    "columns",
+    "validation_size",
+    "test_size",
+    "split_seed",
+    "key_steps",
+    "max_frames",
+)
 
 
 def source_settings_without_effect(data: Data) -> list[str]:
@@ -224,6 +233,7 @@ _RANGES: tuple[_Range, ...] = (
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     *loss.RANGES,
     ("data.split_seed", lambda x: x >= 0, "at least 0"),
+    ("data.max_frames", lambda x: x >= 2, "at least 2, a pair of frames"),
     ("data.validation_size", lambda x: 0 <= x < math.inf, "at least 0"),
     ("data.test_size", lambda x: 0 <= x < math.inf, "at least 0"),
     ("data.shortcut_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),

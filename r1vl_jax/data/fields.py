@@ -1,5 +1,6 @@
 """The fields of a record: whether each has its type, and how they are read from a row of `tensorflow_datasets`."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from r1vl_jax.rewards.key_steps import parse_key_steps
 
 TEXTS = ("id", "problem", "solution", "answer", "response", "kind", "source", "system")
 # Columns that data sets of earlier versions lack, with what they would hold.
-_ADDED = {"system": b"", "history": ()}
+_ADDED = {"system": b"", "history": (), "videos": (), "fps": ()}
 
 
 def check(record: Any) -> None:
@@ -16,14 +17,15 @@ def check(record: Any) -> None:
     Raises:
         ValueError: names the first field that has another type, with what was expected and found.
     """
-    for name in ("images", "key_steps", "history", *TEXTS):
+    for name in ("images", "key_steps", "history", "videos", "fps", *TEXTS):
         if not hasattr(record, name):
             raise ValueError(f"expected a Record, got {_show(record)}")
     for name in TEXTS:
         _check_text(name, getattr(record, name))
     if not record.id:
         raise ValueError("field 'id': expected a text that names the record, got ''")
-    _check_images(record.images)
+    _check_images("images", record.images, "image")
+    check_videos(record.videos, record.fps)
     check_history(record.history)
     try:
         groups = parse_key_steps(record.key_steps)
@@ -46,7 +48,9 @@ def from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     groups = {"key_steps": "groups of texts", "history": "pairs of texts"}
     for name, expected in groups.items():
         columns[name] = [_decode_group(name, group) for group in _items(name, row.get(name), expected)]
-    return columns | {"images": tuple(images)}
+    videos = [tuple(_items("videos", frames, "frames")) for frames in _items("videos", row["videos"], "videos")]
+    fps = [float(rate) for rate in _items("fps", row["fps"], "numbers")]
+    return columns | {"images": tuple(images), "videos": tuple(videos), "fps": tuple(fps)}
 
 
 def as_tuples(value: Any) -> Any:
@@ -66,15 +70,32 @@ def _check_text(name: str, value: Any) -> None:
         ) from None
 
 
-def _check_images(images: Any) -> None:
+def _check_images(name: str, images: Any, what: str) -> None:
     if not isinstance(images, tuple):
-        raise ValueError(f"field 'images': expected a tuple of encoded image files (bytes), got {_show(images)}")
+        raise ValueError(f"field {name!r}: expected a tuple of encoded image files (bytes), got {_show(images)}")
     for number, image in enumerate(images, start=1):
         if not isinstance(image, bytes):
             raise ValueError(
-                f"field 'images': expected encoded image files (bytes), got {_show(image)} as image {number}; give the"
+                f"field {name!r}: expected encoded image files (bytes), got {_show(image)} as {what} {number}; give the"
                 " bytes of the file, as Path(...).read_bytes() reads them"
             )
+
+
+def check_videos(videos: Any, fps: Any) -> None:
+    """Checks that there are frames of each video, and a rate. Raises ValueError, as `check`."""
+    if not isinstance(videos, tuple) or not all(videos):
+        raise ValueError(f"field 'videos': expected a tuple of videos, each of at least one frame, got {_show(videos)}")
+    for number, frames in enumerate(videos, start=1):
+        _check_images("videos", frames, f"video {number}, frame")
+    if not isinstance(fps, tuple) or len(fps) != len(videos) or not all(map(_is_rate, fps)):
+        raise ValueError(
+            f"field 'fps': expected a number of frames a second above 0 for each of {len(videos)} videos, got"
+            f" {_show(fps)}"
+        )
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def check_history(history: Any) -> None:

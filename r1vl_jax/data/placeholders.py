@@ -1,4 +1,4 @@
-"""Placeholders of images in the texts of a record: one `<image>` for each, in the order of the images."""
+"""Placeholders of images and videos in the texts of a record: one for each, in their order."""
 
 import itertools
 import re
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 IMAGE_PLACEHOLDER = "<image>"
-_NUMBERED = re.compile(r"<image[ _]?(\d+)>")
+VIDEO_PLACEHOLDER = "<video>"
 
-Image = TypeVar("Image")
+Item = TypeVar("Item")
 
 
-def match_placeholders(texts: Sequence[str], images: Sequence[Image]) -> tuple[list[str], list[Image], str]:
-    """Gives each image its placeholder in the texts of a conversation, which may be one.
+def match_placeholders(
+    texts: Sequence[str], items: Sequence[Item], placeholder: str = IMAGE_PLACEHOLDER
+) -> tuple[list[str], list[Item], str]:
+    """Gives each image (or video) its placeholder in the texts of a conversation, which may be one.
 
     Without any, they are put first. Of more than there are images, the first ones stay. `<image 2>` stands for the
     second image, so that images may change their order; where it is named again, it becomes the words `image 2`.
@@ -23,54 +25,51 @@ def match_placeholders(texts: Sequence[str], images: Sequence[Image]) -> tuple[l
     Raises:
         ValueError: there are placeholders and no image, some and fewer than images, or a number that no image has.
     """
-    if numbers := [int(number) for text in texts for number in _NUMBERED.findall(text)]:
-        texts, images = _from_numbers(texts, images, numbers)
-    num_placeholders = _count(texts)
-    if num_placeholders and not images:
-        raise ValueError(f"its problem has {num_placeholders} {IMAGE_PLACEHOLDER} and there is no image")
-    if 0 < num_placeholders < len(images):
-        raise ValueError(
-            f"expected one {IMAGE_PLACEHOLDER} for each of {len(images)} images, or none, got {num_placeholders}"
-        )
-    if num_placeholders == 0 and images:
-        return _put_first(texts, len(images)), list(images), "<image> was put first"
-    if num_placeholders > len(images):
-        return _keep_first(texts, len(images)), list(images), "more <image> than images: the first were kept"
-    return list(texts), list(images), ""
+    kind = placeholder.strip("<>")
+    texts, items = _from_numbers(texts, items, placeholder)
+    number = sum(text.count(placeholder) for text in texts)
+    if number and not items:
+        raise ValueError(f"its problem has {number} {placeholder} and there is no {kind}")
+    if 0 < number < len(items):
+        raise ValueError(f"expected one {placeholder} for each of {len(items)} {kind}s, or none, got {number}")
+    if number == 0 and items:
+        return _put_first(texts, placeholder, len(items)), items, f"{placeholder} was put first"
+    if number > len(items):
+        change = f"more {placeholder} than {kind}s: the first were kept"
+        return _keep_first(texts, placeholder, len(items)), items, change
+    return texts, items, ""
 
 
-def _from_numbers(
-    texts: Sequence[str], images: Sequence[Image], numbers: Sequence[int]
-) -> tuple[list[str], list[Image]]:
-    if _count(texts):
-        raise ValueError(f"its problem has both {IMAGE_PLACEHOLDER} and <image {numbers[0]}>")
-    if wrong := [number for number in numbers if not 1 <= number <= len(images)]:
-        raise ValueError(f"its problem has <image {wrong[0]}> and there are {len(images)} images")
+def _from_numbers(texts: Sequence[str], items: Sequence[Item], placeholder: str) -> tuple[list[str], list[Item]]:
+    """The texts with placeholders for numbers, and the items in their order."""
+    kind = placeholder.strip("<>")
+    numbered = re.compile(rf"<{kind}[ _]?(\d+)>")
+    numbers = [int(number) for text in texts for number in numbered.findall(text)]
+    if not numbers:
+        return list(texts), list(items)
+    if any(placeholder in text for text in texts):
+        raise ValueError(f"its problem has both {placeholder} and <{kind} {numbers[0]}>")
+    if wrong := [number for number in numbers if not 1 <= number <= len(items)]:
+        raise ValueError(f"its problem has <{kind} {wrong[0]}> and there are {len(items)} {kind}s")
     order = list(dict.fromkeys(numbers))
-    rest = [number for number in range(1, len(images) + 1) if number not in order]  # images that no number names
+    rest = [number for number in range(1, len(items) + 1) if number not in order]  # items that no number names
     waiting = set(order)
 
     def replace(match: re.Match[str]) -> str:
         number = int(match[1])
         if number not in waiting:
-            return f"image {number}"
+            return f"{kind} {number}"
         waiting.remove(number)
-        return IMAGE_PLACEHOLDER
+        return placeholder
 
-    texts = _put_first([_NUMBERED.sub(replace, text) for text in texts], len(rest))
-    return texts, [images[number - 1] for number in (*rest, *order)]
-
-
-def _put_first(texts: Sequence[str], number: int) -> list[str]:
-    return [IMAGE_PLACEHOLDER * number + texts[0], *texts[1:]]
+    texts = _put_first([numbered.sub(replace, text) for text in texts], placeholder, len(rest))
+    return texts, [items[number - 1] for number in (*rest, *order)]
 
 
-def _keep_first(texts: Sequence[str], number: int) -> list[str]:
+def _put_first(texts: Sequence[str], placeholder: str, number: int) -> list[str]:
+    return [placeholder * number + texts[0], *texts[1:]]
+
+
+def _keep_first(texts: Sequence[str], placeholder: str, number: int) -> list[str]:
     position = itertools.count()
-    return [
-        re.sub(IMAGE_PLACEHOLDER, lambda match: match[0] if next(position) < number else "", text) for text in texts
-    ]
-
-
-def _count(texts: Sequence[str]) -> int:
-    return sum(text.count(IMAGE_PLACEHOLDER) for text in texts)
+    return [re.sub(placeholder, lambda match: match[0] if next(position) < number else "", text) for text in texts]

@@ -10,7 +10,7 @@ from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.data.collate import TEXT, make_prompt_batch, pad_rows, round_up
 from r1vl_jax.data.images import TEMPORAL_PATCH_SIZE, Grid, Patches, image_patches, num_features, video_patches
 from r1vl_jax.data.processor import Processor
-from r1vl_jax.data.records import Record, UnusableRecord, decode_images
+from r1vl_jax.data.records import Record, UnusableRecord, decode_images, decode_videos
 from r1vl_jax.data.turns import Conversation, Turn, instruct, make_turn
 from r1vl_jax.data.user_text import UserText
 
@@ -39,22 +39,22 @@ def encode(
     """Renders a record with the chat template, up to the header of the assistant turn, and tokenizes it.
 
     Args:
-        max_prompt_length: in tokens, image tokens included; a longer prompt is refused, never truncated; None for any.
+        max_prompt_length: in tokens, images included; a longer prompt is refused, never truncated; None for any.
         instruction: how to answer, put into the user's first turn by `instruct`; "" for none.
 
     Raises:
         UnusableRecord: the record is invalid or its prompt is too long.
     """
     try:
-        images = decode_images(record)
-        prompt = render(Conversation(instruct(_turns(record), instruction), images), processor)
+        images, videos = decode_images(record), decode_videos(record)
+        prompt = render(Conversation(instruct(_turns(record), instruction), images, videos), processor)
     except ValueError as error:
         raise UnusableRecord(record.id, str(error)) from error
     length = len(prompt.token_S)
     if max_prompt_length is not None and length > max_prompt_length:
         raise UnusableRecord(
             record.id,
-            f"its prompt has {length} tokens, {np.count_nonzero(prompt.type_S != TEXT)} of them for images;"
+            f"its prompt has {length} tokens, {np.count_nonzero(prompt.type_S != TEXT)} of them for images and videos;"
             f" at most max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels",
         )
     return prompt

@@ -14,10 +14,11 @@ from PIL import Image
 
 from r1vl_jax.data import fields
 from r1vl_jax.data.pictures import open_picture
-from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER, match_placeholders
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, match_placeholders
+from r1vl_jax.data.turns import FPS, Video
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
-_VIDEO_PLACEHOLDER = "<video>"
+_Picture = bytes | str | os.PathLike | Image.Image
 
 
 class UnusableRecord(ValueError):
@@ -35,7 +36,7 @@ class UnusableRecord(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A question about images or text, with its reference answer; it may end a conversation.
+    """A question about images, videos or text, with its reference answer; it may end a conversation.
 
     Lists become tuples, and key steps in any layout of `parse_key_steps` become groups. Values of other types stay as
     they are: `invalid_reason` names them.
@@ -43,7 +44,8 @@ class Record:
     Attributes:
         id: unique within its split, not empty; error messages name the record by it.
         images: encoded image files (PNG, JPEG, ...), in the order of their placeholders; none for text alone.
-        problem: the question, with one `<image>` placeholder for each image, unless `history` has it.
+        problem: the question, with one `<image>` placeholder for each image and one `<video>` for each video, unless
+            `history` has it.
         solution: a worked solution, or only the answer if there is none.
         answer: the reference answer; empty only with a response, for supervised fine-tuning alone.
         key_steps: key steps of the solution, each as a group of equivalent spellings.
@@ -52,6 +54,8 @@ class Record:
         source: name of the data set that the record comes from.
         system: the system prompt; "" leaves it to the chat template, which may have one of its own.
         history: earlier questions of the conversation, each with the assistant's answer; the first comes first.
+        videos: frames of each video, encoded image files of one size, in the order of their placeholders.
+        fps: frames a second of each video; 2 by default.
     """
 
     id: str
@@ -65,13 +69,15 @@ class Record:
     source: str
     system: str = ""
     history: tuple[tuple[str, str], ...] = ()
+    videos: tuple[tuple[bytes, ...], ...] = ()
+    fps: tuple[float, ...] = ()
 
     @classmethod
     def make(
         cls,
         problem: str,
         *,
-        images: Sequence[bytes | str | os.PathLike | Image.Image] = (),
+        images: Sequence[_Picture] = (),
         answer: str = "",
         key_steps: Any = (),
         response: str = "",
@@ -81,29 +87,38 @@ class Record:
         source: str = "",
         system: str = "",
         history: Sequence[Sequence[str]] = (),
+        videos: Sequence[Sequence[_Picture]] = (),
+        fps: float | Sequence[float] = FPS,
     ) -> "Record":
         """A valid record; all that is not given has a default.
 
         Args:
-            problem: without any `<image>`, here or in the history, one for each image is put first.
+            problem: without any `<image>`, here or in the history, one for each image is put first; so is `<video>`.
             images: encoded files, paths of files, or images in memory.
             answer: needed, unless there is a response.
             key_steps: in any layout of `parse_key_steps`.
             solution: by default the answer.
             id: by default a digest of the content.
             history: pairs of a question and its answer.
+            videos: frames of each, as `images`.
+            fps: frames a second, of all videos or of each.
 
         Raises:
             UnusableRecord: the record is invalid; says what is wrong with it.
         """
         try:
             encoded = tuple(map(_encoded, images))
+            clips = [tuple(map(_encoded, frames)) for frames in videos]
+            rates = [fps] * len(clips) if isinstance(fps, int | float) else list(fps)
+            fields.check_videos(tuple(clips), tuple(rates))
             fields.check_history(history := fields.as_tuples(history))
             if isinstance(problem, str):
                 texts, encoded, _ = match_placeholders([*itertools.chain(*history), problem], encoded)
+                texts, order, _ = match_placeholders(texts, range(len(clips)), VIDEO_PLACEHOLDER)
+                clips, rates = [clips[number] for number in order], [rates[number] for number in order]
                 *_, problem = texts
                 history = pair_turns(texts[:-1])
-            content = repr((problem, encoded, answer, response, *filter(None, (system, history))))
+            content = repr((problem, encoded, answer, response, *filter(None, (system, history, clips))))
             record = cls(
                 id=id or hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:16],
                 images=tuple(encoded),
@@ -116,6 +131,8 @@ class Record:
                 source=source,
                 system=system,
                 history=history,
+                videos=tuple(clips),
+                fps=tuple(rates),
             )
         except (ValueError, OSError) as error:
             raise UnusableRecord(id or "without id", str(error)) from error
@@ -124,7 +141,9 @@ class Record:
         return record
 
     def __post_init__(self) -> None:
-        for name in ("images", "history"):
+        if self.videos and not self.fps:
+            object.__setattr__(self, "fps", (FPS,) * len(self.videos))
+        for name in ("images", "history", "videos", "fps"):
             object.__setattr__(self, name, fields.as_tuples(getattr(self, name)))
         with contextlib.suppress(ValueError):
             object.__setattr__(self, "key_steps", parse_key_steps(self.key_steps))
@@ -143,6 +162,7 @@ def invalid_reason(record: Record) -> str | None:
     """Why a record is invalid, with expected and actual value; None if it is valid."""
     try:
         decode_images(record)
+        decode_videos(record)
     except ValueError as error:
         return str(error)
     return None
@@ -152,20 +172,34 @@ def decode_images(record: Record) -> list[Image.Image]:
     """The images of a valid record, decoded by `pictures.open_picture`.
 
     Raises:
-        ValueError: a field has another type, or the record has neither answer nor response, an unreadable image, a
-            placeholder of a video, or another number of placeholders than images.
+        ValueError: a field has another type, or the record has neither answer nor response, an unreadable image, or
+            another number of placeholders than images or videos.
     """
+    _check(record)
+    return [_decode(image, f"image {number}", record.id) for number, image in enumerate(record.images, start=1)]
+
+
+def decode_videos(record: Record) -> list[Video]:
+    """The videos of a valid record.
+
+    Raises:
+        ValueError: as `decode_images`, or a video has frames of several sizes.
+    """
+    _check(record)
+    pairs = zip(record.videos, record.fps, strict=True)
+    return [_decode_video(frames, fps, number, record.id) for number, (frames, fps) in enumerate(pairs, start=1)]
+
+
+def _check(record: Record) -> None:
+    """Checks all but the pictures themselves."""
     fields.check(record)
     if not record.answer.strip() and not record.response.strip():
         raise ValueError("it has no answer, and no response to train on")
-    if any(_VIDEO_PLACEHOLDER in text for text in record.texts()):
-        raise ValueError(f"records hold still images, and its problem has {_VIDEO_PLACEHOLDER}; give frames as images")
-    num_placeholders = sum(text.count(IMAGE_PLACEHOLDER) for text in record.texts())
-    if num_placeholders != len(record.images):
-        raise ValueError(
-            f"expected one {IMAGE_PLACEHOLDER} for each of {len(record.images)} images, got {num_placeholders}"
-        )
-    return [_decode_image(image, number, record.id) for number, image in enumerate(record.images, start=1)]
+    for placeholder, items in ((IMAGE_PLACEHOLDER, record.images), (VIDEO_PLACEHOLDER, record.videos)):
+        number = sum(text.count(placeholder) for text in record.texts())
+        if number != len(items):
+            kind = placeholder.strip("<>")
+            raise ValueError(f"expected one {placeholder} for each of {len(items)} {kind}s, got {number}")
 
 
 def _encoded(image: bytes | str | os.PathLike | Image.Image) -> bytes:
@@ -178,8 +212,16 @@ def _encoded(image: bytes | str | os.PathLike | Image.Image) -> bytes:
     return image
 
 
-def _decode_image(encoded: bytes, number: int, record_id: str) -> Image.Image:
+def _decode(encoded: bytes, name: str, record_id: str) -> Image.Image:
     try:
-        return open_picture(encoded, name=f"image {number} of record {record_id!r}")
+        return open_picture(encoded, name=f"{name} of record {record_id!r}")
     except ValueError as error:
-        raise ValueError(f"image {number} ({len(encoded)} bytes) is unreadable: {error}") from error
+        raise ValueError(f"{name} ({len(encoded)} bytes) is unreadable: {error}") from error
+
+
+def _decode_video(frames: Sequence[bytes], fps: float, number: int, record_id: str) -> Video:
+    name = f"of video {number}"
+    decoded = [_decode(frame, f"frame {place} {name}", record_id) for place, frame in enumerate(frames, start=1)]
+    if len(sizes := {frame.size for frame in decoded}) > 1:
+        raise ValueError(f"video {number}: expected frames of one size, got {sorted(sizes)}")
+    return Video(decoded, fps)

@@ -190,6 +190,8 @@ def _write_metadata(directory: epath.Path, written: list[Any], settings: Mapping
         {
             **dict.fromkeys(fields.TEXTS, text),
             "images": tfds.features.Sequence(tfds.features.Scalar(np.object_)),
+            "videos": tfds.features.Sequence(tfds.features.Sequence(tfds.features.Scalar(np.object_))),
+            "fps": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
             **dict.fromkeys(("key_steps", "history"), tfds.features.Sequence(tfds.features.Sequence(text))),
         }
     )
@@ -206,6 +208,8 @@ def _serialize(record: Record) -> bytes:
     """A record as `tf.train.Example`; the writer of `tensorflow_datasets` needs TensorFlow for lists of lists."""
     columns = {name: _bytes([getattr(record, name).encode()]) for name in fields.TEXTS}
     columns["images"] = _bytes(record.images)
+    columns |= _ragged("videos", record.videos)
+    columns["fps"] = _features.Feature(float_list=_features.FloatList(value=record.fps))
     columns |= _ragged("key_steps", [[text.encode() for text in group] for group in record.key_steps])
     columns |= _ragged("history", [[text.encode() for text in turns] for turns in record.history])
     return _example.Example(features=_features.Features(feature=columns)).SerializeToString(deterministic=True)

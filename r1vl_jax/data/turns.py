@@ -7,9 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 
 Turn = dict[str, Any]  # role, and content: a string, or parts of type "text", "image" and "video", without the picture
+
+FPS = 2.0  # frames a second of a video where nothing says so; what Qwen's processors sample
+_PARTS = {IMAGE_PLACEHOLDER: {"type": "image"}, VIDEO_PLACEHOLDER: {"type": "video"}}
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class Conversation:
 
 
 def make_turn(role: str, text: str) -> Turn:
-    """A turn of text parts, with an image part for each placeholder."""
-    texts = text.split(IMAGE_PLACEHOLDER)
-    parts = [part for each in texts for part in ({"type": "image"}, {"type": "text", "text": each})][1:]
-    return {"role": role, "content": [part for part in parts if part.get("text") != ""]}
+    """A turn of text parts, with an image or video part for each placeholder."""
+    pieces = re.split(f"({IMAGE_PLACEHOLDER}|{VIDEO_PLACEHOLDER})", text)
+    return {
+        "role": role,
+        "content": [_PARTS.get(piece) or {"type": "text", "text": piece} for piece in pieces if piece],
+    }
 
 
 def instruct(turns: Sequence[Turn], instruction: str) -> list[Turn]:
@@ -54,7 +59,7 @@ def instruct(turns: Sequence[Turn], instruction: str) -> list[Turn]:
 
 
 def with_instruction(problem: str, instruction: str) -> str:
-    """Puts an instruction between the leading images of a problem and its question.
+    """Puts an instruction between the leading images and videos of a problem and its question.
 
         <image>What is the value?    ->    <image>INSTRUCTION
                                            What is the value?
@@ -64,14 +69,14 @@ def with_instruction(problem: str, instruction: str) -> str:
     space alone leave the problem as it is.
 
     Args:
-        problem: with one `<image>` placeholder for each image.
+        problem: with one `<image>` or `<video>` placeholder for each image or video.
         instruction: how to answer; white space around it is removed.
     """
     instruction = instruction.strip()
     whole_words = rf"(?<!\w){re.escape(_one_line(instruction))}(?!\w)"
     if not instruction or re.search(whole_words, _one_line(problem)):
         return problem
-    leading = re.match(rf"(?:\s*{IMAGE_PLACEHOLDER})*\s*", problem)
+    leading = re.match(rf"(?:\s*(?:{IMAGE_PLACEHOLDER}|{VIDEO_PLACEHOLDER}))*\s*", problem)
     assert leading is not None  # it matches the empty string
     images, question = problem[: leading.end()], problem[leading.end() :]
     return f"{images}{instruction}\n{question}" if question else f"{images}{instruction}"

@@ -16,9 +16,9 @@ from r1vl_jax.observe.files import atomic_write
 
 Row = Mapping[str, Any]
 
-# A row is a completion. `prompt` is the question; `image` an image file, or empty; `answer_reason` why the answer is
-# right or wrong; `key_steps` and `key_step_spans` are JSON: the spellings of each key step, and where it matched,
-# [start, end) in characters of `completion`.
+# A row is a completion. `prompt` is the question; `image` the file of its first image or frame, or empty;
+# `answer_reason` why the answer is right or wrong; `key_steps` and `key_step_spans` are JSON: the spellings of each key
+# step, and where it matched, [start, end) in characters of `completion`.
 _TEXTS = ("prompt", "kind", "answer", "answer_reason", "key_steps", "completion", "key_step_spans")
 SCHEMA = pa.schema(
     [("step", pa.int64())]
@@ -87,8 +87,8 @@ def print_completions(rows: Sequence[Row], *, console: Console | None = None) ->
 
 
 def question_text(row: Row) -> str:
-    """The question without its image placeholders."""
-    return row["prompt"].replace("<image>", "").strip()
+    """The question without its placeholders."""
+    return row["prompt"].replace("<image>", "").replace("<video>", "").strip()
 
 
 def _question_cell(row: Row) -> str:

@@ -1,5 +1,6 @@
 """Completions as text: decoded, kept as Parquet and printed with their rewards."""
 
+import itertools
 import json
 
 import numpy as np
@@ -43,7 +44,7 @@ def keep_completions(
             {
                 "step": step,
                 "prompt": record.problem,
-                "image": record.images[0] if record.images else b"",
+                "image": next(itertools.chain(record.images, *record.videos), b""),
                 "kind": record.kind,
                 "answer": record.answer,
                 "answer_reason": explanation.reason,

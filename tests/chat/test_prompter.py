@@ -18,9 +18,10 @@ IMAGE = Image.new("RGB", (60, 40), "red")
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    write_chat_model(path)
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    architecture = getattr(request, "param", "qwen2_vl")
+    path = tmp_path_factory.mktemp("model") / architecture
+    write_chat_model(path, architecture)
     return path
 
 
@@ -45,6 +46,31 @@ def test_tokens_and_patches_are_those_of_training(directory: Path, problem: str)
     for (patches, grid), (expected_patches, expected_grid) in zip(got.images, expected.images, strict=True):
         assert grid == expected_grid
         np.testing.assert_array_equal(patches, expected_patches)
+
+
+@pytest.mark.parametrize("directory", ["qwen2_vl", "qwen2_5_vl"], indirect=True)
+def test_a_conversation_with_a_video_is_as_in_training(directory: Path):
+    prompter, instruction = load_prompter(directory), "Think step by step."
+    history = [("Is <image> it?", "No.")]
+    videos = [[IMAGE, IMAGE, IMAGE]]
+    record = Record.make(
+        "And <video>?", images=[IMAGE], videos=videos, fps=0.5, answer="7", system="S", history=history
+    )
+    expected = encode(record, prompter.processor, instruction=instruction)
+    messages = [
+        {"role": "system", "content": "S"},
+        *read_prompt("Is <image> it?", [IMAGE]),
+        {"role": "assistant", "content": "No."},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "And "}, {"type": "video", "video": videos[0], "fps": 0.5}],
+        },
+    ]
+    messages[-1]["content"].append({"type": "text", "text": "?"})
+    got = prompter.encode(read_messages(messages, instruction=instruction))
+    assert (got.token_S.tolist(), got.video_intervals) == (expected.token_S.tolist(), expected.video_intervals)
+    assert got.video_intervals == ((8.0,) if "5" in directory.name else (1.0,))
+    np.testing.assert_array_equal(got.videos[0][0], expected.videos[0][0])
 
 
 def test_an_export_says_its_instruction_and_its_limits(directory: Path, tmp_path: Path):

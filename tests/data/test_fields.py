@@ -66,6 +66,28 @@ def test_another_type_is_named(make_record, changes, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"videos": b"junk"}, "field 'videos': expected a tuple of videos, each of at least one frame, got b'junk'"),
+        ({"videos": ("a.mp4",)}, "field 'videos': expected a tuple of encoded image files (bytes), got 'a.mp4' (str)"),
+        (
+            {"videos": ((b"a",),), "fps": ("2",)},
+            "field 'fps': expected a number of frames a second above 0 for each of 1",
+        ),
+        ({"fps": (2.0,)}, "above 0 for each of 0 videos, got (2.0,) (tuple)"),
+        ({"history": (("a",),)}, "field 'history': expected a question and its answer, got ('a',) (tuple) as 1"),
+        ({"history": "a"}, "field 'history': expected a tuple of questions with their answers, got 'a' (str)"),
+        ({"history": (("a", 5),)}, "field 'history': expected text (str), got 5 (int)"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else repr(value),
+)
+def test_another_type_of_a_conversation_is_named(make_record, changes, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        fields.check(make_record(**changes))
+    assert message in str(error.value)
+
+
 def test_something_else_than_a_record_is_named():
     with pytest.raises(ValueError, match=r"expected a Record, got \{'id': 'a'\} \(dict\)"):
         fields.check({"id": "a"})
@@ -100,6 +122,9 @@ def test_a_row_of_bare_key_steps_gives_groups_of_one(row):
         ({"key_steps": None}, "field 'key_steps': expected a sequence of groups of texts, got None (NoneType)"),
         ({"images": 3}, "field 'images': expected a sequence of encoded image files (bytes), got 3 (int)"),
         ({"images": b"png"}, "field 'images': expected a sequence of encoded image files (bytes), got b'png' (bytes)"),
+        ({"history": [[5]]}, "field 'history': expected text, got 5 (int)"),
+        ({"videos": [b"png"]}, "field 'videos': expected a sequence of frames, got b'png' (bytes)"),
+        ({"fps": 2.0}, "field 'fps': expected a sequence of numbers, got 2.0 (float)"),
     ],
     ids=repr,
 )

@@ -137,8 +137,8 @@ def test_a_source_without_usable_records_is_refused_with_the_counts_of_reasons(m
     assert first.startswith("none of 5 records can be used; the last: record 'long 95': its prompt has 1")
     assert counts == [
         "  3 x it has no answer, and no response to train on",
-        "  2 x its prompt has ... tokens, ... of them for images; at most max_prompt_length=... fit; raise it, or lower"
-        " max_pixels",
+        "  2 x its prompt has ... tokens, ... of them for images and videos; at most max_prompt_length=... fit; raise"
+        " it, or lower max_pixels",
     ]
 
 

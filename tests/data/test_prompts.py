@@ -1,6 +1,7 @@
 """Prompts: the processor's inputs, records rendered as turns, the instruction, and collated batches."""
 
 import copy
+import io
 
 import jax
 import numpy as np
@@ -17,6 +18,11 @@ from r1vl_jax.data.turns import with_instruction
 
 def picture(width: int, height: int, value: int = 0) -> Image.Image:
     return Image.new("RGB", (width, height), (value, value, value))
+
+
+def encoded(image: Image.Image) -> bytes:
+    image.save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
 
 
 def wrapped(token: str) -> str:
@@ -83,8 +89,9 @@ def test_a_record_becomes_a_turn(processor, make_record):
         ("Is <image> larger than <image>?", "Think.\nIs <image> larger than <image>?"),
         ("What is 1 + 1?", "Think.\nWhat is 1 + 1?"),
         ("<image>", "<image>Think."),
+        ("<video><image>\nWhat is it?", "<video><image>\nThink.\nWhat is it?"),
     ],
-    ids=["picture", "line", "pictures", "one leading", "none leading", "inside", "none", "no question"],
+    ids=["picture", "line", "pictures", "one leading", "none leading", "inside", "none", "no question", "video"],
 )
 def test_the_instruction_stands_between_leading_pictures_and_question(problem, expected):
     assert with_instruction(problem, "Think.") == expected
@@ -177,9 +184,7 @@ def test_images_take_the_places_of_their_placeholders(processor, make_record):
 def test_a_prompt_that_is_too_long_is_refused_by_name_and_never_truncated(processor, make_record):
     length = len(encode(make_record(), processor, max_prompt_length=64).token_S)
     assert len(encode(make_record(), processor, max_prompt_length=length).token_S) == length
-    match = (
-        f"record 'r-0': its prompt has {length} tokens, 2 of them for images; at most max_prompt_length={length - 1}"
-    )
+    match = f"its prompt has {length} tokens, 2 of them for images and videos; at most max_prompt_length={length - 1}"
     with pytest.raises(UnusableRecord, match=match):
         encode(make_record(), processor, max_prompt_length=length - 1)
 
@@ -191,9 +196,7 @@ def test_unusable_records_are_refused_by_name(processor, make_record):
         encode(make_record(id="x", images=(b"junk",)), processor, max_prompt_length=64)
     with pytest.raises(UnusableRecord, match="record 7: field 'id': expected text .str., got 7 .int."):
         encode(make_record(id=7), processor, max_prompt_length=64)
-    with pytest.raises(
-        UnusableRecord, match="record 'x': records hold still images, and its problem has <video>; give"
-    ):
+    with pytest.raises(UnusableRecord, match="record 'x': expected one <video> for each of 0 videos, got 1"):
         encode(make_record(id="x", problem="<image><video>What?"), processor, max_prompt_length=64)
 
 
@@ -248,6 +251,26 @@ def test_records_and_processor_inputs_of_the_same_text_give_the_same_batch(proce
     inputs = processor(text=turns, images=[[picture(56, 28, 200)]] * 2)
     batched = batch(prompts, prompt_bucket=1, patch_bucket=16)
     assert_same(from_inputs(inputs, **ids, patch_bucket=16), batched)
+
+
+@pytest.mark.parametrize("tokens_per_second", [None, 2])
+def test_a_record_of_videos_is_as_its_processor_inputs(processor, make_record, ids, tokens_per_second):
+    """Three frames, the last of which is repeated, at half a frame a second; and two frames at 2 a second."""
+    frames = [picture(28, 56, value) for value in (10, 90, 200)]
+    videos = (tuple(map(encoded, frames)), tuple(map(encoded, frames[:2])))
+    record = make_record(videos=videos, fps=(0.5, 2), problem="<video>Is it <video> or <image>?")
+    ours = Processor(processor.tokenizer, processor.image_processor, tokens_per_second=tokens_per_second)
+    prompt = encode(record, ours, instruction="Think.")
+    content = [{"type": "video"}, "Think.\nIs it ", {"type": "video"}, " or ", {"type": "image"}, "?"]
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    turns = [{"role": "user", "content": parts}]
+    text = processor.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[text], images=[[picture(56, 28, 200)]], videos=[[frames, frames[:2]]])
+    if tokens_per_second:
+        inputs["second_per_grid_ts"] = np.array([4.0, 1.0])  # of a pair of frames
+    expected = from_inputs(inputs, **ids, tokens_per_second=tokens_per_second, patch_bucket=16)
+    assert_same(expected, batch([prompt], prompt_bucket=1, patch_bucket=16))
+    assert prompt.video_intervals == ((1.0, 1.0) if tokens_per_second is None else (8.0, 2.0))
 
 
 def test_right_padding_is_kept(processor, ids):

@@ -22,12 +22,21 @@ from r1vl_jax.data.records import (
     Split,
     UnusableRecord,
     decode_images,
+    decode_videos,
     fingerprint,
     invalid_reason,
     open_split,
     read_settings,
     write_splits,
 )
+
+
+def png(width: int, height: int) -> bytes:
+    Image.new("RGB", (width, height), "teal").save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+PNG = png(28, 28)
 
 
 @pytest.fixture
@@ -37,6 +46,7 @@ def records(make_record):
         make_record(id="ünïcode", problem="<image>Größe? 🙂", key_steps=(("a",), (), ("b", "c"))),
         make_record(id="bare", key_steps=(), response="", images=(make_record().images[0] + b"\0\0",)),
         make_record(id="turns", system="Sei brief.", history=(("<image>Größe?", "8"), ("a", "")), problem="And?"),
+        make_record(id="videos", videos=((PNG, PNG), (PNG,)), fps=(0.5, 30), problem="<image><video> or <video>?"),
     ]
 
 
@@ -58,7 +68,7 @@ def test_tensorflow_datasets_opens_what_was_written(tmp_path, records):
     assert row["problem"].decode() == records[1].problem
 
 
-ADDED = ("system", "history")
+ADDED = ("system", "history", "videos", "fps")
 
 
 def test_data_sets_of_earlier_versions_are_opened(tmp_path, make_record):
@@ -112,6 +122,16 @@ def test_a_record_is_made_with_defaults(tmp_path, make_record):
     assert image.getpixel((0, 0)) == (0, 128, 128)
 
 
+def test_a_record_of_videos_is_made(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    record = Record.make("What?", videos=[[tmp_path / "a.png", PNG], [PNG]], answer="2")
+    assert (record.problem, record.videos, record.fps) == ("<video><video>What?", ((PNG, PNG), (PNG,)), (2.0, 2.0))
+    turned = Record.make("<video 2> <video 1>?", videos=[[PNG, PNG], [PNG]], fps=[1, 4.0], answer="2")
+    assert (turned.videos, turned.fps) == (((PNG,), (PNG, PNG)), (4.0, 1))
+    video, _ = decode_videos(turned)
+    assert ([frame.size for frame in video.frames], video.fps) == ([(28, 28)], 4.0)
+
+
 def test_a_conversation_is_made(make_record):
     encoded = make_record().images[0]
     record = Record.make("And?", images=[encoded], answer="2", system="Be brief.", history=[["How many?", "1"]])
@@ -133,10 +153,20 @@ def test_a_conversation_is_made(make_record):
         ({"answer": "5", "history": [["a"]]}, "field 'history': expected a question and its answer, got"),
         ({"answer": "5", "history": [["a", 5]]}, r"field 'history': expected text \(str\), got 5"),
         ({"answer": "5", "history": "a"}, "field 'history': expected a tuple of questions"),
+        ({"answer": "5", "videos": [[]]}, "field 'videos': expected a tuple of videos, each of at least one frame"),
+        ({"answer": "5", "videos": [[7]]}, r"got 7 \(int\) as video 1, frame 1; give the bytes of the file"),
+        ({"answer": "5", "videos": [[PNG], [PNG]], "fps": [1]}, "field 'fps': expected .* for each of 2 videos, got"),
+        ({"answer": "5", "videos": [[PNG]], "fps": 0}, r"field 'fps': .* above 0 .*, got \(0,\)"),
+        ({"answer": "5", "videos": [[PNG, b"junk"]]}, r"frame 2 of video 1 \(4 bytes\) is unreadable"),
+        (
+            {"answer": "5", "videos": [[PNG, png(28, 56)]]},
+            r"video 1: expected frames of one size, got \[\(28, 28\), \(28,",
+        ),
+        ({"answer": "5", "problem": "<video>"}, "its problem has 1 <video> and there is no video"),
         ({"answer": "5", "problem": None}, "field 'problem': expected text"),
         ({"answer": "5", "problem": "<image>"}, "its problem has 1 <image> and there is no image"),
     ],
-    ids=repr,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_an_invalid_record_is_not_made(changes, message):
     with pytest.raises(UnusableRecord, match=message):
@@ -275,7 +305,7 @@ def test_a_second_fingerprint_reads_no_record_file(data, opened_splits):
     assert len(opened_splits) == 2
     assert fingerprint(data) == first
     assert len(opened_splits) == 2
-    assert len(open_split(data, "train")) == 4  # the cache does not disturb the data set
+    assert len(open_split(data, "train")) == 5  # the cache does not disturb the data set
 
 
 @pytest.mark.parametrize("change", ["content", "size", "name", "removed"])

@@ -33,10 +33,15 @@ def test_wrong_columns_are_rejected(tmp_path):
 def test_the_table_shows_model_output_verbatim():
     console = Console(file=io.StringIO(), width=80)
     row = completion(
-        completion="[red]a[/red] [b \x1b[31m\x9b", prompt="3 + 4?\n<image>", answer="7", reward=1.25, advantage=-0.7
+        completion="[red]a[/red] [b \x1b[31m\x9b",
+        prompt="<video>3 + 4?\n<image>",
+        answer="7",
+        reward=1.25,
+        advantage=-0.7,
     )
     observe.print_completions([row], console=console)
     shown = console.file.getvalue()
     assert "<image>" not in shown
+    assert "<video>" not in shown
     for text in ("[red]a[/red] [b ␛[31m\ufffd", " 3 + 4?", "answer: 7", "reward     1.25", "advantage -0.70"):
         assert text in shown

@@ -48,9 +48,7 @@ def read_picture(cell: Any, root: Path) -> bytes:
         raise ValueError(f"a picture: expected a path, bytes or base64, got {cell!r:.60} ({type(cell).__name__})")
     if match := _DATA_URL.match(cell):
         return _decode(cell[match.end() :])
-    if _URL.match(cell):
-        raise ValueError(f"a picture is a URL, {cell[:80]!r}; download it, and give its path below data.images")
-    if "." not in cell and _BASE64.fullmatch(cell):
+    if "." not in cell and not _URL.match(cell) and _BASE64.fullmatch(cell):
         return _decode(cell)
     return _read_file(cell, root)
 
@@ -63,19 +61,30 @@ def _decode(text: str) -> bytes:
         raise ValueError(f"a picture: expected base64, got {text[:40]!r} ({error})") from error
 
 
-def _read_file(name: str, root: Path) -> bytes:
+def path_below(name: str, root: Path, kind: str = "picture") -> Path:
+    """The path of a file that a cell names.
+
+    Raises:
+        ValueError: it is a URL, leads out of `root`, or is of a pickled file.
+    """
+    if _URL.match(name):
+        raise ValueError(f"a {kind} is a URL, {name[:80]!r}; download it, and give its path below data.images")
     if name.endswith(_PICKLED_NAMES):
-        raise ValueError(f"picture {name!r} is pickled, and reading that may run any program; give an image file")
+        raise ValueError(f"{kind} {name!r} is pickled, and reading that may run any program; give a file of its own")
     root = Path(os.path.abspath(root))
     path = Path(os.path.abspath(root / name))  # a link below the root may lead where its owner wants
     if not path.is_relative_to(root):
         raise ValueError(
-            f"picture {name!r} leads out of data.images={str(root)!r}; set data.images to a directory above"
+            f"{kind} {name!r} leads out of data.images={str(root)!r}; set data.images to a directory above"
         )
+    return path
+
+
+def _read_file(name: str, root: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return path_below(name, root).read_bytes()
     except OSError as error:
         raise ValueError(
-            f"picture {name!r} cannot be read below data.images={str(root)!r} ({error.strerror}); set data.images to"
-            " the directory that its path begins in"
+            f"picture {name!r} cannot be read below data.images={os.path.abspath(root)!r} ({error.strerror}); set"
+            " data.images to the directory that its path begins in"
         ) from error

@@ -29,6 +29,7 @@ class Preparation:
         validation_size, test_size: training records that are held out: a share if below 1, or else their number.
         split_seed: decides which.
         key_steps: of rows that have none: "rule" takes them from the solution or response, "none" does not.
+        max_frames: of a video; of more, so many are taken at equal distances.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Preparation:
     test_size: float = 0.0
     split_seed: int = 0
     key_steps: str = "rule"
+    max_frames: int = 32
 
     @property
     def root(self) -> Path:
@@ -65,7 +67,7 @@ class Preparation:
             layout = self.layout or recognise(rows, columns)
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from error
-        return RowReader(layout, columns, self.root, self.stem, self.key_steps)
+        return RowReader(layout, columns, self.root, self.stem, self.key_steps, self.max_frames)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def _write(preparation: Preparation, files: Mapping[str, Sequence[Path]], direct
         dropped = write_splits(directory, records, settings={"preparation": json.dumps(asdict(preparation))})
     except FileExistsError:  # another run prepared the same meanwhile
         return
+    except ModuleNotFoundError as error:  # what decodes videos
+        raise ValueError(f"{preparation.source}: {error}") from error
     except ValueError as error:
         reasons = [f"\n  {part.split}: {reason}" for part in parts for reason in account.reasons(part.split)]
         raise ValueError(f"{preparation.source}: {error}{''.join(reasons)}") from error

@@ -1,7 +1,7 @@
 """Readers of rows: which cell of a row is which field of a record, one function for each form."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,8 @@ class Cells:
     Attributes:
         problem, response, solution, system: texts; "" for none.
         history: pairs of texts, as `Record.history`.
-        images: a cell of pictures.
+        images, videos: cells of pictures, and of videos.
+        fps: a cell of numbers, of frames a second of videos that are given as frames.
         answers: column -> cell of those that could be the answer, the first one first; none where only the response
             has it.
         choices, key_steps, id, kind, source: cells, None where the row has none.
@@ -35,6 +36,8 @@ class Cells:
 
     problem: str
     images: Any = None
+    videos: Any = None
+    fps: Any = None
     answers: Mapping[str, Any] = field(default_factory=dict)
     response: str = ""
     solution: str = ""
@@ -47,17 +50,15 @@ class Cells:
     source: Any = None
 
 
-def images_of(row: Row) -> Any:
-    """The cell of a row's pictures.
+def pictures_of(row: Row, names: Sequence[str]) -> Any:
+    """The cell of a row's pictures or videos, in the one of these columns that has some.
 
     Raises:
-        ValueError: several columns hold pictures, or one holds a video.
+        ValueError: several do.
     """
-    if videos := [name for name in _VIDEO_COLUMNS if not _is_empty(row.get(name))]:
-        raise ValueError(f"records hold still images, and its column {videos[0]!r} has a video")
-    held = [name for name in _IMAGE_COLUMNS if not _is_empty(row.get(name))]
+    held = [name for name in names if not _is_empty(row.get(name))]
     if len(held) > 1:
-        raise ValueError(f"pictures stand in {' and '.join(held)}; set data.columns='images=COLUMN'")
+        raise ValueError(f"pictures stand in {' and '.join(held)}; set data.columns='{names[0]}=COLUMN'")
     return row[held[0]] if held else None
 
 
@@ -66,7 +67,7 @@ def question(problem: str) -> Callable[[Row], Cells]:
 
     def read(row: Row) -> Cells:
         response = _text(row, "response") or _text(row, "completion")
-        return _with_context(_cells(row, problem=_text(row, problem), images=images_of(row), response=response), row)
+        return _with_context(_cells(row, problem=_text(row, problem), response=response), row)
 
     return read
 
@@ -117,17 +118,21 @@ def verl(row: Row) -> Cells:
 
 def alpaca(row: Row) -> Cells:
     problem = "\n".join(text for text in (_text(row, "instruction"), _text(row, "input")) if text)
-    return _with_context(_cells(row, problem=problem, images=images_of(row), response=_text(row, "output")), row)
+    return _with_context(_cells(row, problem=problem, response=_text(row, "output")), row)
 
 
 def _from_turns(row: Row, turns: Any) -> Cells:
     parsed = parse_conversation(turns)
-    images = images_of(row)
-    if parsed.images and not _is_empty(images):
+    cells = _cells(row, problem=parsed.problem, response=parsed.response or _text(row, "response"))
+    if (parsed.images and not _is_empty(cells.images)) or (parsed.videos and not _is_empty(cells.videos)):
         raise ValueError("pictures stand both in its turns and in a column; give them once")
-    response = parsed.response or _text(row, "response")
-    cells = _cells(row, problem=parsed.problem, images=list(parsed.images) or images, response=response)
-    return replace(cells, system=parsed.system or _text(row, "system"), history=parsed.history)
+    return replace(
+        cells,
+        images=list(parsed.images) or cells.images,
+        videos=list(parsed.videos) or cells.videos,
+        system=parsed.system or _text(row, "system"),
+        history=parsed.history,
+    )
 
 
 def _with_context(cells: Cells, row: Row) -> Cells:
@@ -137,10 +142,12 @@ def _with_context(cells: Cells, row: Row) -> Cells:
     return replace(cells, system=_text(row, "system"), history=history)
 
 
-def _cells(row: Row, *, problem: str, images: Any, response: str) -> Cells:
+def _cells(row: Row, *, problem: str, response: str) -> Cells:
     return Cells(
         problem=problem,
-        images=images,
+        images=pictures_of(row, _IMAGE_COLUMNS),
+        videos=pictures_of(row, _VIDEO_COLUMNS),
+        fps=row.get("fps"),
         response=response,
         answers={name: row[name] for name in ANSWER_COLUMNS if not _is_empty(row.get(name))},
         solution=row["solution"] if isinstance(row.get("solution"), str) else "",

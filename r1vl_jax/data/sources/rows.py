@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from r1vl_jax.data.key_steps import key_steps_by_rule
-from r1vl_jax.data.placeholders import match_placeholders
+from r1vl_jax.data.placeholders import VIDEO_PLACEHOLDER, match_placeholders
 from r1vl_jax.data.record import Record, UnusableRecord, pair_turns
 from r1vl_jax.data.sources.answers import (
     answer_in_column,
@@ -20,6 +20,7 @@ from r1vl_jax.data.sources.files import Row
 from r1vl_jax.data.sources.layouts import LAYOUTS, rename
 from r1vl_jax.data.sources.pictures import list_pictures, read_picture
 from r1vl_jax.data.sources.readers import Cells
+from r1vl_jax.data.sources.videos import list_videos, read_video
 from r1vl_jax.rewards.answers import compare
 
 
@@ -33,6 +34,7 @@ class RowReader:
         root: of relative paths of pictures.
         source: name of the data set, part of the ids that rows lack.
         key_steps: "rule" takes those of rows without any from their solution or response; "none" leaves them out.
+        max_frames: of a video.
     """
 
     layout: str
@@ -40,6 +42,7 @@ class RowReader:
     root: Path
     source: str
     key_steps: str = "rule"
+    max_frames: int = 32
 
     def read(self, row: Row, *, split: str, number: int) -> tuple[Record, list[str]]:
         """The record of a row, not yet validated, and what was changed, is absent or special in it.
@@ -58,15 +61,17 @@ class RowReader:
         record_id = place if cells.id is None else str(cells.id)
         try:
             return self._record(cells, record_id)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise UnusableRecord(record_id, str(error)) from error
 
     def _record(self, cells: Cells, record_id: str) -> tuple[Record, list[str]]:
         choices = parse_choices(cells.choices)
         answer, notes = _answer(cells, choices)
-        pictures = list_pictures(cells.images)
-        texts, pictures, change = match_placeholders([*itertools.chain(*cells.history), cells.problem], pictures)
-        notes += [change] if change else []
+        texts = [*itertools.chain(*cells.history), cells.problem]
+        texts, pictures, change = match_placeholders(texts, list_pictures(cells.images))
+        texts, videos, video_change = match_placeholders(texts, self._list_videos(cells), VIDEO_PLACEHOLDER)
+        notes += [each for each in (change, video_change) if each]
+        clips = [read_video(video, self.root, max_frames=self.max_frames, fps=fps) for video, fps in videos]
         problem = list_choices(texts[-1], choices)
         key_steps = cells.key_steps.get("Steps") if isinstance(cells.key_steps, Mapping) else cells.key_steps
         if not key_steps and self.key_steps == "rule":
@@ -84,8 +89,20 @@ class RowReader:
             source=_name(cells.source) or self.source,
             system=cells.system,
             history=pair_turns(texts[:-1]),
+            videos=tuple(frames for frames, _ in clips),
+            fps=tuple(rate for _, rate in clips),
         )
         return record, [*notes, *_notes(record)]
+
+    def _list_videos(self, cells: Cells) -> list[tuple[Any, Any]]:
+        """The videos, each with the frames a second that the row states, or None."""
+        videos = list_videos(cells.videos)
+        rates = list(cells.fps) if isinstance(cells.fps, list | tuple) else [cells.fps] * len(videos)
+        if len(rates) != len(videos):
+            raise ValueError(
+                f"column 'fps': expected a number, or one for each of {len(videos)} videos, got {rates!r:.60}"
+            )
+        return list(zip(videos, rates, strict=True))
 
 
 def _answer(cells: Cells, choices: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -126,7 +143,7 @@ def _notes(record: Record) -> Iterator[str]:
         yield "earlier turns before the question"
     if record.system:
         yield "a system prompt"
-    if not record.images:
+    if not record.images and not record.videos:
         yield "no image"
 
 

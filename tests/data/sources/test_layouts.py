@@ -219,8 +219,12 @@ def test_system_and_history_stand_in_columns_too(read, row):
         ({"messages": turns("Q", "A")[1:]}, "the user's first, got assistant"),
         ({"messages": [{"role": "system", "content": "S"}]}, "the user's first, got none"),
         ({"messages": [{"role": "tool", "content": "A"}, *turns("Q")]}, "a turn's role: expected one of .* got 'tool'"),
-        ({"messages": turns([{"type": "video", "video": "a.mp4"}], "A")}, "a part of a turn: expected text, image"),
-        ({"problem": "Q", "answer": "2", "videos": ["a.mp4"]}, "its column 'videos' has a video"),
+        ({"messages": turns([{"type": "audio", "audio": "a.wav"}], "A")}, "a part of a turn: expected text, image"),
+        (
+            {"problem": "Q", "answer": "2", "videos": [[A]], "fps": [1, 2]},
+            "column 'fps': expected a number, or one for",
+        ),
+        ({"problem": "Q", "answer": "2", "videos": [[A]], "video": A}, "pictures stand in videos and video; set data"),
         ({"problem": 5}, r"column 'problem': expected text, got 5 \(int\)"),
         ({"problem": "Q", "image": A, "image_path": A, "answer": "2"}, "pictures stand in image and image_path"),
         (
