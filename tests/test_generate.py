@@ -28,6 +28,11 @@ def test_it_prints_the_answer(tmp_path: Path):
     answer = r1vl_jax.load(str(tmp_path / "model")).generate("How many?", image, max_new_tokens=6)
     assert asked.stdout == f"{answer}\n", asked.stderr
     assert "(cut at --max_new_tokens=6)" in asked.stderr
+    pieces: list[str] = []
+    generate.ask(
+        str(tmp_path / "model"), "How many?", [str(tmp_path / "red.png")], max_new_tokens=6, on_piece=pieces.append
+    )
+    assert "".join(pieces) == answer
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,7 @@ def test_it_prints_the_answer(tmp_path: Path):
         ({"model": "no/such"}, "'no/such' is no directory on this machine"),
         ({"images": ["no.png"]}, "a picture: no.png cannot be read (No such file"),
         ({"n": 2}, "n=2: at temperature 0 all answers to a prompt are the same"),
+        ({"n": 2, "temperature": 1.0, "on_piece": print}, "--stream: expected --n=1, got 2"),
         ({"prompt": " "}, "--prompt: expected a question, got an empty text"),
     ],
 )

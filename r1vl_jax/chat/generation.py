@@ -1,6 +1,6 @@
 """Batches of prompts through the jitted sampler, in few shapes: rows, lengths and patches are padded to buckets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -17,9 +17,11 @@ from r1vl_jax.sampling.chunked_prefill import chunked_prefill
 from r1vl_jax.sampling.loop import decode
 from r1vl_jax.sampling.methods import Greedy, Method, from_settings
 from r1vl_jax.sampling.sampler import Sampler
+from r1vl_jax.sampling.streaming import advance, start
 
 # Lengths of arrays: of prompts, whose padding is not computed (`models.qwen2_vl.chunked`), and of answers.
 _LEAST_PROMPT, _LEAST_ANSWER, _GROWTH = 512, 128, 4
+_STREAMED_TOKENS = 4  # of a piece: each piece costs a call
 _FILLER = EncodedPrompt(np.zeros(1, np.int32), np.full(1, TEXT, np.int32), ())  # a row that nobody reads
 
 
@@ -113,6 +115,21 @@ def generate(
     ]
     starts = range(0, len(encoded) * sampler.num_generations, sampler.num_generations)
     return [rows[start : start + settings.n] for start in starts]
+
+
+def stream(
+    sampler: Sampler, params: Params, decoder_params: Params, prompt: EncodedPrompt, settings: Settings
+) -> Iterator[Completion]:
+    """The completion of one prompt as it grows, a few tokens at a time; the last one is that of `generate`."""
+    prefilled = chunked_prefill(_for_prefill(sampler))(params, _batch([prompt], sampler.num_shards))
+    key, state, num_tokens = jax.random.key(settings.seed), start(sampler)(prefilled), 0
+    while num_tokens < settings.max_new_tokens:
+        num_tokens = min(num_tokens + _STREAMED_TOKENS, settings.max_new_tokens)
+        state = advance(sampler)(decoder_params, key, jnp.int32(num_tokens), prefilled, state)
+        has_ended = not state.is_running_B[0]
+        yield Completion(np.asarray(state.token_BT[0])[np.asarray(state.mask_BT[0])].tolist(), has_ended)
+        if has_ended:
+            return
 
 
 def _for_prefill(sampler: Sampler) -> Sampler:

@@ -5,7 +5,7 @@ Called with the outputs of a Hugging Face processor, it gives logits.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -133,6 +133,48 @@ class Pretrained:
             ValueError: the conversation, a picture or a setting cannot be used; names it.
         """
         return self.generate([messages], **settings)[0]
+
+    def stream(
+        self,
+        prompt: str | Messages,
+        images: Any = None,
+        videos: Any = None,
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        instruction: str | None = None,
+    ) -> Iterator[str]:
+        """Answers one prompt or conversation, piece by piece.
+
+            for piece in model.stream("What is it?", "a.png"):
+                print(piece, end="", flush=True)
+
+        Args:
+            prompt, images, videos, settings: as in `generate`.
+
+        Yields:
+            Parts of the answer that `generate` gives.
+
+        Raises:
+            ValueError: the prompt, a picture or a setting cannot be used; names it.
+        """
+        settings = Settings(max_new_tokens, temperature, 1, top_k, top_p, seed)
+        encoded = self._encode("the prompt", prompt, images, videos, instruction)
+        return self._pieces(encoded, settings)
+
+    def _pieces(self, encoded: EncodedPrompt, settings: Settings) -> Iterator[str]:
+        sampler = generation.make_sampler(self.definition, settings, self.prompter.eos_token_ids)
+        given = text = ""
+        for completion in generation.stream(sampler, self.params, self._decoder_params, encoded, settings):
+            text = self.prompter.decode(completion.token_ids)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else a character may still lack bytes
+                yield text[len(given) :]
+                given = text
+        if given != text:
+            yield text[len(given) :]
 
     @functools.cached_property
     def prompter(self) -> Prompter:

@@ -50,7 +50,7 @@ class Prefilled:
 
 
 @bundle
-class _DecodeState:
+class DecodeState:
     """The carry of the decode loop.
 
     Attributes:
@@ -151,10 +151,35 @@ def _decode(
         return decode_with_slots(
             sampler, decoder, prefilled.prefix, prefilled.hidden_PD, prefilled.next_position_P, uniform_BT2
         )
+    final = decode_steps(sampler, decoder, prefilled, uniform_BT2, initial_state(sampler, prefilled), limit)
+    return Rollout(
+        completions=Completions(token_BT=final.token_BT, mask_BT=final.mask_BT),
+        logp_BT=final.logp_BT,
+        entropy_BT=final.entropy_BT,
+        has_ended_B=~final.is_running_B,
+        num_steps=final.step,
+    )
+
+
+def decode_steps(
+    sampler: Sampler,
+    decoder: Decoder,
+    prefilled: Prefilled,
+    uniform_BT2: Float[Array, "B T 2"],
+    state: DecodeState,
+    limit: Int[Array, ""] | None,
+) -> DecodeState:
+    """Decodes the rows of a shard until all have ended, or there are `limit` tokens.
+
+    Args:
+        uniform_BT2: of `uniform_noise`.
+        state: of `initial_state` or of an earlier call.
+        limit: None is `max_length`.
+    """
     next_position_B = jnp.repeat(prefilled.next_position_P, sampler.num_generations)
     angles = decoder.rope_angles(next_position_B, sampler.max_length)
 
-    def decode_step(state: _DecodeState) -> _DecodeState:
+    def decode_step(state: DecodeState) -> DecodeState:
         token_B, logp_B, entropy_B = sample_token(sampler, decoder.head_DV, state.hidden_BD, uniform_BT2[:, state.step])
         hidden_BD, suffix = decoder(
             token_B,
@@ -165,7 +190,7 @@ def _decode(
         )
         # Rows that have ended keep decoding with the batch; their tokens are masked. The mask is that from before this
         # token, so an end-of-sequence token is part of the completion.
-        return _DecodeState(
+        return DecodeState(
             step=state.step + 1,
             hidden_BD=hidden_BD,
             is_running_B=state.is_running_B & ~is_eos(sampler, token_B),
@@ -177,27 +202,21 @@ def _decode(
         )
 
     # A while loop and not a scan over `max_length`: it stops as soon as all rows have ended.
-    def should_continue(state: _DecodeState) -> Bool[Array, ""]:
+    def should_continue(state: DecodeState) -> Bool[Array, ""]:
         is_below = state.step < sampler.max_length if limit is None else state.step < limit
         return is_below & any_unfinished(sampler, state.is_running_B)
 
+    return jax.lax.while_loop(should_continue, decode_step, state)
+
+
+def initial_state(sampler: Sampler, prefilled: Prefilled) -> DecodeState:
+    """The state of a shard before its first token."""
     # The first token is sampled from the prefill's hidden states, so the loop samples before it runs the decoder.
     hidden_BD = jnp.repeat(prefilled.hidden_PD, sampler.num_generations, axis=0)
-    final = jax.lax.while_loop(should_continue, decode_step, _initial_state(sampler, hidden_BD))
-    return Rollout(
-        completions=Completions(token_BT=final.token_BT, mask_BT=final.mask_BT),
-        logp_BT=final.logp_BT,
-        entropy_BT=final.entropy_BT,
-        has_ended_B=~final.is_running_B,
-        num_steps=final.step,
-    )
-
-
-def _initial_state(sampler: Sampler, hidden_BD: Float[Array, "B D"]) -> _DecodeState:
     num_rows = hidden_BD.shape[0]
     shape = (num_rows, sampler.max_length)
     suffix = SuffixCache.empty(sampler.definition.config, num_rows, sampler.max_length, hidden_BD.dtype)
-    return _DecodeState(
+    return DecodeState(
         step=jnp.int32(0),
         hidden_BD=hidden_BD,
         is_running_B=jnp.ones(num_rows, bool),

@@ -1,5 +1,6 @@
 """Greedy answers are those of transformers' `generate`, token by token; sampled ones depend on the seed alone."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -157,3 +158,29 @@ def test_prompts_without_their_pictures_are_refused(model: Pretrained):
         model.generate(["What?", "<image> <image>"], [None, picture(28, 28)])
     with pytest.raises(ValueError, match="images: expected a list with an entry for each of 2 prompts"):
         model.generate(["What?", "How?"], [picture(28, 28)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.5, "top_k": 20, "seed": 3}])
+def test_pieces_of_a_stream_are_the_answer(model: Pretrained, settings: dict):
+    """Random weights write bytes that make no characters: what lacks bytes waits, and comes at the end."""
+    expected = model.generate("How many?", picture(60, 90), max_new_tokens=23, **settings)
+    pieces = list(model.stream("How many?", picture(60, 90), max_new_tokens=23, **settings))
+    assert "".join(pieces) == expected
+    assert len(pieces) > 2
+    assert "".join(model.stream(read_prompt("How many?", picture(60, 90)), max_new_tokens=23, **settings)) == expected
+
+
+def test_a_stream_stops_at_an_end_token(model: Pretrained, monkeypatch: pytest.MonkeyPatch):
+    tokens = model.generate("How many?", max_new_tokens=8).token_ids
+    with_end = dataclasses.replace(model.prompter, eos_token_ids=(tokens[2],))
+    monkeypatch.setitem(model.__dict__, "prompter", with_end)
+    sizes = [len(each) for each in model.stream("How many?", max_new_tokens=100)]
+    assert "".join(model.stream("How many?", max_new_tokens=100)) == model.generate("How many?", max_new_tokens=100)
+    assert len(sizes) <= 2
+
+
+def test_a_stream_refuses_before_it_answers(model: Pretrained):
+    with pytest.raises(ValueError, match="the prompt: a prompt: expected one <image>"):
+        model.stream("<image><image>", picture(28, 28))
+    with pytest.raises(ValueError, match="max_new_tokens: expected an integer of at least 1, got 0"):
+        model.stream("How many?", max_new_tokens=0)
