@@ -1,14 +1,14 @@
 """Evaluates a model on a data set: its answers, which of them are right and why, and their rewards.
 
     python -m r1vl_jax.evaluate --model=DIR --data=FILE --out=DIR [--split=test] [--limit=500]
-    python -m r1vl_jax.evaluate --run=WORKDIR --out=DIR [--stage=warmup] [--data=FILE]
+    python -m r1vl_jax.evaluate --run=WORKDIR --out=DIR [--stage=warmup] [--step=100] [--data=FILE]
         [--samples=8 --temperature=1.0] [--max_new_tokens=512] [--batch_size=16] [--semantics=paper] [--dtype=bfloat16]
 
 `--model` is a directory in Hugging Face's layout or a name on the hub; `--run` the workdir of a run, whose newest
-checkpoint is exported to OUT/model first. `--data` is anything that `data.source` takes, with `--images`, `--layout`,
-`--columns` and `--max_frames` as in `data`; for a run, by default, its own data. Interrupted and started again, it
-goes on where it stopped. OUT/predictions.parquet has every answer, OUT/summary.json the accuracy and what it is a
-fraction of.
+checkpoint, or that of `--step`, is exported into OUT first. `--data` is anything that `data.source` takes, with
+`--images`, `--layout`, `--columns` and `--max_frames` as in `data`; for a run, by default, its own data. Interrupted
+and started again, it goes on where it stopped. OUT/predictions.parquet has every answer, OUT/summary.json the accuracy
+and what it is a fraction of.
 """
 
 from collections.abc import Sequence
@@ -133,6 +133,7 @@ def main() -> None:
     model = flags.DEFINE_string("model", "", "Directory of the model, or its name on the hub.")
     run = flags.DEFINE_string("run", "", "Workdir of a run, in place of --model.")
     stage = flags.DEFINE_string("stage", "", "Stage of the run; by default the last that has a checkpoint.")
+    step = flags.DEFINE_integer("step", 0, "Step of the run's checkpoint; 0 is the latest.", lower_bound=0)
     data = flags.DEFINE_string("data", "", "File or directory of records; by default those of the run.")
     images = flags.DEFINE_string("images", "", "Root of relative paths of pictures.")
     layout = flags.DEFINE_string("layout", "", "Layout of the rows; by default it is recognised.")
@@ -168,7 +169,7 @@ def main() -> None:
                 limit=limit.value,
             )
             source.open(directory / "data")  # what is not there is said before the weights are read
-            path = model.value or _export(run.value, stage.value, directory / "model", dtype.value)
+            path = model.value or _export(run.value, stage.value, step.value, directory, dtype.value)
             loaded = load(path, dtype=dtype.value, mesh=_mesh(), param_dtype=dtype.value)
             summary = evaluate(
                 loaded,
@@ -177,7 +178,7 @@ def main() -> None:
                 settings=settings,
                 batch_size=batch_size.value,
                 semantics=semantics.value,
-                name=model.value or f"{run.value} {stage.value}".strip(),
+                name=model.value or " ".join([run.value, *_checkpoint_name(stage.value, step.value)]),
                 console=Console(),
             )
         except (ValueError, OSError) as error:
@@ -206,17 +207,23 @@ def data_of(run: str) -> str:
     return str(directories[0].parent)
 
 
-def _export(run: str, stage: str, directory: Path, dtype: str) -> str:
-    """Exports the newest checkpoint of a run, unless it was exported before.
+def _export(run: str, stage: str, step: int, out: Path, dtype: str) -> str:
+    """Exports the checkpoint of a run into a directory in `out`, unless it was exported before; returns this.
 
     Raises:
         FileNotFoundError, ValueError: neither model nor run is given, or there is no checkpoint.
     """
     if not run:
         raise ValueError("expected --model=DIR or --run=WORKDIR")
+    directory = out / "-".join(["model", *_checkpoint_name(stage, step)])
     if not directory.exists():
-        export_run(run, directory, stage=stage, dtype=dtype)
+        export_run(run, directory, stage=stage, step=step, dtype=dtype)
     return str(directory)
+
+
+def _checkpoint_name(stage: str, step: int) -> list[str]:
+    """What was said of the checkpoint: nothing for the latest of all."""
+    return [stage] * bool(stage) + [str(step)] * bool(step)
 
 
 def _mesh() -> jax.sharding.Mesh:

@@ -95,13 +95,13 @@ class Checkpoints:
         self.close()
 
 
-def latest_step(directory: epath.PathLike) -> int | None:
-    """The latest complete step in a directory of checkpoints; None without one. Changes nothing there."""
+def saved_steps(directory: epath.PathLike) -> list[int]:
+    """The complete steps in a directory of checkpoints, in order. Changes nothing there."""
     path = _absolute(directory)
     if not path.exists():
-        return None
+        return []
     with ocp.training.Checkpointer(path) as checkpointer:
-        return None if checkpointer.latest is None else checkpointer.latest.step
+        return sorted(checkpoint.step for checkpoint in checkpointer.checkpoints)
 
 
 @contextmanager

@@ -78,8 +78,8 @@ def _params(source: Path) -> Params:
     return load_params(str(source), definition, placement=placement)
 
 
-def _save(workdir: Path, stage: str, step: int, params: Params) -> None:
-    with Checkpoints(workdir / "checkpoints" / stage, keep=1) as checkpoints:
+def _save(workdir: Path, stage: str, step: int, params: Params, *, keep: int = 1) -> None:
+    with Checkpoints(workdir / "checkpoints" / stage, keep=keep) as checkpoints:
         checkpoints.save(step, {"params": params, "opt_state": {"mu": jax.tree.map(jnp.zeros_like, params)}}, {})
 
 
@@ -208,6 +208,17 @@ def test_the_last_stage_with_a_saved_step_is_exported(source: Path, begun: Path,
     exported = export_run(begun, tmp_path / "out", stage="warmup")
     assert (exported.stage, exported.step) == ("warmup", 3)
     assert _tensors(tmp_path / "out") == _tensors(source)
+
+
+def test_a_step_is_exported_if_it_was_kept(source: Path, begun: Path, tmp_path: Path):
+    for step in (9, 10):
+        _save(begun, "warmup", step, jax.tree.map(lambda x, step=step: step * x, _params(source)), keep=3)
+    exported = export_run(begun, tmp_path / "out", step=3)
+    assert (exported.stage, exported.step) == ("warmup", 3)
+    assert _tensors(tmp_path / "out") == _tensors(source)
+    assert export_run(begun, tmp_path / "out").step == 10
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 4, only: warmup 3, 9, 10 \(train.save_total"):
+        export_run(begun, tmp_path / "out", step=4)
 
 
 def test_a_named_stage_without_a_saved_step_is_refused(begun: Path, tmp_path: Path):

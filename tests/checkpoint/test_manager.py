@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from r1vl_jax import config
-from r1vl_jax.checkpoint.manager import Checkpoints, latest_step, open_params
+from r1vl_jax.checkpoint.manager import Checkpoints, open_params, saved_steps
 from r1vl_jax.sharding.batch import replicated
 from r1vl_jax.sharding.mesh import make_mesh
 
@@ -153,7 +153,7 @@ def test_parameters_are_read_while_a_run_keeps_writing(tmp_path, mesh):
         checkpoints.save(4, state, {})
     unfinished = tmp_path / "5.orbax-checkpoint-tmp"
     unfinished.mkdir()
-    assert latest_step(tmp_path) == 4
+    assert saved_steps(tmp_path) == [4]
     with open_params(tmp_path, 4) as parameter:
         kernel, norm = parameter("text.kernel"), parameter("norm")
     np.testing.assert_array_equal(kernel, state.params["text"]["kernel"])
@@ -162,8 +162,8 @@ def test_parameters_are_read_while_a_run_keeps_writing(tmp_path, mesh):
     assert unfinished.is_dir()  # it is not removed while the run is writing it
 
 
-def test_a_directory_without_a_complete_step_has_no_latest_step(tmp_path):
-    assert latest_step(tmp_path / "none") is None
+def test_a_directory_without_a_complete_step_has_no_steps(tmp_path):
+    assert saved_steps(tmp_path / "none") == []
     (tmp_path / "begun" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
-    assert latest_step(tmp_path / "begun") is None
+    assert saved_steps(tmp_path / "begun") == []
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["1.orbax-checkpoint-tmp", "begun"]

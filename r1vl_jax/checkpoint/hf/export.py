@@ -21,7 +21,7 @@ from r1vl_jax.checkpoint.hf.files import copy_files, write_files, write_instruct
 from r1vl_jax.checkpoint.hf.names import Tensor, tensors_of
 from r1vl_jax.checkpoint.hf.peft import save_adapter
 from r1vl_jax.checkpoint.hf.shards import TensorSpec, write_shards
-from r1vl_jax.checkpoint.manager import latest_step, open_params
+from r1vl_jax.checkpoint.manager import open_params, saved_steps
 from r1vl_jax.checkpoint.merged_params import merged_params, trained_params
 from r1vl_jax.checkpoint.model_config import model_config
 from r1vl_jax.data.chat_format import eos_token_ids
@@ -54,15 +54,17 @@ def export_run(
     out: str | os.PathLike,
     *,
     stage: str = "",
+    step: int = 0,
     dtype: str = "bfloat16",
     max_shard_size: int = MAX_SHARD_SIZE,
 ) -> RunCheckpoint:
-    """Exports the whole model of a run's latest checkpoint; adapters are merged into the base weights.
+    """Exports the whole model of a run's checkpoint; adapters are merged into the base weights.
 
     Args:
         run: the run's workdir.
         out: a directory, created if absent; an export in it is replaced when the new one is complete.
-        stage: exports the latest checkpoint of this stage; "" is the last stage that has one.
+        stage: exports a checkpoint of this stage; "" is the last stage that has one.
+        step: exports the checkpoint of this step; 0 is the latest.
         dtype: of the weights, one of `shards.DTYPES`.
         max_shard_size: bytes of tensors in a weight file.
 
@@ -70,13 +72,13 @@ def export_run(
         The exported checkpoint.
 
     Raises:
-        FileNotFoundError: there is no run, or the stage has no checkpoint yet.
+        FileNotFoundError: there is no run, or the stage has no checkpoint yet, or none of this step.
         ValueError: the weights that the run started from have changed, or another version wrote the run.
         FileExistsError: `out` is no export, holds files of the user's, or is the model that the run started from.
         OSError: the disk is full; the previous export is unchanged.
     """
     settings = _load_settings(epath.Path(run))
-    checkpoint = _find_checkpoint(epath.Path(run), settings, stage)
+    checkpoint = _find_checkpoint(epath.Path(run), settings, stage, step)
     base = local_directory(settings.model.path) if settings.model.path else None
     tokenizer, _ = load_chat_tokenizer(base or Path(run) / "tokenizer")
     model = model_config(settings.model, tokenizer)
@@ -100,11 +102,11 @@ def export_run(
     return checkpoint
 
 
-def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = "") -> RunCheckpoint:
-    """Exports the adapter of a run's latest checkpoint, in PEFT's format.
+def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = "", step: int = 0) -> RunCheckpoint:
+    """Exports the adapter of a run's checkpoint, in PEFT's format.
 
     Args:
-        run, out, stage: as in `export_run`.
+        run, out, stage, step: as in `export_run`.
 
     Returns:
         The exported checkpoint.
@@ -114,7 +116,7 @@ def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = 
         FileNotFoundError, FileExistsError, OSError: as in `export_run`.
     """
     settings = _load_settings(epath.Path(run))
-    checkpoint = _find_checkpoint(epath.Path(run), settings, stage)
+    checkpoint = _find_checkpoint(epath.Path(run), settings, stage, step)
     tokenizer = load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
     definition = _definition(model_config(settings.model, tokenizer), settings.model)
     _refuse_base_model(Path(out), settings.model.path)
@@ -177,12 +179,18 @@ def _load_settings(run: epath.Path) -> config.Config:
     return settings
 
 
-def _find_checkpoint(run: epath.Path, settings: config.Config, stage: str) -> RunCheckpoint:
-    """The latest checkpoint of a stage; for "" of the last stage that has saved one."""
+def _find_checkpoint(run: epath.Path, settings: config.Config, stage: str, step: int) -> RunCheckpoint:
+    """The checkpoint of a step, or for 0 the latest, of a stage; for "" of the last stage that has saved it."""
     stages = (stage,) if stage else settings.train.stages
+    steps = {name: saved_steps(_checkpoints(run, name)) for name in stages}
     for name in reversed(stages):
-        if (step := latest_step(_checkpoints(run, name))) is not None:
-            return RunCheckpoint(run, name, step)
+        if found := [each for each in steps[name] if step in (0, each)]:
+            return RunCheckpoint(run, name, found[-1])
+    if any(steps.values()):
+        kept = "; ".join(f"{name} {', '.join(map(str, numbers))}" for name, numbers in steps.items() if numbers)
+        raise FileNotFoundError(
+            f"{run}: no checkpoint of step {step}, only: {kept} (train.save_total_limit says how many are kept)"
+        )
     raise FileNotFoundError(
         f"{run}: no checkpoint of {' or '.join(stages)} yet (the run's stages: {', '.join(settings.train.stages)});"
         " train first"
