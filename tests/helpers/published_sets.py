@@ -19,14 +19,20 @@ def write_published_sets(directory: Path, num_records: int) -> list[Record]:
 
 
 def _mulberry_row(record: Record, picture: str) -> dict:
+    """Every second question comes after a system prompt and an earlier one."""
     turns = [{"role": "user", "content": record.problem}, {"role": "assistant", "content": record.response}]
+    if int(Path(picture).stem) % 2:
+        earlier = [("system", "Be brief."), ("user", "Ready?"), ("assistant", "Yes.")]
+        turns = [*({"role": role, "content": text} for role, text in earlier), *turns]
     return {"messages": turns, "images": picture}
 
 
 def _r1vl_row(record: Record, picture: str) -> dict:
+    """Every second picture is shown as a video that stands still."""
+    is_video = int(Path(picture).stem) % 2
     return {
-        "image_path": picture,
-        "problem": record.problem.removeprefix("<image>"),
+        **({"video": [picture] * 3} if is_video else {"image_path": picture}),
+        "problem": record.problem.replace("<image>", ""),
         "solution": record.response,
         "key_steps": {"Steps": [list(group) for group in record.key_steps]},
     }

@@ -22,7 +22,13 @@ REPOSITORY = Path(__file__).parents[2]
 SIZES = (
     *("model.dtype=float32", "data.max_pixels=6272", "data.max_prompt_length=128", "data.prompt_bucket=128"),
     *("data.patch_bucket=64", "data.test_size=4", "sampling.max_completion_length=128", "train.completion_bucket=64"),
-    *("eval.num_problems=2", "eval.max_completion_length=16", "observe.tensorboard=False", "observe.progress=False"),
+    *(
+        "eval.num_problems=2",
+        "eval.max_completion_length=16",
+        "observe.log_completions=1",
+        "observe.tensorboard=False",
+        "observe.progress=False",
+    ),
 )
 LEARNING_RATE = 0.01
 WARMUP = ("warmup.max_steps=2", "warmup.batch_size=4", f"warmup.optim.learning_rate={LEARNING_RATE}")
@@ -83,12 +89,17 @@ def test_all_parameters(inputs: Path, command, tmp_path: Path):
     printed = train(command, "7b_warmup.py", warmup, inputs / "model", inputs / "mulberry", *WARMUP)
     assert "train: layout mulberry" in printed
     assert "train: 12 of 12 rows kept, 0 dropped" in printed
+    assert "earlier turns before the question" in printed
     command("checkpoint.hf_export", f"--run={warmup}", f"--out={export}", "--dtype=float32")
 
     printed = train(command, "7b.py", run, export, inputs / "r1vl", *STEP_GRPO)
     assert "train: layout r1vl" in printed
     assert "no key steps" not in printed
     assert [line["step"] for line in metrics(run, "step_grpo")] == [1, 2]
+    prompts = {
+        row["prompt"][:7] for path in run.glob("completions/*.parquet") for row in parquet.read_table(path).to_pylist()
+    }
+    assert prompts == {"<video>", "<image>"}
 
     printed = command("evaluate", f"--run={run}", f"--out={out}", "--max_new_tokens=16", "--batch_size=4")
     assert "of 4 records" in printed
