@@ -8,7 +8,7 @@ from r1vl_jax.rewards.key_steps import parse_key_steps
 
 TEXTS = ("id", "problem", "solution", "answer", "response", "kind", "source", "system")
 # Columns that data sets of earlier versions lack, with what they would hold.
-_ADDED = {"system": b"", "history": (), "videos": (), "fps": ()}
+_ADDED = {"system": b"", "history": (), "videos": (), "fps": (), "other_answers": ()}
 
 
 def check(record: Any) -> None:
@@ -17,7 +17,7 @@ def check(record: Any) -> None:
     Raises:
         ValueError: names the first field that has another type, with what was expected and found.
     """
-    for name in ("images", "key_steps", "history", "videos", "fps", *TEXTS):
+    for name in ("images", "key_steps", "history", "videos", "fps", "other_answers", *TEXTS):
         if not hasattr(record, name):
             raise ValueError(f"expected a Record, got {_show(record)}")
     for name in TEXTS:
@@ -27,6 +27,7 @@ def check(record: Any) -> None:
     _check_images("images", record.images, "image")
     check_videos(record.videos, record.fps)
     check_history(record.history)
+    _check_other_answers(record.other_answers)
     try:
         groups = parse_key_steps(record.key_steps)
     except ValueError as error:
@@ -50,7 +51,9 @@ def from_row(row: Mapping[str, Any]) -> dict[str, Any]:
         columns[name] = [_decode_group(name, group) for group in _items(name, row.get(name), expected)]
     videos = [tuple(_items("videos", frames, "frames")) for frames in _items("videos", row["videos"], "videos")]
     fps = [float(rate) for rate in _items("fps", row["fps"], "numbers")]
-    return columns | {"images": tuple(images), "videos": tuple(videos), "fps": tuple(fps)}
+    others = [_decode("other_answers", text) for text in _items("other_answers", row["other_answers"], "texts")]
+    columns |= {"images": tuple(images), "videos": tuple(videos), "fps": tuple(fps)}
+    return columns | {"other_answers": tuple(others)}
 
 
 def as_tuples(value: Any) -> Any:
@@ -107,6 +110,13 @@ def check_history(history: Any) -> None:
             raise ValueError(f"field 'history': expected a question and its answer, got {_show(turns)} as {number}")
         for text in turns:
             _check_text("history", text)
+
+
+def _check_other_answers(answers: Any) -> None:
+    if not isinstance(answers, tuple):
+        raise ValueError(f"field 'other_answers': expected a tuple of texts, got {_show(answers)}")
+    for answer in answers:
+        _check_text("other_answers", answer)
 
 
 def _items(name: str, value: Any, expected: str) -> Iterable[Any]:

@@ -56,6 +56,7 @@ class Record:
         history: earlier questions of the conversation, each with the assistant's answer; the first comes first.
         videos: frames of each video, encoded image files of one size, in the order of their placeholders.
         fps: frames a second of each video; 2 by default.
+        other_answers: further answers that are right, too.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Record:
     history: tuple[tuple[str, str], ...] = ()
     videos: tuple[tuple[bytes, ...], ...] = ()
     fps: tuple[float, ...] = ()
+    other_answers: tuple[str, ...] = ()
 
     @classmethod
     def make(
@@ -89,6 +91,7 @@ class Record:
         history: Sequence[Sequence[str]] = (),
         videos: Sequence[Sequence[_Picture]] = (),
         fps: float | Sequence[float] = FPS,
+        other_answers: Sequence[str] = (),
     ) -> "Record":
         """A valid record; all that is not given has a default.
 
@@ -102,6 +105,7 @@ class Record:
             history: pairs of a question and its answer.
             videos: frames of each, as `images`.
             fps: frames a second, of all videos or of each.
+            other_answers: further answers that are right, too.
 
         Raises:
             UnusableRecord: the record is invalid; says what is wrong with it.
@@ -118,7 +122,7 @@ class Record:
                 clips, rates = [clips[number] for number in order], [rates[number] for number in order]
                 *_, problem = texts
                 history = pair_turns(texts[:-1])
-            content = repr((problem, encoded, answer, response, *filter(None, (system, history, clips))))
+            content = repr((problem, encoded, answer, response, *filter(None, (system, history, clips, other_answers))))
             record = cls(
                 id=id or hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:16],
                 images=tuple(encoded),
@@ -133,6 +137,7 @@ class Record:
                 history=history,
                 videos=tuple(clips),
                 fps=tuple(rates),
+                other_answers=fields.as_tuples(other_answers),
             )
         except (ValueError, OSError) as error:
             raise UnusableRecord(id or "without id", str(error)) from error
@@ -143,7 +148,7 @@ class Record:
     def __post_init__(self) -> None:
         if self.videos and not self.fps:
             object.__setattr__(self, "fps", (FPS,) * len(self.videos))
-        for name in ("images", "history", "videos", "fps"):
+        for name in ("images", "history", "videos", "fps", "other_answers"):
             object.__setattr__(self, name, fields.as_tuples(getattr(self, name)))
         with contextlib.suppress(ValueError):
             object.__setattr__(self, "key_steps", parse_key_steps(self.key_steps))
@@ -195,6 +200,8 @@ def _check(record: Record) -> None:
     fields.check(record)
     if not record.answer.strip() and not record.response.strip():
         raise ValueError("it has no answer, and no response to train on")
+    if record.other_answers and not record.answer.strip():
+        raise ValueError("it has other answers, and none in `answer`")
     for placeholder, items in ((IMAGE_PLACEHOLDER, record.images), (VIDEO_PLACEHOLDER, record.videos)):
         number = sum(text.count(placeholder) for text in record.texts())
         if number != len(items):

@@ -192,6 +192,7 @@ def _write_metadata(directory: epath.Path, written: list[Any], settings: Mapping
             "images": tfds.features.Sequence(tfds.features.Scalar(np.object_)),
             "videos": tfds.features.Sequence(tfds.features.Sequence(tfds.features.Scalar(np.object_))),
             "fps": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
+            "other_answers": tfds.features.Sequence(text),
             **dict.fromkeys(("key_steps", "history"), tfds.features.Sequence(tfds.features.Sequence(text))),
         }
     )
@@ -210,6 +211,7 @@ def _serialize(record: Record) -> bytes:
     columns["images"] = _bytes(record.images)
     columns |= _ragged("videos", record.videos)
     columns["fps"] = _features.Feature(float_list=_features.FloatList(value=record.fps))
+    columns["other_answers"] = _bytes(answer.encode() for answer in record.other_answers)
     columns |= _ragged("key_steps", [[text.encode() for text in group] for group in record.key_steps])
     columns |= _ragged("history", [[text.encode() for text in turns] for turns in record.history])
     return _example.Example(features=_features.Features(feature=columns)).SerializeToString(deterministic=True)

@@ -30,7 +30,8 @@ _DROPPED = b"dropped"  # metadata of the files: id -> reason, as JSON
 _REWARDS = ("total", "step_accuracy", "step_validity", "key_step_match", "complete", "ordered")
 SCHEMA = pa.schema(
     [("sample", pa.int64()), ("correct", pa.bool_()), ("has_ended", pa.bool_())]
-    + [(name, pa.string()) for name in ("id", "system", "history", "problem", "answer", "kind", "source", "key_steps")]
+    + [(name, pa.string()) for name in ("id", "system", "history", "problem", "answer", "other_answers")]
+    + [(name, pa.string()) for name in ("kind", "source", "key_steps")]
     + [(name, pa.string()) for name in ("prediction", "extracted", "reason")]
     + [(name, pa.float64()) for name in _REWARDS]
 )
@@ -108,6 +109,7 @@ def score_answers(
             "has_ended": bool(answer.has_ended),
             **{name: getattr(record, name) for name in ("id", "system", "problem", "answer", "kind", "source")},
             "history": json.dumps(record.history, ensure_ascii=False),
+            "other_answers": json.dumps(record.other_answers, ensure_ascii=False),
             "key_steps": json.dumps(record.key_steps, ensure_ascii=False),
             "prediction": texts[row],
             "extracted": explained[row].prediction,

@@ -69,6 +69,7 @@ class Answers:
         is_word_B: whether it is one word of letters A-Z.
         option_B: 1 for option A, 2 for B, ...; 0 if it is not an option.
         option_has_text_B: whether the option has a text behind its letter.
+        has_others_B: whether there are further answers that are right; what is not this one is undecided then.
     """
 
     form_BW: UInt8[Array, "B W"]
@@ -81,3 +82,4 @@ class Answers:
     is_word_B: Bool[Array, " B"]
     option_B: Int[Array, " B"]
     option_has_text_B: Bool[Array, " B"]
+    has_others_B: Bool[Array, " B"]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from r1vl_jax.rewards import strings
-from r1vl_jax.rewards.answers import Comparison, compare, parse_answer
+from r1vl_jax.rewards.answers import Comparison, compare_any, parse_answer
 from r1vl_jax.rewards.math_verify import Judge
-from r1vl_jax.rewards.records import gold_answer
+from r1vl_jax.rewards.records import gold_answers
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Explanation:
     Attributes:
         kind: of the gold answer: "option", "yes/no", "words", "number", "number with unit", "list", "interval",
             "range", "time", "date", "name = value" or "mathematics".
-        gold, prediction: both answers as they were compared, without wrapping and in one typography.
+        gold, prediction: both answers as they were compared, without wrapping and in one typography; of several gold
+            answers the one that the prediction equals, or else the first.
         is_correct: the verdict; None where only math-verify can decide and there is no judge.
         reason: a few words.
     """
@@ -29,15 +30,16 @@ class Explanation:
     reason: str
 
 
-def explain(gold: str, prediction: str, *, judge: Judge | None = None) -> Explanation:
+def explain(gold: str | Sequence[str], prediction: str, *, judge: Judge | None = None) -> Explanation:
     """Compares two answers as rewards do, and says why they are equal or not.
 
     Args:
-        gold, prediction: answers, not whole completions.
+        gold, prediction: answers, not whole completions; of several gold answers each is right.
         judge: decides mathematics that is not the same text; without one the verdict is None.
     """
-    (comparison,) = decide([compare(gold, prediction)], judge)
-    return _explanation(gold, prediction, comparison)
+    golds = [gold] if isinstance(gold, str) else list(gold)
+    (comparison,) = decide([compare_any(golds, prediction)], judge)
+    return _explanation(golds[comparison.number], prediction, comparison)
 
 
 def explain_completions(
@@ -48,15 +50,15 @@ def explain_completions(
     judge: Judge | None = None,
 ) -> list[Explanation]:
     """Explains the answer of each completion; arguments as for `rewards.score`."""
-    golds = [gold_answer(record, row) for row, record in enumerate(records)]
+    golds_of = [gold_answers(record, row) for row, record in enumerate(records)]
     answers = [
-        strings.parse_answer(strings.to_bytes(completion), gold, semantics=semantics)
-        for completion, gold in zip(completions, golds, strict=True)
+        strings.parse_answer(strings.to_bytes(completion), golds, semantics=semantics)
+        for completion, golds in zip(completions, golds_of, strict=True)
     ]
     comparisons = decide([answer.comparison for answer in answers], judge)
     return [
-        _explanation(strings.to_text(gold), answer.text, comparison)
-        for gold, answer, comparison in zip(golds, answers, comparisons, strict=True)
+        _explanation(strings.to_text(golds[comparison.number]), answer.text, comparison)
+        for golds, answer, comparison in zip(golds_of, answers, comparisons, strict=True)
     ]
 
 

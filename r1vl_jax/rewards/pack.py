@@ -13,7 +13,7 @@ from r1vl_jax.rewards.bundles import Answers, KeySteps
 from r1vl_jax.rewards.kernels import numbers
 from r1vl_jax.rewards.kernels.answers import MAX_LENGTH
 from r1vl_jax.rewards.normal_form import normal_form
-from r1vl_jax.rewards.records import gold_answer, key_step_groups
+from r1vl_jax.rewards.records import gold_answers, key_step_groups
 
 # A text behind an option's letter that begins like an option itself, which the kernels would take it for.
 _LIKE_OPTION = re.compile(r"\(?[A-J]\)?(?:[:.)\s]|$)", re.IGNORECASE)
@@ -28,7 +28,7 @@ def pack(
     max_alternatives: int | None = None,
     max_length: int | None = None,
 ) -> tuple[KeySteps, Answers]:
-    """Key steps and gold answers of records, one row each.
+    """Key steps and gold answers of records, one row each; of several gold answers the first.
 
     Args:
         records: as for `rewards.score`.
@@ -49,8 +49,8 @@ def pack(
         _size("max_alternatives", max_alternatives, [len(group) for groups in spellings for group in groups]),
         _size("max_length", max_length, [len(s or b"") for groups in spellings for group in groups for s in group]),
     )
-    golds = [gold_answer(record, row) for row, record in enumerate(records)]
-    return _key_steps(spellings, sizes), _answers(golds)
+    golds = [gold_answers(record, row) for row, record in enumerate(records)]
+    return _key_steps(spellings, sizes), _answers([first for first, *_ in golds], [len(each) > 1 for each in golds])
 
 
 def _spelling(spelling: bytes, semantics: str) -> bytes | None:
@@ -84,7 +84,7 @@ def _key_steps(spellings: list[list[list[bytes | None]]], sizes: tuple[int, int,
     return KeySteps(byte_BRAL, length_BRA, np.array([len(groups) for groups in spellings], np.int32))
 
 
-def _answers(golds: list[bytes]) -> Answers:
+def _answers(golds: list[bytes], have_others: list[bool]) -> Answers:
     forms = [normal_form(gold) for gold in golds]
     parsed = [parse_answer(strings.to_text(gold)) for gold in golds]
     values = [_digits(answer) for answer in parsed]
@@ -103,6 +103,7 @@ def _answers(golds: list[bytes]) -> Answers:
         is_word_B=np.array(are_words, bool),
         option_B=np.array([_option_index(answer) for answer in parsed], np.int32),
         option_has_text_B=np.array([isinstance(answer, Option) and bool(answer.text) for answer in parsed], bool),
+        has_others_B=np.array(have_others, bool),
     )
 
 

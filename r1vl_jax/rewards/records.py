@@ -1,6 +1,6 @@
-"""The fields of a record that rewards use: its gold answer and its key steps."""
+"""The fields of a record that rewards use: its gold answers and its key steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from r1vl_jax.rewards import strings
@@ -8,12 +8,25 @@ from r1vl_jax.rewards.answers import reading
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
 
-def gold_answer(record: Mapping[str, Any], row: int) -> bytes:
-    """The gold answer, from `answer` or else `solution`.
+def gold_answers(record: Mapping[str, Any], row: int) -> list[bytes]:
+    """The gold answers, each of which is right: of `answer`, or else `solution`, and then of `other_answers`.
 
     Raises:
-        ValueError: the record has none; the message names the row.
+        ValueError: the record has none, or others that are no texts; the message names the row.
     """
+    others = record.get("other_answers")
+    others = [] if others is None else others
+    if (
+        not isinstance(others, Iterable)
+        or not all(isinstance(other, str) for other in others)
+        or isinstance(others, str)
+    ):
+        raise ValueError(f"rewards.score: record {row}: other_answers: expected a list of texts, got {others!r:.80}")
+    found = (reading.anywhere(strings.to_bytes(other)) for other in others)
+    return [_gold_answer(record, row), *filter(None, found)]
+
+
+def _gold_answer(record: Mapping[str, Any], row: int) -> bytes:
     text = record.get("answer") or record.get("solution")
     gold = reading.anywhere(strings.to_bytes(text)) if isinstance(text, str | bytes) else b""
     if not gold:

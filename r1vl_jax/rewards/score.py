@@ -14,7 +14,7 @@ from r1vl_jax.rewards.answers import reading
 from r1vl_jax.rewards.bundles import StepReward
 from r1vl_jax.rewards.explain import decide
 from r1vl_jax.rewards.math_verify import Judge
-from r1vl_jax.rewards.records import gold_answer, key_step_groups
+from r1vl_jax.rewards.records import gold_answers, key_step_groups
 from r1vl_jax.rewards.strings import ParsedCompletion
 
 _BACKENDS = ("strings", "kernels")
@@ -33,7 +33,8 @@ def score(
 
     Args:
         completions: B texts, or their UTF-8 bytes; any text is accepted.
-        records: one for each completion, with `answer` (or `solution`, which may hold a whole response) and
+        records: one for each completion, with `answer` (or `solution`, which may hold a whole response), perhaps
+            `other_answers`, a list of texts of which each is right, too, and
             `key_steps`, a list of groups of equivalent spellings (or `{"Steps": [...]}`); a bare string is a group of
             one. Without key steps their matched fraction k is 0.
         semantics: "paper" or "released", the two variants of the reward definition; see `rewards.strings`.
@@ -81,7 +82,7 @@ def _score_strings(
         _say_that_elements_have_no_validity()
     parsed = [
         strings.parse_completion(
-            completion, gold_answer(record, row), key_step_groups(record, row), semantics=semantics
+            completion, gold_answers(record, row), key_step_groups(record, row), semantics=semantics
         )
         for row, (completion, record) in enumerate(zip(completions, records, strict=True))
     ]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from r1vl_jax import response_format
 from r1vl_jax.rewards import sections
-from r1vl_jax.rewards.answers import Comparison, compare, reading
+from r1vl_jax.rewards.answers import Comparison, compare_any, reading
 from r1vl_jax.rewards.normal_form import (
     MappedText,
     join_pieces,
@@ -47,12 +47,12 @@ _REQUIRED = (
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """The final answer of a completion, compared with the gold answer.
+    """The final answer of a completion, compared with the gold answers.
 
     Attributes:
         is_eligible: whether StepRAR may be more than 0: "paper" asks for a non-empty answer, "released" does not.
         text: the answer as the completion has it.
-        comparison: of the two answers.
+        comparison: with the gold answers.
     """
 
     is_eligible: bool
@@ -80,13 +80,13 @@ class ParsedCompletion:
 
 
 def parse_completion(
-    completion: bytes, gold: bytes, key_steps: Sequence[KeyStepGroup], *, semantics: str
+    completion: bytes, golds: Sequence[bytes], key_steps: Sequence[KeyStepGroup], *, semantics: str
 ) -> ParsedCompletion:
-    """Parses a completion and compares it with the gold answer and the key steps of its question."""
+    """Parses a completion and compares it with the gold answers, each of which is right, and the key steps."""
     found = sections.find_sections(completion)
     section_ends = sections.section_ends(found, len(completion))
     match_ends = [_first_match_end(spellings) for spellings in _matches(completion, key_steps, semantics)]
-    answer = parse_answer(completion, gold, semantics=semantics)
+    answer = parse_answer(completion, golds, semantics=semantics)
     if semantics == "paper":
         is_complete = sections.has_all_parts(found) and answer.is_eligible
         is_ordered = sections.is_in_order(found)
@@ -169,15 +169,15 @@ def _step_bodies(completion: bytes) -> MappedText:
     return join_pieces(pieces)
 
 
-def parse_answer(completion: bytes, gold: bytes, *, semantics: str) -> ParsedAnswer:
-    """The answer of a completion, compared with the gold answer; "paper" asks for a heading or an element above it."""
+def parse_answer(completion: bytes, golds: Sequence[bytes], *, semantics: str) -> ParsedAnswer:
+    """The answer of a completion, compared with gold answers; "paper" asks for a heading or an element above it."""
     if semantics == "released":
         answer, is_eligible = reading.anywhere(completion), True
     else:
         answer = _paper_answer(completion)
         is_eligible = bool(answer)
     text = to_text(answer)
-    return ParsedAnswer(is_eligible, text, compare(to_text(gold), text))
+    return ParsedAnswer(is_eligible, text, compare_any([to_text(gold) for gold in golds], text))
 
 
 def to_text(data: bytes) -> str:

@@ -47,6 +47,7 @@ def records(make_record):
         make_record(id="bare", key_steps=(), response="", images=(make_record().images[0] + b"\0\0",)),
         make_record(id="turns", system="Sei brief.", history=(("<image>Größe?", "8"), ("a", "")), problem="And?"),
         make_record(id="videos", videos=((PNG, PNG), (PNG,)), fps=(0.5, 30), problem="<image><video> or <video>?"),
+        make_record(id="answers", other_answers=("zwölf", "12.0")),
     ]
 
 
@@ -68,7 +69,7 @@ def test_tensorflow_datasets_opens_what_was_written(tmp_path, records):
     assert row["problem"].decode() == records[1].problem
 
 
-ADDED = ("system", "history", "videos", "fps")
+ADDED = ("system", "history", "videos", "fps", "other_answers")
 
 
 def test_data_sets_of_earlier_versions_are_opened(tmp_path, make_record):
@@ -141,6 +142,12 @@ def test_a_conversation_is_made(make_record):
     assert counted.problem == "And <image>?"
 
 
+def test_several_answers_are_made():
+    record = Record.make("How many?", answer="12", other_answers=["twelve", "a dozen"])
+    assert (record.answer, record.other_answers) == ("12", ("twelve", "a dozen"))
+    assert record.id != Record.make("How many?", answer="12").id
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -163,6 +170,9 @@ def test_a_conversation_is_made(make_record):
             r"video 1: expected frames of one size, got \[\(28, 28\), \(28,",
         ),
         ({"answer": "5", "problem": "<video>"}, "its problem has 1 <video> and there is no video"),
+        ({"answer": "5", "other_answers": "6"}, "field 'other_answers': expected a tuple of texts, got '6'"),
+        ({"answer": "5", "other_answers": [6]}, r"field 'other_answers': expected text \(str\), got 6"),
+        ({"response": "5", "other_answers": ["6"]}, "it has other answers, and none in `answer`"),
         ({"answer": "5", "problem": None}, "field 'problem': expected text"),
         ({"answer": "5", "problem": "<image>"}, "its problem has 1 <image> and there is no image"),
     ],
@@ -305,7 +315,7 @@ def test_a_second_fingerprint_reads_no_record_file(data, opened_splits):
     assert len(opened_splits) == 2
     assert fingerprint(data) == first
     assert len(opened_splits) == 2
-    assert len(open_split(data, "train")) == 5  # the cache does not disturb the data set
+    assert len(open_split(data, "train")) == 6  # the cache does not disturb the data set
 
 
 @pytest.mark.parametrize("change", ["content", "size", "name", "removed"])

@@ -119,6 +119,37 @@ def test_fields_of_the_gold_answer(record):
 
 
 @pytest.mark.parametrize("backend", ["strings", "kernels"])
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_each_of_several_answers_is_right(semantics, backend):
+    answers = ["twelve apples", "12 cm", "grey", "gray", "C", "grey or gray", "13", ""]
+    record = {"answer": "grey", "other_answers": ("gray", "12 cm", r"\boxed{C}", "")}
+    texts = [f"{response_format.ANSWER}\n{answer}" for answer in answers]
+    reward = rewards.score(texts, [record] * len(texts), semantics=semantics, backend=backend)
+    assert reward.answer_correct.tolist() == [False, True, True, True, True, False, False, False]
+    explained = rewards.explain_completions(texts, [record] * len(texts), semantics=semantics)
+    assert [each.is_correct for each in explained] == reward.answer_correct.tolist()
+    assert [each.gold for each in explained] == ["grey", "12 cm", "grey", "gray", "C", "grey", "grey", "grey"]
+    assert explained[3].reason == "same text (accepted answer 2 of 4)"
+
+
+def test_the_judge_is_asked_about_each_answer():
+    records = [{"answer": "red", "other_answers": [r"\sqrt{3}", r"\frac{2x}{3}"]}] * 3
+    texts = [f"{response_format.ANSWER}\n{answer}" for answer in (r"\frac{2}{3}x", "3^{1/2}", r"\sqrt{5}")]
+    assert rewards.score(texts, records).undecided.all()
+    with rewards.Judge(timeout_s=60.0) as judge:
+        reward = rewards.score(texts, records, judge=judge)
+        explained = rewards.explain(["red", r"\sqrt{3}"], "3^{1/2}", judge=judge)
+    assert reward.answer_correct.tolist() == [True, True, False]
+    assert (explained.is_correct, explained.reason) == (True, "math-verify: equal (accepted answer 2 of 2)")
+
+
+@pytest.mark.parametrize("others", ["6", 6, [6]])
+def test_other_answers_that_are_no_texts_are_refused(others):
+    with pytest.raises(ValueError, match="record 0: other_answers: expected a list of texts, got"):
+        score_one(path(), RECORD | {"other_answers": others})
+
+
+@pytest.mark.parametrize("backend", ["strings", "kernels"])
 @pytest.mark.parametrize(("semantics", "match"), [("paper", 0.75), ("released", 0.25)])
 @pytest.mark.parametrize("without", [{}, {"key_steps": None}, {"key_steps": ()}, {"key_steps": {"Steps": []}}])
 def test_a_record_without_key_steps_is_scored_beside_others(without, semantics, match, backend):

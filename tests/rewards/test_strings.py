@@ -16,7 +16,7 @@ EMPTY_A = f"{response_format.ANSWER}\n"
 
 
 def validity(text: str, semantics: str) -> bool:
-    parsed = strings.parse_completion(text.encode(), b"12", [], semantics=semantics)
+    parsed = strings.parse_completion(text.encode(), [b"12"], [], semantics=semantics)
     return parsed.is_complete and parsed.is_ordered
 
 
@@ -63,7 +63,7 @@ def test_validity(parts, released, paper):
 @pytest.mark.parametrize("semantics", strings.SEMANTICS)
 def test_math_verify_gets_the_gold_answer_first(semantics):
     completion = f"{S1}{response_format.ANSWER}\n5<x\n".encode()
-    answer = strings.parse_completion(completion, b"x>5", [], semantics=semantics).answer
+    answer = strings.parse_completion(completion, [b"x>5"], [], semantics=semantics).answer
     assert answer.text == "5<x"
     assert answer.comparison.is_correct is None
     assert list(answer.comparison.questions()) == [("$x>5$", "$5<x$")]

@@ -28,7 +28,7 @@ def answer_in_response(response: str) -> str:
 
 
 def answer_in_column(cell: Any, *, problem: str = "", choices: Sequence[str] = ()) -> str:
-    """The text of an answer of any type; "" for null.
+    """The text of an answer of any type, of a list the first; "" for null.
 
     With choices it is `B: text`, from a letter, the text of a choice, or an integer that counts choices from 0.
 
@@ -47,9 +47,15 @@ def answer_in_column(cell: Any, *, problem: str = "", choices: Sequence[str] = (
     return _with_choice(text, choices)
 
 
-def num_accepted(cell: Any) -> int:
-    """How many answers a cell accepts; `answer_in_column` takes the first."""
-    return len(cell) if isinstance(cell, list | tuple) else 1
+def answers_in_column(cell: Any, *, problem: str = "", choices: Sequence[str] = ()) -> list[str]:
+    """The different answers that a cell accepts: each of a list, or the one of another cell; none for null.
+
+    Raises:
+        ValueError: as `answer_in_column`.
+    """
+    cells = cell if isinstance(cell, list | tuple) else [cell]
+    answers = (answer_in_column(each, problem=problem, choices=choices) for each in cells)
+    return list(dict.fromkeys(filter(None, answers)))
 
 
 def parse_choices(cell: Any) -> tuple[str, ...]:

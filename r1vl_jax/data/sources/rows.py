@@ -12,8 +12,8 @@ from r1vl_jax.data.record import Record, UnusableRecord, pair_turns
 from r1vl_jax.data.sources.answers import (
     answer_in_column,
     answer_in_response,
+    answers_in_column,
     list_choices,
-    num_accepted,
     parse_choices,
 )
 from r1vl_jax.data.sources.files import Row
@@ -21,7 +21,7 @@ from r1vl_jax.data.sources.layouts import LAYOUTS, rename
 from r1vl_jax.data.sources.pictures import list_pictures, read_picture
 from r1vl_jax.data.sources.readers import Cells
 from r1vl_jax.data.sources.videos import list_videos, read_video
-from r1vl_jax.rewards.answers import compare
+from r1vl_jax.rewards.answers import compare_any
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class RowReader:
 
     def _record(self, cells: Cells, record_id: str) -> tuple[Record, list[str]]:
         choices = parse_choices(cells.choices)
-        answer, notes = _answer(cells, choices)
+        answers, notes = _answers(cells, choices)
+        answer = answers[0] if answers else ""
         texts = [*itertools.chain(*cells.history), cells.problem]
         texts, pictures, change = match_placeholders(texts, list_pictures(cells.images))
         texts, videos, video_change = match_placeholders(texts, self._list_videos(cells), VIDEO_PLACEHOLDER)
@@ -75,7 +76,7 @@ class RowReader:
         problem = list_choices(texts[-1], choices)
         key_steps = cells.key_steps.get("Steps") if isinstance(cells.key_steps, Mapping) else cells.key_steps
         if not key_steps and self.key_steps == "rule":
-            key_steps = _key_steps("\n".join((cells.system, *texts[:-1], problem)), cells, answer)
+            key_steps = _key_steps("\n".join((cells.system, *texts[:-1], problem)), cells, answers)
             notes += ["key steps by rule"] if key_steps else []
         record = Record(
             id=record_id,
@@ -91,6 +92,7 @@ class RowReader:
             history=pair_turns(texts[:-1]),
             videos=tuple(frames for frames, _ in clips),
             fps=tuple(rate for _, rate in clips),
+            other_answers=tuple(answers[1:]),
         )
         return record, [*notes, *_notes(record)]
 
@@ -105,30 +107,30 @@ class RowReader:
         return list(zip(videos, rates, strict=True))
 
 
-def _answer(cells: Cells, choices: tuple[str, ...]) -> tuple[str, list[str]]:
-    """The answer, and notes on where it is from."""
-    notes = []
+def _answers(cells: Cells, choices: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The answers that are right, and notes on where they are from."""
+    notes: list[str] = []
     for name, cell in cells.answers.items():
         if name == "solution" and isinstance(cell, str):  # a worked solution, or the answer alone
-            answer = answer_in_column(answer_in_response(cell), choices=choices)
-        else:
-            answer = answer_in_column(cell, problem=cells.problem, choices=choices)
-        if not answer:
+            cell = answer_in_response(cell)
+        answers = answers_in_column(cell, problem=cells.problem, choices=choices)
+        if not answers:
             continue
-        if num_accepted(cell) > 1:
-            notes.append(f"several accepted answers in {name}: the first one is taken")
+        if len(answers) > 1:
+            notes.append("several accepted answers")
         if others := [other for other in cells.answers if other != name]:
             notes.append(f"answer from the column {name}, not {' or '.join(others)}")
-        return answer, notes
-    return answer_in_column(answer_in_response(cells.response), choices=choices), notes
+        return answers, notes
+    answer = answer_in_column(answer_in_response(cells.response), choices=choices)
+    return [answer] if answer else [], notes
 
 
-def _key_steps(question: str, cells: Cells, answer: str) -> tuple[tuple[str, ...], ...]:
+def _key_steps(question: str, cells: Cells, answers: list[str]) -> tuple[tuple[str, ...], ...]:
     """Of the solution, or else the response; none of a text whose own answer is wrong."""
     for text in (cells.solution, cells.response):
         own_answer = answer_in_response(text)
         is_marked = own_answer not in ("", text.strip())
-        is_wrong = bool(answer) and is_marked and compare(answer, own_answer).is_correct is False
+        is_wrong = bool(answers) and is_marked and compare_any(answers, own_answer).is_correct is False
         if not is_wrong and (groups := key_steps_by_rule(question, text)):
             return groups
     return ()

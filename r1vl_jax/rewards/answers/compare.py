@@ -2,8 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from r1vl_jax.rewards.answers.dates import Date, Ratio, Time
@@ -36,6 +36,8 @@ class Comparison:
         parts: comparisons that all have to be right.
         pairings: of each item of an unordered list with each item of the other; some one-to-one choice of them has to
             be right.
+        alternatives: comparisons with several gold answers, of which one has to be right.
+        number: of the gold answer that is compared, counted from 0.
     """
 
     is_correct: bool | None
@@ -43,18 +45,22 @@ class Comparison:
     question: Question | None = None
     parts: "tuple[Comparison, ...]" = ()
     pairings: "tuple[tuple[Comparison, ...], ...]" = ()
+    alternatives: "tuple[Comparison, ...]" = ()
+    number: int = 0
 
     def questions(self) -> Iterator[Question]:
         """All that math-verify has to be asked."""
         if self.question:
             yield self.question
-        for part in (*self.parts, *itertools.chain(*self.pairings)):
+        for part in (*self.parts, *self.alternatives, *itertools.chain(*self.pairings)):
             yield from part.questions()
 
     def decide(self, reason_of: Mapping[Question, str]) -> "Comparison":
         """The comparison with math-verify's reasons, of which "equal" is the one that makes an answer right."""
         if self.is_correct is not None:
             return self
+        if self.alternatives:
+            return _any([alternative.decide(reason_of) for alternative in self.alternatives])
         if self.question:
             reason = reason_of[self.question]
             return Comparison(reason == "equal", f"math-verify: {reason}")
@@ -63,6 +69,14 @@ class Comparison:
         if not all(part.is_correct for part in parts) or not _has_matching(pairings):
             return _wrong("in the list: math-verify: different")
         return Comparison(True, "in the list: math-verify: equal")
+
+
+def compare_any(golds: Sequence[str], prediction: str) -> Comparison:
+    """Compares a prediction with gold answers, at least one, of which each is right; of several the reason says which.
+
+    A wrong one has the reason of the first.
+    """
+    return _any([compare(gold, prediction) for gold in golds])
 
 
 def compare(gold: str, prediction: str) -> Comparison:
@@ -103,6 +117,17 @@ def _compare(gold: Answer, prediction: Answer) -> Comparison:
     return _wrong(
         {Words: "other words", Range: "another range", Date: "another date", Ratio: "another ratio"}[type(gold)]
     )
+
+
+def _any(comparisons: list[Comparison]) -> Comparison:
+    if len(comparisons) == 1:
+        return comparisons[0]
+    for number, comparison in enumerate(comparisons):
+        if comparison.is_correct:
+            reason = f"{comparison.reason} (accepted answer {number + 1} of {len(comparisons)})"
+            return replace(comparison, number=number, reason=reason)
+    is_open = any(comparison.is_correct is None for comparison in comparisons)
+    return Comparison(None, "math-verify decides", alternatives=tuple(comparisons)) if is_open else comparisons[0]
 
 
 def _compare_option(gold: Option, prediction: Answer) -> Comparison:

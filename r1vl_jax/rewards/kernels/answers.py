@@ -80,7 +80,8 @@ def compare(gold: Answers, line: AnswerLine) -> tuple[Bool[Array, ""], Bool[Arra
 
     is_correct = jnp.where(are_numbers, numbers.is_equal(number, gold_number), is_option_equal)
     is_decided = is_same_form | are_numbers | is_option_decided | is_another_kind
-    return is_same_form | (is_correct & ~is_another_kind), is_decided
+    is_equal = is_same_form | (is_correct & ~is_another_kind)
+    return is_equal, is_decided & (is_equal | ~gold.has_others_B)
 
 
 @bundle

@@ -270,12 +270,32 @@ def test_any_row_is_a_record_or_refused_by_name(read, layout, row):
                 recognise([spoiled])
 
 
+@pytest.mark.parametrize(
+    ("cell", "answers"),
+    [
+        (["2", "two"], ["2", "two"]),
+        (["", None, " red ", "red", "dark red", "red"], ["red", "dark red"]),  # ten people asked
+        ([2, 2.0, "2"], ["2"]),
+        (["2"], ["2"]),
+    ],
+)
+def test_every_answer_of_a_list_is_right(read, cell, answers):
+    record, notes = read({"problem": "Q", "answer": cell})
+    assert [record.answer, *record.other_answers] == answers
+    assert ("several accepted answers" in notes) == (len(answers) > 1)
+
+
+def test_accepted_answers_may_be_choices(read):
+    record, _ = read({"problem": "Q", "answer": ["B", 2], "choices": ["red", "blue", "green"]})
+    assert (record.answer, record.other_answers) == ("B: blue", ("C: green",))
+
+
 def test_what_a_record_lacks_is_noted(read):
     _, notes = read({"messages": turns("Describe it.", "It is large.\nIt is green.")})
     assert notes == ["no key steps", "no answer, so for supervised stages only", "no image"]
     _, notes = read({"problem": "<image> <image>", "image": A, "answer": ["2", "two"]})
     assert notes == [
-        "several accepted answers in answer: the first one is taken",
+        "several accepted answers",
         "more <image> than images: the first were kept",
         "no key steps",
     ]

@@ -91,6 +91,15 @@ def test_kernels_agree_on_the_table_of_answers(semantics):
     assert decided > 100
 
 
+@pytest.mark.parametrize("semantics", SEMANTICS)
+def test_kernels_decide_the_first_of_several_answers_only(semantics):
+    records = [{"answer": "7", "other_answers": ["eight", "9"]}] * 4
+    completions = [PATH[:-1].encode() + answer for answer in (b"7", b"9", b"10", b"red")]
+    reward = score(completions, records, semantics)
+    assert reward.answer_correct.tolist() == [True, False, False, False]
+    assert reward.undecided.tolist() == [False, True, True, True]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("semantics", SEMANTICS)
 def test_kernels_agree_on_a_hundred_thousand_cases(semantics):
