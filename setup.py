@@ -54,7 +54,8 @@ setup(
     ],
     extras_require={
         "tpu": ["jax[tpu]"],
-        "cuda": ["jax[cuda13]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
         "aot": AOT,
         "test": TEST,
         "video": ["av"],

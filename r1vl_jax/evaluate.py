@@ -12,7 +12,7 @@ and what it is a fraction of.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from r1vl_jax.data.records import (
     open_split,
     split_names,
 )
+from r1vl_jax.data.sources.files import local_source
 from r1vl_jax.data.sources.preparation import Preparation
 from r1vl_jax.data.sources.prepare import prepare
 from r1vl_jax.evaluation.predictions import Predictions, score_answers, summarize
@@ -47,7 +48,7 @@ class DataSource:
     """Where the records are.
 
     Attributes:
-        preparation: a directory of records, or files and how they become records.
+        preparation: a directory of records, or files, here or on the hub, and how they become records.
         split: of the data set; "" is "test", or else the only one.
         limit: the first so many records; 0 for all.
     """
@@ -62,9 +63,10 @@ class DataSource:
         Raises:
             FileNotFoundError, ValueError: there are no such data, or no such split; says why.
         """
-        directory, notes = Path(self.preparation.source), ()
+        directory, notes = local_source(self.preparation.source), ()
         if not is_record_directory(directory):
-            prepared = prepare(self.preparation, cache)
+            name = self.preparation.name or self.preparation.source
+            prepared = prepare(replace(self.preparation, source=str(directory), name=name), cache)
             directory, notes = prepared.directory, prepared.summary
         names = split_names(directory)
         name = self.split or ("test" if "test" in names or len(names) > 1 else names[0])

@@ -142,6 +142,15 @@ def test_the_command(directory, tmp_path):
     assert len(parquet.read_table(tmp_path / "predictions.parquet")) == 2
 
 
+def test_data_have_a_name_on_the_hub(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, repo_type: str(directory / name))
+    (directory / "some" / "one").mkdir(parents=True, exist_ok=True)
+    row = {"problem": "How many?", "answer": 3}
+    (directory / "some" / "one" / "test.json").write_text(json.dumps([row]))
+    split, about = DataSource(Preparation("some/one", layout="problem")).open(tmp_path)
+    assert (split[0].id, split[0].source, about["split"]) == ("one/test/0", "one", "test")
+
+
 def test_absent_data_are_named_before_the_model_is_read(tmp_path):
     ended = command("--model=absent", "--data=no/such.json", f"--out={tmp_path / 'out'}")
     assert ended.returncode == 1
