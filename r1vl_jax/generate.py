@@ -6,8 +6,9 @@
 
 `--model` is a directory in Hugging Face's layout, such as an export, or a name on the hub; `--adapter` the directory of
 a LoRA adapter in PEFT's format. `--image` is given once for each picture; pictures come before the prompt, or where it
-has `<image>`. A model that was trained with an instruction is asked with it, unless `--noinstruction` is given. Answers
-are printed, one after another; with `--stream` the one answer as it is made.
+has `<image>`. `--video`, likewise, is a file (decoded by PyAV) or a directory of frames. A model that was trained with
+an instruction is asked with it, unless `--noinstruction` is given. Answers are printed, one after another; with
+`--stream` the one answer as it is made.
 """
 
 import sys
@@ -27,6 +28,7 @@ def ask(
     model: str,
     prompt: str,
     images: Sequence[str],
+    videos: Sequence[str] = (),
     *,
     system: str = "",
     has_instruction: bool = True,
@@ -49,7 +51,7 @@ def ask(
     num_answers = Settings(**settings).n
     if on_piece is not None and num_answers > 1:
         raise ValueError(f"--stream: expected --n=1, got {num_answers}")
-    messages = [*read_prompt(prompt, images)]
+    messages = [*read_prompt(prompt, images, list(videos))]
     if system:
         messages = [{"role": "system", "content": system}, *messages]
     read_messages(messages)
@@ -68,6 +70,7 @@ def main() -> None:
     model = flags.DEFINE_string("model", None, "Directory of the model, or its name on the hub.", required=True)
     prompt = flags.DEFINE_string("prompt", None, "What to ask.", required=True)
     image = flags.DEFINE_multi_string("image", [], "A picture; may be given several times.")
+    video = flags.DEFINE_multi_string("video", [], "A video, or a directory of frames; may be given several times.")
     system = flags.DEFINE_string("system", "", "A system prompt.")
     max_new_tokens = flags.DEFINE_integer("max_new_tokens", 512, "Most tokens of an answer.")
     temperature = flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token each time.")
@@ -96,6 +99,7 @@ def main() -> None:
                 model.value,
                 prompt.value,
                 image.value,
+                video.value,
                 system=system.value,
                 has_instruction=instruction.value,
                 dtype=dtype.value,
@@ -103,7 +107,7 @@ def main() -> None:
                 on_piece=partial(print, end="", flush=True) if stream.value else None,
                 **settings,
             )
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ModuleNotFoundError) as error:  # the last one: PyAV, for videos
             raise SystemExit(str(error)) from None
         if stream.value:
             print()

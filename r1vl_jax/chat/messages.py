@@ -16,6 +16,7 @@ from PIL import Image
 
 from r1vl_jax.data.pictures import open_picture
 from r1vl_jax.data.records import IMAGE_PLACEHOLDER
+from r1vl_jax.data.sources.videos import MAX_FRAMES, list_videos, read_video
 from r1vl_jax.data.turns import FPS, Conversation, Turn, Video, instruct
 
 Messages = Sequence[Mapping[str, Any]]
@@ -31,7 +32,7 @@ def read_prompt(prompt: str, images: Any = None, videos: Any = None) -> Messages
     Args:
         prompt: with one `<image>` for each picture, or with none: then the pictures come first.
         images: a picture or a sequence of them, each as in `open_image`; None for a text alone.
-        videos: a list of frames, or a list of such; they come before pictures and text.
+        videos: a video as in `read_messages`, or a list of such; they come before pictures and text.
 
     Raises:
         ValueError: there are other numbers of pictures and of `<image>`.
@@ -45,10 +46,7 @@ def read_prompt(prompt: str, images: Any = None, videos: Any = None) -> Messages
             f"a prompt: expected one {IMAGE_PLACEHOLDER} for each of {len(pictures)} pictures, or none, got"
             f" {len(texts) - 1}; a text that speaks of {IMAGE_PLACEHOLDER} is given as messages"
         )
-    if videos is not None and not isinstance(videos, (list, tuple)):
-        raise ValueError(f"videos: expected a list of frames, or a list of such, got {_shorten(videos)}")
-    several = [] if not videos else list(videos) if isinstance(videos[0], (list, tuple)) else [videos]
-    parts = [{"type": "video", "video": video} for video in several]
+    parts = [{"type": "video", "video": video} for video in list_videos(videos)]
     parts += [{"type": "text", "text": texts[0]}]
     for picture, text in zip(pictures, texts[1:], strict=True):
         parts += [{"type": "image", "image": picture}, {"type": "text", "text": text}]
@@ -61,8 +59,9 @@ def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:
     Args:
         messages: each with a role (system, user or assistant) and a content: a string, or a list of parts
             `{"type": "text", "text": ...}` and `{"type": "image", "image": ...}`; a picture is as in `open_image`, and
-            may stand under "path", "url" or "base64", or in an `image_url`. A video is a list of frames, with `fps` (2
-            by default) beside it: `{"type": "video", "video": [...], "fps": 1}`. The last one is the user's.
+            may stand under "path", "url" or "base64", or in an `image_url`. A video is a file or a directory of frames,
+            of which two a second are taken, or a list of frames with `fps` (2 by default) beside it:
+            `{"type": "video", "video": [...], "fps": 1}`. The last message is the user's.
         instruction: how to answer, put into the first turn of the user as `instruct` says; "" for none.
 
     Raises:
@@ -164,11 +163,26 @@ def _read_image(part: Mapping[str, Any]) -> Image.Image:
 
 def _read_video(part: Mapping[str, Any]) -> Video:
     frames, fps = part.get("video"), part.get("fps", FPS)
+    if isinstance(frames, (str, os.PathLike)):
+        return _open_video(os.fspath(frames))
     if not isinstance(frames, (list, tuple)) or not frames:
-        raise ValueError(f"content: expected a video as a list of its frames, each a picture, got {_shorten(frames)}")
+        raise ValueError(
+            f"content: expected a video as a file, or a list of its frames, each a picture, got {_shorten(frames)}"
+        )
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < float("inf"):
         raise ValueError(f"content: expected fps as a number of frames a second above 0, got {_shorten(fps)}")
     return Video([open_image(frame) for frame in frames], fps)
+
+
+def _open_video(source: str) -> Video:
+    """A video from a file or a directory of frames, 2 frames a second."""
+    if source.startswith(("http://", "https://")):
+        raise ValueError(f"a video: {_shorten(source)} is not downloaded; save it and give its path")
+    path = Path(source.removeprefix("file://")).expanduser().resolve()
+    if not path.exists():
+        raise ValueError(f"a video: {path}: no such file or directory")
+    frames, fps = read_video(path.name, path.parent, max_frames=MAX_FRAMES)
+    return Video([open_picture(frame, name=str(path)) for frame in frames], fps)
 
 
 def _shorten(value: Any) -> str:

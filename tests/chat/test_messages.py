@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.films import write_film
 from PIL import Image
 
 from r1vl_jax.chat.messages import read_messages, read_prompt
@@ -58,6 +59,28 @@ def test_pictures_of_all_turns_are_in_order():
     assert read_messages(messages).images == [RED, blue]
 
 
+def test_a_video_is_a_file_a_directory_or_frames(tmp_path: Path):
+    film = write_film(tmp_path / "film.mp4", num_frames=40, rate=10, step=6, size=(56, 28))
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        Image.new("RGB", (28, 28), (80 * number,) * 3).save(tmp_path / "frames" / f"{number}.png")
+    frames = sorted((tmp_path / "frames").iterdir())
+    (tmp_path / "linked.mp4").symlink_to(film)
+    given = {
+        "file": film,
+        "link": str(tmp_path / "linked.mp4"),
+        "directory": str(tmp_path / "frames"),
+        "frames": frames,
+    }
+    numbers = {"file": 8, "link": 8, "directory": 3, "frames": 3}
+    for name, videos in given.items():
+        (video,) = read_messages(read_prompt("What?", videos=videos)).videos
+        assert (len(video.frames), video.fps) == (numbers[name], 2.0), name
+    both = read_messages(read_prompt("What?", videos=[str(film), str(tmp_path / "frames")])).videos
+    assert [len(video.frames) for video in both] == [8, 3]
+    assert [frame.getpixel((5, 5))[0] for frame in both[1].frames] == [0, 80, 160]
+
+
 def test_a_prompt_with_and_without_places_for_its_pictures():
     def kinds(prompt: str, images) -> list[str]:
         (message,) = read_prompt(prompt, images)
@@ -101,8 +124,16 @@ def test_a_text_that_speaks_of_an_image_is_text():
         ([{"role": "user", "content": None}], "message 1: content: expected a text, or a list of parts, got None"),
         ([{"role": "user", "content": [{"type": "audio"}]}], 'message 1: content: expected {"type": "text"'),
         (
-            [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}],
-            "expected a video as a list of its frames",
+            [{"role": "user", "content": [{"type": "video", "video": 3}]}],
+            "expected a video as a file, or a list of its frames",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "video", "video": "no/a.mp4"}]}],
+            "no/a.mp4: no such file or directory",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "video", "video": "https://a.b/c.mp4"}]}],
+            "a video: 'https://a.b/c.mp4' is not downloaded; save it and give its path",
         ),
         ([{"role": "user", "content": [{"type": "video", "video": [RED], "fps": 0}]}], "expected fps as a number of"),
         ([{"role": "user", "content": [{"type": "image"}]}], "message 1: content: expected a picture as"),

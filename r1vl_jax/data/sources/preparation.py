@@ -12,6 +12,7 @@ import numpy as np
 from r1vl_jax.data.sources.files import TRAIN, Row, count_rows, read_rows
 from r1vl_jax.data.sources.layouts import parse_columns, recognise
 from r1vl_jax.data.sources.rows import RowReader
+from r1vl_jax.data.sources.videos import MAX_FRAMES
 
 _NUM_SAMPLED = 100  # rows of a file that the layout is recognised by
 
@@ -41,7 +42,7 @@ class Preparation:
     test_size: float = 0.0
     split_seed: int = 0
     key_steps: str = "rule"
-    max_frames: int = 32
+    max_frames: int = MAX_FRAMES
 
     @property
     def root(self) -> Path:

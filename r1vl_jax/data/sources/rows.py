@@ -20,7 +20,7 @@ from r1vl_jax.data.sources.files import Row
 from r1vl_jax.data.sources.layouts import LAYOUTS, rename
 from r1vl_jax.data.sources.pictures import list_pictures, read_picture
 from r1vl_jax.data.sources.readers import Cells
-from r1vl_jax.data.sources.videos import list_videos, read_video
+from r1vl_jax.data.sources.videos import MAX_FRAMES, list_videos, read_video
 from r1vl_jax.rewards.answers import compare_any
 
 
@@ -42,7 +42,7 @@ class RowReader:
     root: Path
     source: str
     key_steps: str = "rule"
-    max_frames: int = 32
+    max_frames: int = MAX_FRAMES
 
     def read(self, row: Row, *, split: str, number: int) -> tuple[Record, list[str]]:
         """The record of a row, not yet validated, and what was changed, is absent or special in it.

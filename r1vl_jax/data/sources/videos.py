@@ -15,6 +15,7 @@ from r1vl_jax.data.turns import FPS
 _SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
 # Where an object has its video.
 VIDEO_KEYS = ("video", "frames", "video_url", "url", "path", "bytes")
+MAX_FRAMES = 32  # where nothing else is asked for
 _LONGEST_NAME = 255
 _NUMBERS = re.compile(r"(\d+)")
 _QUALITY = 95  # of the JPEG files that frames are kept as
@@ -107,9 +108,7 @@ def _decode_file(file: Path | io.BytesIO, name: str, max_frames: int) -> tuple[t
             frames = [_encode(frame.to_image()) for frame in _sample(container.decode(stream), interval)]
             rate = min(1 / interval, float(stream.average_rate or FPS))
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise ValueError(
-            f"video {name} cannot be read below data.images ({error}); expected a file that FFmpeg decodes"
-        ) from error
+        raise ValueError(f"video {name} cannot be read ({error}); expected a file that FFmpeg decodes") from error
     if not frames:
         raise ValueError(f"video {name} has no frames")
     taken = _evenly_spaced(frames, max_frames)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.films import write_film
 from PIL import Image
 
 from r1vl_jax.data.pictures import open_picture
@@ -39,15 +40,7 @@ def frames(root: Path) -> list[bytes]:
 @pytest.fixture
 def film(root: Path) -> Path:
     """A video file of 4 s at 10 frames a second, whose frames become brighter by 6 each."""
-    av = pytest.importorskip("av")
-    with av.open(str(root / "film.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.bit_rate = 56, 28, 10**6
-        for number in range(40):
-            picture = Image.new("RGB", (56, 28), (6 * number,) * 3)
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
-        container.mux(stream.encode())
-    return root / "film.mp4"
+    return write_film(root / "film.mp4", num_frames=40, rate=10, step=6, size=(56, 28))
 
 
 PATHS = [f"clip/frame{number}.png" for number in range(1, 13)]
@@ -101,13 +94,7 @@ def test_a_file_is_sampled_at_two_frames_a_second(root, film):
 
 
 def test_a_slow_file_keeps_its_own_rate(root):
-    av = pytest.importorskip("av")
-    with av.open(str(root / "slow.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=1)
-        stream.width, stream.height = 28, 28
-        for number in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (28, 28), (80 * number,) * 3))))
-        container.mux(stream.encode())
+    write_film(root / "slow.mp4", num_frames=3, rate=1, step=80, size=(28, 28))
     sampled, fps = read_video("slow.mp4", root, max_frames=32)
     assert (len(sampled), fps) == (3, 1.0)
 
@@ -118,7 +105,7 @@ def test_a_slow_file_keeps_its_own_rate(root):
         ("../film.mp4", "video '../film.mp4' leads out of data.images="),
         ("https://example.com/a.mp4", "a video is a URL, 'https://example.com/a.mp4'; download it"),
         ("pictures", None),
-        ("nothing.mp4", "video 'nothing.mp4' cannot be read below data.images .*No such file"),
+        ("nothing.mp4", "video 'nothing.mp4' cannot be read .*No such file"),
         ({"width": 3}, r"a video: expected one of video, .* got the keys \['width'\]"),
         (7, "a video: expected a file, a directory of frames or a list of them, got 7"),
         (["clip.txt"], "picture 'clip.txt' cannot be read"),
