@@ -1,5 +1,6 @@
 """The StepGRPO stage: online reinforcement learning on the policy's own completions."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from r1vl_jax.learner.gradients import Metrics
 from r1vl_jax.learner.steps import step_grpo_step
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import combine, partition
+from r1vl_jax.runtime import processes
 from r1vl_jax.sampling.sampler import Sampler
 from r1vl_jax.training.completions import keep_completions
 from r1vl_jax.training.components import make_learner
@@ -54,6 +56,7 @@ def step_grpo(
         eval_steps=config.eval.steps,
         updates_per_epoch=len(loader.splits["train"]) / config.train.prompts_per_update * loss.num_iterations,
     )
+    equal_groups = observe.EqualGroups()
     with Stage(run, plan, initial, frozen, worker.stream) as stage:
         for step in stage.steps():
             is_profiled = step == config.observe.profile_step  # then the update is waited for, to be timed alone
@@ -61,6 +64,9 @@ def step_grpo(
                 output = update(stage, step)
             rollout = output.rollout_metrics
             stage.record(step, output.metrics, num_tokens=rollout.num_tokens, host=rollout.metrics)
+            message = equal_groups.warning(step, rollout.metrics["frac_reward_zero_std"])
+            if message and processes.is_main_process():
+                logging.getLogger(__name__).warning(message)
             if stage.is_due(step, config.observe.log_completions):
                 advantage_BT = np.asarray(loader.process_local_rows(output.advantage_BT))
                 keep_completions(run, step, output.batch, advantage_BT, rewarder=rewarder)

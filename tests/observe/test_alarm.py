@@ -2,7 +2,7 @@
 
 import pytest
 
-from r1vl_jax.observe import alarm
+from r1vl_jax.observe import EqualGroups, alarm
 
 
 def lines(rewards: list[float], accuracies: list[float | None], stage: str = "step_grpo") -> list[dict]:
@@ -52,3 +52,15 @@ def test_the_threshold_depends_on_the_number_of_problems():
     written = lines([1.0, 1.0, 1.5, 1.5], [0.8, 0.75])
     assert alarm(written, stage="step_grpo", num_problems=100) is None
     assert alarm(written, stage="step_grpo", num_problems=1000) is not None
+
+
+def test_equal_groups_are_warned_of_every_twenty_updates_in_a_row():
+    watch = EqualGroups()
+    assert [watch.warning(step, 0.75) is not None for step in range(1, 41)] == ([False] * 19 + [True]) * 2
+    assert all(watch.warning(step, 0.75) is None for step in range(19))
+    assert watch.warning(20, 0.5) is None  # half is not more than half, and ends the row
+    fractions = [*[0.6] * 10, *[1.0] * 9]
+    assert all(watch.warning(step, fraction) is None for step, fraction in enumerate(fractions))
+    message = watch.warning(40, 1.0)
+    assert message is not None
+    assert message.startswith("step 40: in each of the last 20 updates more than half of the groups (80% on average)")
