@@ -141,10 +141,11 @@ def _evaluate(run: Run, stage: str, params: Params) -> None:
     if processes.broadcast_from_main(stage in observe.update_summary(run.workdir, {}).get("accuracy", {})):
         return
     results = run.evaluator.on_test(params)
-    kinds = {name.removeprefix("accuracy/"): value for name, value in results.items() if name.startswith("accuracy/")}
     run.resource_usage.write()
-    totals = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
-    observe.update_summary(run.workdir, totals | {f"accuracy_by_kind.{stage}": kinds})
+    totals: dict[str, Any] = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
+    for name, kind in (name.split("/", 1) for name in results if "/" in name):
+        totals.setdefault(f"{name}_by_kind.{stage}", {})[kind] = results[f"{name}/{kind}"]
+    observe.update_summary(run.workdir, totals)
     shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
     _print(f"evaluation, {stage}:  {shown}")
 

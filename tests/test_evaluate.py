@@ -18,7 +18,8 @@ from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Answer, Pretrained
 from r1vl_jax.data.sources.preparation import Preparation
 from r1vl_jax.evaluate import DataSource, data_of, evaluate
-from r1vl_jax.evaluation.predictions import SCHEMA, pass_at_k
+from r1vl_jax.evaluation.pass_at_k import pass_at_k
+from r1vl_jax.evaluation.predictions import SCHEMA
 
 SETTINGS = Settings(max_new_tokens=8)
 

@@ -31,7 +31,7 @@ from r1vl_jax.sampling.weight_sync import (
     sync_layers,
     sync_non_layer_params,
 )
-from r1vl_jax.training.components import make_greedy, make_learner, make_reward_spec, make_sampler
+from r1vl_jax.training.components import make_greedy, make_learner, make_reward_spec, make_sampler, make_several
 
 EVALUATION = "evaluation"
 _NO_FLOPS = Flops(0.0)
@@ -148,6 +148,11 @@ class _ProgramBuilder:
         if not shares_rollout or self.config.eval.batch_size != self.num_prompts:
             yield prefill_program
         yield decode_program
+        if (several := make_several(self.sampler, self.config.eval)) is not None:
+            _, samples_program = self._prefill_and_decode(EVALUATION, several, self.config.eval.batch_size)
+            yield dataclasses.replace(
+                samples_program, name=f"{samples_program.name}_samples", memory_settings=("eval.batch_size",)
+            )
 
     def _weight_sync(self, stage: str, num_prompts: int) -> Iterator[Program]:
         """Weight sync in two programs, beside the first prefilled prompts; none where the sampler aliases weights."""

@@ -285,7 +285,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Eval:
-    """Greedy accuracy on held-out problems.
+    """Accuracy on held-out problems.
 
     Attributes:
         num_problems: problems of the test split, evaluated before, between and after the stages; 0 is no evaluation.
@@ -294,6 +294,8 @@ class Eval:
         num_validation: problems of an evaluation on the validation split.
         batch_size: prompts that are decoded together; fewer where there are fewer problems.
         max_completion_length: in tokens; 0 is `sampling.max_completion_length`.
+        num_samples: samples of each problem at temperature 1 beside the greedy answer, for `accuracy_sampled` and
+            pass@k; 0 is none.
     """
 
     num_problems: int = 1_000
@@ -302,6 +304,7 @@ class Eval:
     num_validation: int = 200
     batch_size: int = 128
     max_completion_length: int = 0
+    num_samples: int = 0
 
     @property
     def uses_validation_split(self) -> bool:

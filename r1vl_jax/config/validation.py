@@ -203,7 +203,7 @@ _OPTIM_RANGES: tuple[_Range, ...] = (
 _FILLED_IN = ("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.slices")
 _AT_LEAST_0 = (
     *("sampling.top_k", "sampling.slots", "eval.steps", "eval.supervised_steps", "eval.num_problems"),
-    "eval.max_completion_length",
+    *("eval.max_completion_length", "eval.num_samples"),
     *("train.max_skipped_updates", "train.completion_bucket", "train.tokens_per_micro_batch"),
     "data.vision_pretrain_records",
     *("observe.log_completions", "observe.num_completions_to_print", "observe.profile_step"),

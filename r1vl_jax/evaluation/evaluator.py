@@ -1,4 +1,4 @@
-"""Evaluation on held-out problems with greedy decoding."""
+"""Evaluation on held-out problems with greedy decoding, and with several samples of each."""
 
 import collections
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +11,7 @@ import numpy as np
 from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions, Params, PromptBatch
 from r1vl_jax.data.records import Record
+from r1vl_jax.evaluation.pass_at_k import pass_at_powers
 from r1vl_jax.rewards import Judge
 from r1vl_jax.runtime import processes
 from r1vl_jax.sampling.loop import sample
@@ -28,6 +29,7 @@ class Evaluator:
 
     Attributes:
         sampler: greedy, one completion per prompt.
+        several: at temperature 1, several completions per prompt; None for greedy ones alone.
         process_local_rows: selects the rows of this process from a global batch.
         decode_completions: tokens -> strings.
         test, validation: make the batches of a split; a batch may have more prompts than records (padding).
@@ -36,6 +38,7 @@ class Evaluator:
     """
 
     sampler: Sampler
+    several: Sampler | None
     process_local_rows: Callable[[Any], Any]
     decode_completions: Callable[[Completions], list[str]]
     test: Batches
@@ -53,20 +56,26 @@ class Evaluator:
         return self.evaluate(params, self.validation())
 
     def evaluate(self, params: Params, batches: Iterable[tuple[list[Record], PromptBatch]]) -> dict[str, float]:
-        """Decodes greedily and scores the completions.
+        """Decodes greedily, and samples if asked to, and scores the completions.
 
         Returns:
             Fractions: `accuracy`, `accuracy/KIND`, `well_formed` (complete paths in logical order), `ended` (with an
-            end-of-sequence token) and, if the task has it, `digit_recognition`; and `mean_length` in tokens.
+            end-of-sequence token) and, if the task has it, `digit_recognition`; and `mean_length` in tokens. With
+            several samples also `accuracy_sampled`, `accuracy_sampled/KIND` and `pass_at_K`, for powers of two.
         """
+        local: list[Mapping[str, Any]] = []
         with synced_params(self.sampler, params) as synced:
-            local = [outcome for batch in batches for outcome in self._score_batch(params, synced, *batch)]
+            for records, prompts in batches:
+                outcomes = self._score_batch(params, synced, records, prompts)
+                several = self._score_samples(params, synced, records, prompts)
+                local += [a | b for a, b in zip(outcomes, several, strict=True)]
         outcomes = [outcome for part in processes.all_gather_objects(local) for outcome in part]
         results = {name: float(np.mean([o[name] for o in outcomes])) for name in _MEANS}
-        by_kind = collections.defaultdict(list)
-        for outcome in (each for each in outcomes if each["kind"]):
-            by_kind[outcome["kind"]].append(outcome["accuracy"])
-        results |= {f"accuracy/{kind}": float(np.mean(values)) for kind, values in sorted(by_kind.items())}
+        results |= _by_kind("accuracy", outcomes)
+        if self.several is not None:
+            results["accuracy_sampled"] = float(np.mean([o["accuracy_sampled"] for o in outcomes]))
+            results |= _by_kind("accuracy_sampled", outcomes)
+            results |= {f"pass_at_{k}": value for k, value in pass_at_powers([o["samples"] for o in outcomes]).items()}
         if self.digit_recognition is not None:
             num_digits = sum(o["num_digits"] for o in outcomes)
             results["digit_recognition"] = sum(o["num_recognized"] for o in outcomes) / max(num_digits, 1)
@@ -74,11 +83,10 @@ class Evaluator:
 
     def _score_batch(
         self, params: Params, synced: SyncedParams, records: list[Record], prompts: PromptBatch
-    ) -> list[Mapping]:
-        rollout = sample(self.sampler, params, prompts, jax.random.key(0), synced=synced)
-        completions, has_ended_B = self.process_local_rows((rollout.completions, rollout.has_ended_B))
+    ) -> list[dict[str, Any]]:
+        completions, has_ended_B = self._sample(self.sampler, params, synced, prompts)
         texts = self.decode_completions(completions)[: len(records)]
-        reward = rewards.score(texts, [asdict(r) for r in records], semantics=self.semantics, judge=self.judge)
+        reward = self._score(texts, records)
         length_B = np.asarray(completions.mask_BT).sum(axis=1)
         return [
             {
@@ -92,9 +100,40 @@ class Evaluator:
             for row, (text, record) in enumerate(zip(texts, records, strict=True))
         ]
 
+    def _score_samples(
+        self, params: Params, synced: SyncedParams, records: list[Record], prompts: PromptBatch
+    ) -> list[dict[str, Any]]:
+        """Which of the samples of each record are right."""
+        if self.several is None:
+            return [{} for _ in records]
+        completions, _ = self._sample(self.several, params, synced, prompts)
+        num_samples = self.several.num_generations
+        repeated = [record for record in records for _ in range(num_samples)]
+        is_right_PG = self._score(self.decode_completions(completions)[: len(repeated)], repeated).answer_correct
+        is_right_PG = np.reshape(is_right_PG, (len(records), num_samples))
+        return [{"accuracy_sampled": float(row.mean()), "samples": row.tolist()} for row in is_right_PG]
+
+    def _sample(
+        self, sampler: Sampler, params: Params, synced: SyncedParams, prompts: PromptBatch
+    ) -> tuple[Completions, Any]:
+        """Completions of this process, and whether they have ended."""
+        rollout = sample(sampler, params, prompts, jax.random.key(0), synced=synced)
+        return self.process_local_rows((rollout.completions, rollout.has_ended_B))
+
+    def _score(self, texts: list[str], records: list[Record]) -> rewards.StepReward:
+        return rewards.score(texts, [asdict(r) for r in records], semantics=self.semantics, judge=self.judge)
+
     def _recognize_digits(self, text: str, record: Record) -> dict[str, int]:
         num_recognized, num_digits = (0, 0) if self.digit_recognition is None else self.digit_recognition(text, record)
         return {"num_recognized": num_recognized, "num_digits": num_digits}
 
 
 _MEANS = ("accuracy", "well_formed", "ended", "mean_length")
+
+
+def _by_kind(name: str, outcomes: list[Mapping[str, Any]]) -> dict[str, float]:
+    """The means of an outcome over the records of each kind."""
+    values = collections.defaultdict(list)
+    for outcome in (each for each in outcomes if each["kind"]):
+        values[outcome["kind"]].append(outcome[name])
+    return {f"{name}/{kind}": float(np.mean(of_kind)) for kind, of_kind in sorted(values.items())}

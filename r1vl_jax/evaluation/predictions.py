@@ -8,7 +8,6 @@ OUT/summary.json         accuracies and rewards, see `summarize`
 
 import io
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from pyarrow import parquet
 
 from r1vl_jax import rewards
 from r1vl_jax.data.records import Record
+from r1vl_jax.evaluation.pass_at_k import pass_at_powers
 from r1vl_jax.observe.files import atomic_write, read_json, write_json
 
 Row = dict[str, Any]
@@ -133,21 +133,14 @@ def summarize(rows: Sequence[Row], *, num_records: int, dropped: Mapping[str, st
     for row in rows:
         by_record[row["id"]].append(row["correct"])
         by_kind[row["kind"]].append(row["correct"])
-    num_samples = max(map(len, by_record.values()), default=0)
-    ks = [2**power for power in range(num_samples.bit_length())]
     means = {name: _mean([row[name] for row in rows]) for name in ("has_ended", *_REWARDS)}
     return means | {
         "accuracy": _mean([row["correct"] for row in rows]),
         "accuracy_by_kind": {kind: _mean(values) for kind, values in sorted(by_kind.items()) if kind},
-        "pass_at_k": {str(k): _mean([pass_at_k(len(v), sum(v), k) for v in by_record.values()]) for k in ks},
+        "pass_at_k": {str(k): value for k, value in pass_at_powers(list(by_record.values())).items()},
         "num_records": num_records - len(dropped),
         "dropped": dict(dropped),
     }
-
-
-def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """The chance that one of k samples is right, if k of the samples are drawn. Chen et al. 2021, arXiv 2107.03374."""
-    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
 def _mean(values: Sequence[Any]) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 from r1vl_jax import config
 
+_BY_KIND = "_by_kind"
 # Keys of summary.json's "accuracy", in the order they are measured.
 _STAGES = {"start": "start", "warmup": "after warm-up", "step_grpo": "after StepGRPO"}
 
@@ -87,16 +88,14 @@ def facts(summary: Mapping[str, Any], machine: Mapping[str, Any]) -> list[tuple[
 
 def stage_table(summary: Mapping[str, Any]) -> Table:
     """Accuracy by kind of problem, and all else that an evaluation measured, with a column per stage."""
-    kinds = summary.get("accuracy_by_kind", {})
+    tables = {name: values for name, values in summary.items() if isinstance(values, Mapping) and name != "accuracy"}
+    by_kind = {name: values for name, values in tables.items() if name.endswith(_BY_KIND)}
     measures = {
-        f"accuracy, {kind}": {stage: kinds[stage].get(kind) for stage in kinds}
+        f"{name.removesuffix(_BY_KIND)}, {kind}": {stage: kinds[stage].get(kind) for stage in kinds}
+        for name, kinds in by_kind.items()
         for kind in sorted(set().union(*kinds.values()))
     }
-    measures |= {
-        name: values
-        for name, values in summary.items()
-        if isinstance(values, Mapping) and name not in ("accuracy", "accuracy_by_kind")
-    }
+    measures |= {name: values for name, values in tables.items() if name not in by_kind}
     stages = [stage for stage in _STAGES if any(stage in values for values in measures.values())]
     if not stages:
         return Table((), ())

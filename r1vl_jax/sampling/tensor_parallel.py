@@ -124,10 +124,10 @@ def _sampling_bytes(config: Config, definition: Definition, mesh: jax.sharding.M
         # Each slot has a copy of its prompt's cache, in addition to the prompts' own.
         return num_prompts * prompt + slots * (prompt + completion)
 
-    # Evaluation decodes one completion a prompt, training `num_generations`.
+    # Evaluation decodes one completion a prompt, or `eval.num_samples`, training `num_generations`.
     num_prompts, batch_size = config.train.prompts_per_update, config.eval.batch_size
     num_tokens = max(
-        cached_tokens(batch_size, batch_size),
+        cached_tokens(batch_size, batch_size * max(1, config.eval.num_samples)),
         cached_tokens(num_prompts, num_prompts * config.sampling.num_generations),
     )
     numbers_per_token = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim  # keys and values

@@ -182,6 +182,17 @@ def make_greedy(sampler: Sampler, *, max_length: int = 0) -> Sampler:
     )
 
 
+def make_several(sampler: Sampler, evaluation: settings.Eval) -> Sampler | None:
+    """The sampler of evaluations at temperature 1; None without `num_samples`."""
+    if not evaluation.num_samples:
+        return None
+    return dataclasses.replace(
+        make_greedy(sampler, max_length=evaluation.max_completion_length),
+        method=methods.Temperature(1.0),
+        num_generations=evaluation.num_samples,
+    )
+
+
 def forbidden_token_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[int, ...]:
     """Ids that are never sampled: vision tokens, and rows of the embedding that no token belongs to."""
     id_of_token = tokenizer.get_vocab()
@@ -212,6 +223,7 @@ def make_evaluator(
     batches = partial(loader.eval_batches, batch_size=config.eval.batch_size)
     return Evaluator(
         sampler=make_greedy(sampler, max_length=config.eval.max_completion_length),
+        several=make_several(sampler, config.eval),
         process_local_rows=loader.process_local_rows,
         decode_completions=partial(decode_completions, vocabulary=rewarder.vocabulary),
         test=partial(batches, "test", num_records=config.eval.num_problems),

@@ -90,6 +90,14 @@ def test_evaluation_has_programs_where_training_has_none_of_their_shapes():
     assert not set(without) & set(EVALUATION)
 
 
+def test_evaluation_with_samples_decodes_them_apart():
+    made = programs_of("tpu", eval__num_samples=3)
+    assert list(made)[-2:] == ["evaluation_decode", "evaluation_decode_samples"]
+    rows = jax.eval_shape(made["evaluation_decode_samples"].function, *made["evaluation_decode_samples"].arguments)
+    assert rows.has_ended_B.shape == (12,)  # of 4 prompts
+    assert made["evaluation_decode_samples"].memory_settings == ("eval.batch_size",)
+
+
 def test_evaluation_has_a_length_of_its_own():
     shorter = programs_of("tpu", eval__max_completion_length=8)
     lengths = {name: jax.eval_shape(shorter[name].function, *shorter[name].arguments) for name in DECODE}

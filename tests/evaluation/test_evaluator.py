@@ -33,19 +33,22 @@ def calls(monkeypatch) -> list:
         assert synced() == "synced"
         calls.append((sampler, params, prompts))
         mask_BT = np.arange(9)[None] < np.array(LENGTHS)[:, None]
-        return SimpleNamespace(completions=SimpleNamespace(mask_BT=mask_BT), has_ended_B=np.array([1, 0, 0, 0], bool))
+        texts = TEXTS if sampler == "greedy" else [PATH, "no", "no", "no", PATH, "no", PATH, "padding"]
+        completions = SimpleNamespace(mask_BT=mask_BT, texts=texts)
+        return SimpleNamespace(completions=completions, has_ended_B=np.array([1, 0, 0, 0], bool))
 
     monkeypatch.setattr(evaluator, "synced_params", synced_params)
     monkeypatch.setattr(evaluator, "sample", sample)
     return calls
 
 
-def make_evaluator(digit_recognition=None) -> Evaluator:
+def make_evaluator(digit_recognition=None, several=None) -> Evaluator:
     records = [make_record("sum"), make_record("sum"), make_record("count")]
     return Evaluator(
         sampler="greedy",  # pyright: ignore[reportArgumentType]
+        several=several,
         process_local_rows=lambda rows: rows,
-        decode_completions=lambda completions: TEXTS,
+        decode_completions=lambda completions: completions.texts,
         test=lambda: [(records, "test prompts")],  # pyright: ignore[reportReturnType]
         validation=lambda: [(records[:1], "validation prompts")],  # pyright: ignore[reportReturnType]
         digit_recognition=digit_recognition,
@@ -78,3 +81,14 @@ def test_digit_recognition_is_over_all_digits(calls):
 def test_validation_has_its_own_problems(calls):
     assert make_evaluator().on_validation({})["mean_length"] == 7.0
     assert [prompts for _, _, prompts in calls] == ["validation prompts"]
+
+
+def test_samples_give_their_mean_and_pass_at_k(calls):
+    """Two of each record; the first of one kind has one right sample, its second none, that of the other kind one."""
+    several = SimpleNamespace(num_generations=2)
+    results = make_evaluator(several=several).on_test({})
+    assert [sampler for sampler, _, _ in calls] == ["greedy", several]
+    sampled = {name: value for name, value in results.items() if name.startswith(("accuracy_sampled", "pass"))}
+    expected = {"accuracy_sampled": 1 / 3, "accuracy_sampled/count": 0.5, "accuracy_sampled/sum": 0.25}
+    assert sampled == pytest.approx(expected | {"pass_at_1": 1 / 3, "pass_at_2": 2 / 3})
+    assert results["accuracy"] == pytest.approx(2 / 3)

@@ -48,6 +48,14 @@ def test_evaluations_have_a_length_of_their_own(make_config):
     assert build_components(make_config(sampling__max_completion_length=300)).evaluator.sampler.max_length == 300
 
 
+def test_evaluations_sample_if_asked_to(make_config):
+    assert build_components(make_config()).evaluator.several is None
+    changes = {"eval__num_samples": 3, "eval__max_completion_length": 9, "sampling__temperature": 0.7}
+    several = build_components(make_config(**changes)).evaluator.several
+    assert several is not None
+    assert (several.method, several.num_generations, several.max_length) == (Temperature(1.0), 3, 9)
+
+
 @pytest.mark.parametrize(("batch_size", "width"), [(128, 8), (8, 8), (4, 4)])
 def test_an_evaluation_is_no_wider_than_its_records(make_config, batch_size, width):
     """There are 5, for 8 devices; a batch that is smaller comes with its full width each time."""
