@@ -6,7 +6,7 @@ from typing import Any
 
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
-TEXTS = ("id", "problem", "solution", "answer", "response", "kind", "source", "system")
+TEXTS = ("id", "problem", "answer", "solution", "response", "kind", "source", "system")
 # Columns that data sets of earlier versions lack, with what they would hold.
 _ADDED = {"system": b"", "history": (), "videos": (), "fps": (), "other_answers": ()}
 

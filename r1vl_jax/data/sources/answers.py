@@ -3,18 +3,19 @@ r"""The answer of a row: from a response, or from a column as it occurs there.
 In a text the answer is what stands below the answer heading, in `<answer>`, in the last `\boxed`, or behind `####`.
 """
 
-import json
 import math
 import re
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from r1vl_jax.data.sources.literals import parse_literal
 from r1vl_jax.rewards.answers import reading
 
 _MAX_BARE_ANSWER = 100  # characters of a line that is an answer without a mark
 _BOXED = re.compile(r"\\boxed\s*\{(.*)\}", re.DOTALL)
-_LETTER = re.compile(r"\(?([A-J])[).:]?\s*")
+_LETTER = re.compile(r"\(?([A-Za-z])[).:]?\s*")
+_INDEX = re.compile(r"-?[0-9]+(?:\.0+)?")
 _LABEL = re.compile(r"\(?([A-J])[).:]\s+")
 _TRUE_OR_FALSE = re.compile(r"true\s+or\s+false|true/false", re.IGNORECASE)
 
@@ -30,17 +31,18 @@ def answer_in_response(response: str) -> str:
 def answer_in_column(cell: Any, *, problem: str = "", choices: Sequence[str] = ()) -> str:
     """The text of an answer of any type, of a list the first; "" for null.
 
-    With choices it is `B: text`, from a letter, the text of a choice, or an integer that counts choices from 0.
+    With choices it is `B: text`, from a letter, the text of a choice, or a whole number that counts choices from 0.
 
     Args:
         problem: a question of true or false has True and False as answers, any other yes and no, where the cell is a
             boolean.
 
     Raises:
-        ValueError: an object, a number that is not finite, or an integer that could be a choice or count them.
+        ValueError: an object, a number that is not finite, a whole number that could be a choice or count them, or a
+            letter or number that no choice has.
     """
-    if choices and isinstance(cell, int) and not isinstance(cell, bool):
-        return _from_index(cell, choices)
+    if choices and _is_whole(cell):
+        return _from_index(int(cell), choices)
     text = _to_text(cell, problem)
     marked = _marked(text)
     text = text.strip() if marked is None else marked
@@ -66,9 +68,9 @@ def parse_choices(cell: Any) -> tuple[str, ...]:
     """
     if isinstance(cell, str) and cell.strip().startswith(("[", "{")):
         try:
-            cell = json.loads(cell)
+            cell = parse_literal(cell)
         except ValueError as error:
-            raise ValueError(f"choices: expected a list, got {cell!r:.60} ({error})") from error
+            raise ValueError(f"choices: {error}") from error
     if isinstance(cell, Mapping):
         cell = [cell[letter] for letter in sorted(cell) if cell[letter] is not None]
     if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
@@ -93,8 +95,9 @@ def list_choices(problem: str, choices: Sequence[str]) -> str:
 
 def _marked(text: str) -> str | None:
     """The answer of a text that marks one; None without a mark."""
-    found = reading.anywhere(text.encode(errors="surrogatepass")).decode(errors="replace").strip()
-    if found != text.strip() or reading.below_heading(text.encode(errors="surrogatepass")) is not None:
+    encoded = text.encode(errors="surrogatepass")  # half a surrogate pair stays: the record is refused for it
+    found = reading.anywhere(encoded).decode(errors="surrogatepass").strip()
+    if found != text.strip() or reading.below_heading(encoded) is not None:
         return _unboxed(found)
     if "####" in text:
         return text.rpartition("####")[2].strip()
@@ -132,9 +135,14 @@ def _to_text(cell: Any, problem: str) -> str:
     raise ValueError(f"its answer: expected a text, a finite number, a boolean or a list of them, got {cell!r:.60}")
 
 
+def _is_whole(cell: Any) -> bool:
+    """Whether a cell is an integer, or a float without a fraction, as pandas holds integers beside nulls."""
+    return (isinstance(cell, int) and not isinstance(cell, bool)) or (isinstance(cell, float) and cell.is_integer())
+
+
 def _from_index(index: int, choices: Sequence[str]) -> str:
     counted = index if 0 <= index < len(choices) else None
-    named = choices.index(str(index)) if str(index) in choices else None
+    named = next((number for number, text in enumerate(choices) if text in (str(index), f"{index}.0")), None)
     if counted is None and named is None:
         raise ValueError(f"its answer {index} neither counts the {len(choices)} choices from 0 nor is one of them")
     if counted is not None and named is not None and counted != named:
@@ -143,13 +151,25 @@ def _from_index(index: int, choices: Sequence[str]) -> str:
         )
     number = named if counted is None else counted
     assert number is not None
+    return _name_choice(number, choices)
+
+
+def _name_choice(number: int, choices: Sequence[str]) -> str:
     return f"{string.ascii_uppercase[number]}: {choices[number]}"
 
 
 def _with_choice(text: str, choices: Sequence[str]) -> str:
     letter = _LETTER.fullmatch(text)
-    if letter and (number := string.ascii_uppercase.index(letter[1])) < len(choices):
-        return f"{letter[1]}: {choices[number]}"
+    if letter and (number := string.ascii_uppercase.find(letter[1])) in range(len(choices)):
+        return _name_choice(number, choices)
     if list(choices).count(text) == 1:
-        return f"{string.ascii_uppercase[choices.index(text)]}: {text}"
-    return text
+        return _name_choice(choices.index(text), choices)
+    if letter and choices:
+        return _name_choice(_number_of_letter(letter[1], len(choices)), choices)
+    return _from_index(int(text.partition(".")[0]), choices) if choices and _INDEX.fullmatch(text) else text
+
+
+def _number_of_letter(letter: str, num_choices: int) -> int:
+    if (number := string.ascii_uppercase.index(letter.upper())) >= num_choices:
+        raise ValueError(f"its answer {letter!r} is the letter of none of its {num_choices} choices")
+    return number

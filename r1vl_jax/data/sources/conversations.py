@@ -11,8 +11,10 @@ from r1vl_jax.data.sources.videos import VIDEO_KEYS
 _ROLES = {
     **dict.fromkeys(("user", "human", "observation"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "bot"), "assistant"),
-    "system": "system",
+    **dict.fromkeys(("system", "developer"), "system"),
 }
+
+_TEXTS = ("text", "input_text", "output_text")
 
 Held = dict[str, list[Any]]  # kind of picture -> what the parts of turns hold
 
@@ -88,7 +90,7 @@ def _part_text(part: Any, held: Held) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
-    text = (part.get("text") or part.get("content") or "") if kind == "text" else None
+    text = (part.get("text") or part.get("content") or "") if kind in _TEXTS else None
     if isinstance(text, str):
         return text
     if kind in ("image", "image_url", "input_image"):

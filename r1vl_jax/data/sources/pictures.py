@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from r1vl_jax.data.sources.literals import parse_list
+
 _DATA_URL = re.compile(r"data:[\w/+.-]*(?:;[\w=-]+)*;base64,")
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")  # a path has a dot, or is shorter
@@ -17,7 +19,8 @@ _KEYS = ("bytes", "path", "url", "image", "image_url", "data")
 
 
 def list_pictures(cell: Any) -> list[Any]:
-    """The pictures of a cell that holds one, several or none."""
+    """The pictures of a cell that holds one, several, also as the text of a list, or none."""
+    cell = parse_list(cell)
     if cell is None or cell == "" or (isinstance(cell, float) and cell != cell):
         return []
     cells = cell if isinstance(cell, list | tuple) else [cell]
@@ -65,12 +68,14 @@ def path_below(name: str, root: Path, kind: str = "picture") -> Path:
     """The path of a file that a cell names.
 
     Raises:
-        ValueError: it is a URL, leads out of `root`, or is of a pickled file.
+        ValueError: it is a URL, leads out of `root`, is of a pickled file, or has characters that no path has.
     """
     if _URL.match(name):
         raise ValueError(f"a {kind} is a URL, {name[:80]!r}; download it, and give its path below data.images")
     if name.endswith(_PICKLED_NAMES):
         raise ValueError(f"{kind} {name!r} is pickled, and reading that may run any program; give a file of its own")
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError(f"{kind} {name!r}: a path has no null character and no half of a surrogate pair")
     root = Path(os.path.abspath(root))
     path = Path(os.path.abspath(root / name))  # a link below the root may lead where its owner wants
     if not path.is_relative_to(root):

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from r1vl_jax.data.sources.literals import parse_list
 from r1vl_jax.data.sources.pictures import list_pictures, path_below, read_picture
 from r1vl_jax.data.turns import FPS
 
@@ -23,6 +24,7 @@ _QUALITY = 95  # of the JPEG files that frames are kept as
 
 def list_videos(cell: Any) -> list[Any]:
     """The videos of a cell that holds one, several or none; a list of pictures is one video."""
+    cell = parse_list(cell)
     cells = list_pictures(cell)
     return [cells] if isinstance(cell, list | tuple) and cells and all(map(_is_frame, cells)) else cells
 

@@ -67,7 +67,14 @@ def test_true_and_false_are_answers_where_the_question_offers_them():
         ("fish", "fish"),
         (["B"], "B: dog"),
         (r"\boxed{B}", "B: dog"),
-        ("D", "D"),
+        ("b", "B: dog"),
+        ("(b)", "B: dog"),
+        (1.0, "B: dog"),
+        (0.0, "A: cat"),
+        ("1", "B: dog"),
+        ("1.0", "B: dog"),
+        (0.5, "0.5"),
+        (float("nan"), ""),
     ],
     ids=repr,
 )
@@ -80,6 +87,13 @@ def test_the_answer_among_choices(cell, answer):
     [
         (3, ("cat", "dog"), "its answer 3 neither counts the 2 choices from 0 nor is one of them"),
         (1, ("1", "2"), "its answer 1 could be choice 1, counted from 0, or the choice that reads 1"),
+        (2.0, ("cat", "dog"), "its answer 2 neither counts the 2 choices"),
+        ("2", ("cat", "dog"), "its answer 2 neither counts the 2 choices"),
+        ("-1", ("cat", "dog"), "its answer -1 neither counts the 2 choices"),
+        (1.0, ("1.0", "2.0"), "its answer 1 could be choice 1, counted from 0, or the choice that reads 1"),
+        ("9" * 5000, ("cat", "dog"), "4300 digits"),
+        ("C", ("cat", "dog"), "its answer 'C' is the letter of none of its 2 choices"),
+        ("z.", ("cat", "dog"), "its answer 'z' is the letter of none of its 2 choices"),
         (float("inf"), (), "expected a text, a finite number"),
         ({"a": 1}, (), "expected a text, a finite number"),
     ],
@@ -92,15 +106,36 @@ def test_an_answer_that_cannot_be_known_is_refused(cell, choices, message):
 def test_a_number_that_is_one_of_the_choices_is_that_choice():
     assert answer_in_column(45, choices=("30", "45")) == "B: 45"
     assert answer_in_column(0, choices=("0", "1")) == "A: 0"
+    assert answer_in_column("1", choices=("1", "2")) == "A: 1"
+    assert answer_in_column(45.0, choices=("30.0", "45.0")) == "B: 45.0"
+
+
+def test_a_small_letter_that_is_one_of_the_choices_is_that_choice():
+    assert answer_in_column("a", choices=("b", "a")) == "B: a"
 
 
 @pytest.mark.parametrize(
     "cell",
-    [["3", "5"], [3, 5.0], ["A. 3", "B. 5"], ["(A) 3", "(B) 5"], {"A": "3", "B": 5}, '["3", "5"]'],
+    [["3", "5"], [3, 5.0], ["A. 3", "B. 5"], ["(A) 3", "(B) 5"], {"A": "3", "B": 5}, '["3", "5"]']
+    + ["['3', '5']", "[3,\n '5']", "{'A': '3', 'B': '5'}"],
     ids=repr,
 )
 def test_choices_in_every_layout(cell):
     assert parse_choices(cell) == ("3", "5")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("['3' '5']", "choices: expected commas between the texts of a list"),
+        ("[print('3')]", "choices: expected JSON or a Python literal, got"),
+        ("[" * 5000, r"choices: expected JSON or a Python literal, got '\[\["),
+    ],
+    ids=["without commas", "program", "deep"],
+)
+def test_choices_that_are_no_list_are_refused(cell, message):
+    with pytest.raises(ValueError, match=message):
+        parse_choices(cell)
 
 
 def test_choices_are_listed_unless_the_question_has_them():

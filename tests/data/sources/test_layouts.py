@@ -191,6 +191,15 @@ def test_a_conversation_is_read_with_its_system_prompt_and_earlier_turns(read, p
     assert invalid_reason(record) is None
 
 
+def test_openais_newer_names_of_roles_and_parts_are_read(read, png):
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    question = [{"type": "input_text", "text": "How many?"}, {"type": "input_image", "image_url": url}]
+    answer = [{"type": "output_text", "text": "2"}]
+    record, _ = read({"messages": [{"role": "developer", "content": "Be brief."}, *turns(question, answer)]})
+    assert (record.system, record.problem, record.response) == ("Be brief.", "How many?<image>", "2")
+    assert record.images == (png,)
+
+
 def test_a_question_without_a_response_may_end_a_conversation(read):
     record, _ = read({"prompt": [*turns("A?", "B."), *turns("C?")], "answer": "2"})
     assert (record.history, record.problem, record.response) == ((("A?", "B."),), "C?", "")
@@ -288,6 +297,12 @@ def test_every_answer_of_a_list_is_right(read, cell, answers):
 def test_accepted_answers_may_be_choices(read):
     record, _ = read({"problem": "Q", "answer": ["B", 2], "choices": ["red", "blue", "green"]})
     assert (record.answer, record.other_answers) == ("B: blue", ("C: green",))
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_not_replaced(read):
+    for answer in ("\ud800", "so\n#### \ud800", r"\boxed{\ud800}".replace(r"\ud800", "\ud800")):
+        record, _ = read({"problem": "Q", "answer": answer})
+        assert "field 'answer': expected text that UTF-8 can write, got '\\ud800'" in str(invalid_reason(record))
 
 
 def test_what_a_record_lacks_is_noted(read):

@@ -51,6 +51,8 @@ def _with_link(root):
             "picture 'pictures/b.png' cannot be read below data.images=.*No such file.*; set data.images",
         ),
         ("a.pkl", "picture 'a.pkl' is pickled"),
+        ("a.png\0", r"picture 'a.png\\x00': a path has no null character"),
+        ("\ud800.png", r"picture '\\ud800.png': a path has no .* half of a surrogate pair"),
         (pickle.dumps([1]), "a picture is pickled, and reading that may run any program"),
         ({"width": 3}, r"expected one of bytes, path, .* got the keys \['width'\]"),
         (7, r"a picture: expected a path, bytes or base64, got 7 \(int\)"),
@@ -65,4 +67,7 @@ def test_what_is_no_picture_of_ones_own_is_refused_by_name(cell, message, root):
 def test_a_cell_holds_one_several_or_none():
     assert list_pictures("a.png") == ["a.png"]
     assert list_pictures(["a.png", None, b"b"]) == ["a.png", b"b"]
+    assert list_pictures('["a.png", "b.png"]') == list_pictures("['a.png', 'b.png']") == ["a.png", "b.png"]
+    assert list_pictures("[a].png") == ["[a].png"]
+    assert list_pictures("[a]") == ["[a]"]
     assert list_pictures(None) == list_pictures("") == list_pictures([]) == list_pictures(float("nan")) == []

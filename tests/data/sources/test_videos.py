@@ -69,6 +69,8 @@ def test_of_too_many_frames_some_are_taken_at_equal_distances(root, frames):
         ("a.mp4", ["a.mp4"]),
         (["a.mp4", "clips/b"], ["a.mp4", "clips/b"]),
         (["a.png", "b.png"], [["a.png", "b.png"]]),
+        ('["a.png", "b.png"]', [["a.png", "b.png"]]),
+        ("['a.mp4', 'clips/b']", ["a.mp4", "clips/b"]),
         ([b"a", b"b"], [[b"a", b"b"]]),
         ([{"bytes": b"a", "path": None}, {"path": "b.png"}], [[{"bytes": b"a", "path": None}, {"path": "b.png"}]]),
         ([["a.png"], ["b.png", "c.png"]], [["a.png"], ["b.png", "c.png"]]),
