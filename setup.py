@@ -60,6 +60,7 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "aot": AOT,
         "test": TEST,
+        "hub": ["huggingface_hub"],
         "video": ["av"],
         "notebook": ["jupyter", "matplotlib"],
     },

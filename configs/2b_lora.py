@@ -1,7 +1,7 @@
 """Qwen2-VL-2B with LoRA, on one TPU chip or GPU with 16 GiB: both stages, from an adapter to an adapter.
 
     python -m r1vl_jax.train --config=configs/2b_lora.py --config.train.stages='("warmup",)' \
-        --config.data.source=data/mulberry --config.workdir=runs/2b_lora_warmup
+        --config.model.adapter_path= --config.data.source=data/mulberry --config.workdir=runs/2b_lora_warmup
     python -m r1vl_jax.checkpoint.hf_export --run=runs/2b_lora_warmup --out=runs/2b_lora_warmup/adapter --adapter
     python -m r1vl_jax.train --config=configs/2b_lora.py
 

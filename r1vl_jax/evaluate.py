@@ -1,6 +1,6 @@
 """Evaluates a model on a data set: its answers, which of them are right and why, and their rewards.
 
-    python -m r1vl_jax.evaluate --model=DIR --data=FILE --out=DIR [--split=test] [--limit=500]
+    python -m r1vl_jax.evaluate --model=DIR --data=FILE --out=DIR [--split=test] [--limit=500] [--adapter=DIR]
     python -m r1vl_jax.evaluate --run=WORKDIR --out=DIR [--stage=warmup] [--step=100] [--data=FILE]
         [--samples=8 --temperature=1.0] [--max_new_tokens=512] [--batch_size=16] [--semantics=paper] [--dtype=bfloat16]
 
@@ -18,29 +18,25 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 from rich.console import Console
 
 from r1vl_jax import config, rewards
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Pretrained, load
-from r1vl_jax.checkpoint.hf.export import export_run
+from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
+from r1vl_jax.checkpoint.hf.export import export_run, find_checkpoint, load_settings
+from r1vl_jax.config import Data
+from r1vl_jax.data.fingerprint import combined_fingerprint
+from r1vl_jax.data.pipeline import NO_ANSWER
 from r1vl_jax.data.prompts import EncodedPrompt, encode
-from r1vl_jax.data.records import (
-    Record,
-    Split,
-    UnusableRecord,
-    fingerprint,
-    is_record_directory,
-    open_split,
-    split_names,
-)
-from r1vl_jax.data.sources.files import local_source
-from r1vl_jax.data.sources.preparation import Preparation
-from r1vl_jax.data.sources.prepare import prepare
+from r1vl_jax.data.records import Record, Split, UnusableRecord
+from r1vl_jax.data.sources.prepare import Prepared
 from r1vl_jax.evaluation.predictions import Predictions, score_answers, summarize
 from r1vl_jax.observe.progress import Progress
 from r1vl_jax.runtime import compilation_cache, libtpu
 from r1vl_jax.sharding.mesh import make_mesh
+from r1vl_jax.training.sources import open_held_out, prepare_sources
 
 
 @dataclass(frozen=True)
@@ -48,29 +44,28 @@ class DataSource:
     """Where the records are.
 
     Attributes:
-        preparation: a directory of records, or files, here or on the hub, and how they become records.
-        split: of the data set; "" is "test", or else the only one.
+        settings: `source`, with its mixtures and names on the hub, and how its files become records.
+        split: of the data; "" is "test", or else the only one.
         limit: the first so many records; 0 for all.
     """
 
-    preparation: Preparation
+    settings: Data
     split: str = ""
     limit: int = 0
 
     def open(self, cache: Path) -> tuple[Split, dict[str, Any]]:
-        """The split, and what is known of it; files of other formats are prepared in `cache`.
+        """The split, and what is known of it; files of other formats are prepared in `cache`, or `settings.directory`.
 
         Raises:
             FileNotFoundError, ValueError: there are no such data, or no such split; says why.
         """
-        directory, notes = local_source(self.preparation.source), ()
-        if not is_record_directory(directory):
-            name = self.preparation.name or self.preparation.source
-            prepared = prepare(replace(self.preparation, source=str(directory), name=name), cache)
-            directory, notes = prepared.directory, prepared.summary
-        names = split_names(directory)
-        name = self.split or ("test" if "test" in names or len(names) > 1 else names[0])
-        return open_split(directory, name), {"split": name, "sha256": fingerprint(directory), "notes": list(notes)}
+        cache = Path(self.settings.directory or cache)
+        is_embedded = self.settings.source == "digits"
+        prepared = [Prepared(cache, ())] if is_embedded else prepare_sources(self.settings, cache)
+        directories = [each.directory for each in prepared]
+        split, name, notes = open_held_out(directories, self.split)
+        notes = [*(line for each in prepared for line in each.summary), *notes]
+        return split, {"split": name, "sha256": combined_fingerprint(directories), "notes": notes}
 
 
 def evaluate(
@@ -99,6 +94,8 @@ def evaluate(
     split, about = data.open(out / "data")
     num_records = min(data.limit or len(split), len(split))
     kept = {"model": name, "data": about, "num_records": num_records, "semantics": semantics}
+    for kind, directory in {"weights": model.directory, "adapter": model.adapter}.items():
+        kept[kind] = "" if directory is None else weights_fingerprint(str(directory))
     kept |= {"batch_size": batch_size} | vars(settings)
     predictions = Predictions(out, kept)
     starts = range(0, num_records, batch_size)
@@ -124,7 +121,10 @@ def _encode_usable(
     usable, prompts, dropped = [], [], {}
     for record in records:
         try:
-            prompts.append(encode(record, model.prompter.processor, instruction=model.prompter.instruction))
+            prompt = encode(record, model.prompter.processor, instruction=model.prompter.instruction)
+            if not record.answer.strip():
+                raise UnusableRecord(record.id, NO_ANSWER)
+            prompts.append(prompt)
             usable.append(record)
         except UnusableRecord as error:
             dropped[record.id] = error.reason
@@ -133,6 +133,7 @@ def _encode_usable(
 
 def main() -> None:
     model = flags.DEFINE_string("model", "", "Directory of the model, or its name on the hub.")
+    adapter = flags.DEFINE_string("adapter", None, "Directory of a LoRA adapter of --model, in PEFT's format.")
     run = flags.DEFINE_string("run", "", "Workdir of a run, in place of --model.")
     stage = flags.DEFINE_string("stage", "", "Stage of the run; by default the last that has a checkpoint.")
     step = flags.DEFINE_integer("step", 0, "Step of the run's checkpoint; 0 is the latest.", lower_bound=0)
@@ -159,20 +160,25 @@ def main() -> None:
         directory = Path(out.value)
         try:
             settings = Settings(max_new_tokens.value, temperature.value, samples.value, seed=seed.value)
-            source = DataSource(
-                Preparation(
-                    data.value or data_of(run.value),
+            if bool(model.value) == bool(run.value) or (adapter.value and run.value):
+                raise ValueError("expected --model=DIR, with --adapter or without, or --run=WORKDIR")
+            of_data = (
+                data_of(run.value)
+                if not data.value
+                else Data(
+                    source=data.value,
                     images=images.value,
                     layout=layout.value,
                     columns=columns.value,
                     max_frames=max_frames.value,
-                ),
-                split=split.value,
-                limit=limit.value,
+                )
             )
+            source = DataSource(of_data, split.value, limit.value)
             source.open(directory / "data")  # what is not there is said before the weights are read
-            path = model.value or _export(run.value, stage.value, step.value, directory, dtype.value)
-            loaded = load(path, dtype=dtype.value, mesh=_mesh(), param_dtype=dtype.value)
+            path = model.value
+            if run.value:
+                path = _export(run.value, stage.value, step.value, directory, dtype.value)
+            loaded = load(path, dtype=dtype.value, mesh=_mesh(), param_dtype=dtype.value, adapter=adapter.value)
             summary = evaluate(
                 loaded,
                 source,
@@ -180,7 +186,7 @@ def main() -> None:
                 settings=settings,
                 batch_size=batch_size.value,
                 semantics=semantics.value,
-                name=model.value or " ".join([run.value, *_checkpoint_name(stage.value, step.value)]),
+                name=path,
                 console=Console(),
             )
         except (ValueError, OSError) as error:
@@ -196,36 +202,29 @@ def main() -> None:
     app.run(start)
 
 
-def data_of(run: str) -> str:
-    """The data directory of a run.
+def data_of(run: str) -> Data:
+    """The data settings of a run, with the directory that its prepared data are in.
 
     Raises:
-        ValueError: no run is given, or it has none.
+        FileNotFoundError, ValueError: no run is given, or there is none.
     """
-    directories = sorted(Path(run).glob("data*/**/dataset_info.json")) if run else []
-    if not directories:
-        known = f"; {run} has none of its own" if run else ""
-        raise ValueError(f"--data: expected a file or directory of records{known}")
-    return str(directories[0].parent)
+    if not run:
+        raise ValueError("--data: expected a file or directory of records")
+    settings = load_settings(epath.Path(run)).data
+    return replace(settings, directory=settings.directory or str(Path(run) / "data"))
 
 
 def _export(run: str, stage: str, step: int, out: Path, dtype: str) -> str:
     """Exports the checkpoint of a run into a directory in `out`, unless it was exported before; returns this.
 
     Raises:
-        FileNotFoundError, ValueError: neither model nor run is given, or there is no checkpoint.
+        FileNotFoundError, ValueError: there is no run, or no such checkpoint.
     """
-    if not run:
-        raise ValueError("expected --model=DIR or --run=WORKDIR")
-    directory = out / "-".join(["model", *_checkpoint_name(stage, step)])
+    checkpoint = find_checkpoint(epath.Path(run), load_settings(epath.Path(run)), stage, step)
+    directory = out / f"model-{checkpoint.stage}-{checkpoint.step}"
     if not directory.exists():
-        export_run(run, directory, stage=stage, step=step, dtype=dtype)
+        export_run(run, directory, stage=checkpoint.stage, step=checkpoint.step, dtype=dtype)
     return str(directory)
-
-
-def _checkpoint_name(stage: str, step: int) -> list[str]:
-    """What was said of the checkpoint: nothing for the latest of all."""
-    return [stage] * bool(stage) + [str(step)] * bool(step)
 
 
 def _mesh() -> jax.sharding.Mesh:

@@ -1,7 +1,9 @@
 """A model is evaluated on a data set: predictions are kept, resumed, and counted over all records that were asked."""
 
+import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,13 @@ import pytest
 from helpers.chat_model import write_chat_model
 from PIL import Image
 from pyarrow import parquet
+from safetensors.numpy import load_file, save_file
 
 import r1vl_jax
 from r1vl_jax import rewards
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Answer, Pretrained
-from r1vl_jax.data.sources.preparation import Preparation
+from r1vl_jax.config import Data
 from r1vl_jax.evaluate import DataSource, data_of, evaluate
 from r1vl_jax.evaluation.pass_at_k import pass_at_k
 from r1vl_jax.evaluation.predictions import SCHEMA
@@ -48,9 +51,8 @@ def model(directory: Path) -> Pretrained:
 
 def run(model, directory, out, **options):
     settings = options.pop("settings", SETTINGS)
-    return evaluate(
-        model, DataSource(Preparation(str(directory / "rows.jsonl"))), out, settings=settings, batch_size=2, **options
-    )
+    source = DataSource(Data(source=str(directory / "rows.jsonl")))
+    return evaluate(model, source, out, settings=settings, batch_size=2, **options)
 
 
 def says(text: str) -> Answer:
@@ -148,7 +150,7 @@ def test_data_have_a_name_on_the_hub(directory, tmp_path, monkeypatch):
     (directory / "some" / "one").mkdir(parents=True, exist_ok=True)
     row = {"problem": "How many?", "answer": 3}
     (directory / "some" / "one" / "test.json").write_text(json.dumps([row]))
-    split, about = DataSource(Preparation("some/one", layout="problem")).open(tmp_path)
+    split, about = DataSource(Data(source="some/one", layout="problem")).open(tmp_path)
     assert (split[0].id, split[0].source, about["split"]) == ("one/test/0", "one", "test")
 
 
@@ -160,5 +162,46 @@ def test_absent_data_are_named_before_the_model_is_read(tmp_path):
 
 
 def test_a_run_without_data_is_named(tmp_path):
-    with pytest.raises(ValueError, match="--data: expected a file or directory of records; .* has none of its own"):
+    with pytest.raises(ValueError, match="--data: expected a file or directory of records"):
+        data_of("")
+    with pytest.raises(FileNotFoundError, match="no run here"):
         data_of(str(tmp_path))
+
+
+def test_data_may_be_a_mixture(directory, tmp_path):
+    """Of held-out records each comes once, whatever the weights; a source without the split is named."""
+    for name, numbers in {"a": [1, 2], "b": [3]}.items():
+        rows = [{"problem": "How many?", "answer": number} for number in numbers]
+        (tmp_path / f"{name}_test.json").write_text(json.dumps(rows))
+    (tmp_path / "c.json").write_text(json.dumps([{"problem": "How many?", "answer": 4}]))
+    text = ", ".join(f"{tmp_path / name}.json:{weight}" for name, weight in {"a_test": 0.9, "b_test": 0.1}.items())
+    split, about = DataSource(Data(source=text, layout="problem")).open(tmp_path / "cache")
+    assert sorted(record.answer for record in split) == ["1", "2", "3"]
+    assert [note for note in about["notes"] if "rows kept" in note] == [
+        "test: 2 of 2 rows kept, 0 dropped",
+        "test: 1 of 1 rows kept, 0 dropped",
+    ]
+    source = Data(source=f"{text}, {tmp_path / 'c.json'}:1", layout="problem")
+    split, about = DataSource(source).open(tmp_path / "cache")
+    assert len(split) == 3
+    assert about["notes"][-1].endswith("has no split test: it is left out")
+
+
+def test_records_without_an_answer_are_dropped_by_name(model, directory, tmp_path):
+    turns = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "It is so.\nAnd so on."}]
+    rows = [{"id": "open", "messages": turns}, {"id": "closed", "messages": [turns[0], turns[1] | {"content": "5"}]}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    source = DataSource(Data(source=str(tmp_path / "rows.json")))
+    summary = evaluate(model, source, tmp_path / "out", settings=SETTINGS)
+    assert summary["dropped"] == {"open": "it has no answer"}
+    assert summary["num_records"] == 1
+
+
+def test_other_weights_are_not_mixed(model, directory, tmp_path):
+    run(model, directory, tmp_path)
+    shutil.copytree(directory / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    changed = {name: 2 * value for name, value in weights.items()}
+    save_file(changed, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"other settings.*\n  weights: "):
+        run(dataclasses.replace(model, directory=tmp_path / "model"), directory, tmp_path)

@@ -1,5 +1,6 @@
 """Batches of prompts through the jitted sampler, in few shapes: rows, lengths and patches are padded to buckets."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,11 +61,14 @@ class Settings:
     def __post_init__(self):
         is_valid = {
             "max_new_tokens": ("an integer of at least 1", _is_count(self.max_new_tokens, 1)),
-            "temperature": ("a number of at least 0", 0 <= self.temperature < float("inf")),
+            "temperature": (
+                "a number of at least 0",
+                _is_number(self.temperature) and 0 <= self.temperature < math.inf,
+            ),
             "n": ("an integer of at least 1", _is_count(self.n, 1)),
             "top_k": ("an integer of at least 0", _is_count(self.top_k, 0)),
-            "top_p": ("a number above 0 and at most 1", 0 < self.top_p <= 1),
-            "seed": ("an integer of at least 0", _is_count(self.seed, 0)),
+            "top_p": ("a number above 0 and at most 1", _is_number(self.top_p) and 0 < self.top_p <= 1),
+            "seed": ("an integer from 0 to 2**63 - 1", _is_count(self.seed, 0) and self.seed < 2**63),
         }
         faults = [
             f"{name}: expected {what}, got {getattr(self, name)!r}" for name, (what, ok) in is_valid.items() if not ok
@@ -154,6 +158,10 @@ def bucket(size: int, least: int = 1, growth: int = 2) -> int:
     while least < size:
         least *= growth
     return least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -15,9 +15,8 @@ from typing import Any
 from PIL import Image
 
 from r1vl_jax.data.pictures import open_picture
-from r1vl_jax.data.records import IMAGE_PLACEHOLDER
 from r1vl_jax.data.sources.videos import MAX_FRAMES, list_videos, read_video
-from r1vl_jax.data.turns import FPS, Conversation, Turn, Video, instruct
+from r1vl_jax.data.turns import FPS, Conversation, Turn, Video, instruct, make_turn
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -30,27 +29,32 @@ def read_prompt(prompt: str, images: Any = None, videos: Any = None) -> Messages
     """A prompt as a conversation of one turn.
 
     Args:
-        prompt: with one `<image>` for each picture, or with none: then the pictures come first.
+        prompt: with one `<image>` for each picture, or with none: then the pictures come first. `<video>` likewise, and
+            before pictures.
         images: a picture or a sequence of them, each as in `open_image`; None for a text alone.
-        videos: a video as in `read_messages`, or a list of such; they come before pictures and text.
+        videos: a video as in `read_messages`, or a list of such.
 
     Raises:
-        ValueError: there are other numbers of pictures and of `<image>`.
+        ValueError: there are other numbers of pictures and of `<image>`, or of videos and of `<video>`.
     """
     pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-    texts = prompt.split(IMAGE_PLACEHOLDER)
-    if len(texts) == 1:
-        texts = [*[""] * len(pictures), prompt]
-    if len(texts) - 1 != len(pictures):
-        raise ValueError(
-            f"a prompt: expected one {IMAGE_PLACEHOLDER} for each of {len(pictures)} pictures, or none, got"
-            f" {len(texts) - 1}; a text that speaks of {IMAGE_PLACEHOLDER} is given as messages"
-        )
-    parts = [{"type": "video", "video": video} for video in list_videos(videos)]
-    parts += [{"type": "text", "text": texts[0]}]
-    for picture, text in zip(pictures, texts[1:], strict=True):
-        parts += [{"type": "image", "image": picture}, {"type": "text", "text": text}]
-    return [{"role": "user", "content": [part for part in parts if part.get("text") != ""]}]
+    parts = make_turn("user", prompt)["content"]
+    given = {"image": pictures, "video": list_videos(videos)}
+    names = {"image": "pictures", "video": "videos"}
+    for kind, items in given.items():
+        number = sum(part["type"] == kind for part in parts)
+        if number == 0:
+            parts = [{"type": kind}] * len(items) + parts
+        elif number != len(items):
+            raise ValueError(
+                f"a prompt: expected one <{kind}> for each of {len(items)} {names[kind]}, or none, got {number}; a text that"
+                f" speaks of <{kind}> is given as messages"
+            )
+    following = {kind: iter(items) for kind, items in given.items()}
+    content = [
+        part | {part["type"]: next(following[part["type"]])} if part["type"] in given else part for part in parts
+    ]
+    return [{"role": "user", "content": content}]
 
 
 def read_messages(messages: Messages, *, instruction: str = "") -> Conversation:

@@ -33,6 +33,8 @@ from r1vl_jax.sampling.weight_sync import sampler_params
 from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.sharding.rules import shardings
 
+_DTYPES = ("float32", "bfloat16")
+
 
 class Answer(str):
     """The text of an answer, without special tokens.
@@ -105,6 +107,8 @@ class Pretrained:
             ValueError: a prompt, a picture or a setting cannot be used; names it.
         """
         settings = Settings(max_new_tokens, temperature, n, top_k, top_p, seed)
+        if not isinstance(prompts, (str, list, tuple)):
+            raise ValueError(f"prompts: expected a text, or a list of texts and conversations, got {prompts!r:.60}")
         if is_single := isinstance(prompts, str):
             prompts, images, videos = [prompts], [images], [videos]
         images, videos = _of_each_prompt("images", images, prompts), _of_each_prompt("videos", videos, prompts)
@@ -191,6 +195,8 @@ class Pretrained:
     def _encode(self, name: str, prompt: Any, images: Any, videos: Any, instruction: str | None) -> EncodedPrompt:
         instruction = self.prompter.instruction if instruction is None else instruction
         try:
+            if not isinstance(instruction, str):
+                raise ValueError(f"instruction: expected a text, got {instruction!r:.60}")
             if not isinstance(prompt, str) and (images is not None or videos is not None):
                 raise ValueError("pictures and videos of a conversation stand in its messages, not in images or videos")
             messages = read_prompt(prompt, images, videos) if isinstance(prompt, str) else prompt
@@ -281,9 +287,17 @@ def load(
         adapter: directory of a LoRA adapter in PEFT's format, which is added to the model and not merged.
 
     Raises:
-        FileNotFoundError: there is no such directory, on this machine or on the hub.
-        ValueError: it is another model, its tensors do not match its configuration, or the adapter not the model.
+        FileNotFoundError: there is no such directory, on this machine or on the hub, or none of the adapter.
+        ValueError: it is another model, its tensors do not match its configuration, the adapter not the model, or a
+            dtype is unknown.
     """
+    for name, value in {"dtype": dtype, "param_dtype": param_dtype}.items():
+        if value not in _DTYPES:
+            raise ValueError(f"{name}: expected {' or '.join(_DTYPES)}, got {value!r}")
+    if adapter is not None and not Path(adapter).is_dir():
+        raise FileNotFoundError(
+            f"adapter: {adapter} is no directory; expected one with adapter_config.json and adapter_model.safetensors"
+        )
     mesh = make_mesh(config.Mesh(), jax.devices()[:1]) if mesh is None else mesh
     platform = mesh.devices.flat[0].platform
     definition = Definition(read_config(directory_or_hub_name), dtype, platform=platform, mesh=mesh)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,16 @@ def fingerprint(directory: str | os.PathLike) -> str:
     if not files:
         raise FileNotFoundError(f"{directory}: no record files here (expected *{FORMAT}*)")
     return hash_files({path.name: path for path in files}, Path(directory) / _FINGERPRINT_CACHE)
+
+
+def combined_fingerprint(directories: Sequence[str | os.PathLike]) -> str:
+    """The digest of one data set, or of several together.
+
+    Raises:
+        FileNotFoundError: as `fingerprint`.
+    """
+    digests = [fingerprint(directory) for directory in directories]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def hash_files(files: Mapping[str, Path], cache: Path) -> str:

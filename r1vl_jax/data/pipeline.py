@@ -29,6 +29,8 @@ Stream = grain.DatasetIterator
 
 Encoded = TypeVar("Encoded")
 
+NO_ANSWER = "it has no answer"  # why a record is neither sampled for nor evaluated
+
 _NUM_THREADS = 2
 _PREFETCHED_BATCHES = 2
 _MAX_REASONS = 5
@@ -86,7 +88,7 @@ class Encoder:
         """
         encoded = self.prompt(record)
         if not record.answer.strip():
-            raise UnusableRecord(record.id, "it has no answer")
+            raise UnusableRecord(record.id, NO_ANSWER)
         return encoded
 
     def completion(self, record: Record, *, max_completion_length: int) -> Int[np.ndarray, " T"]:

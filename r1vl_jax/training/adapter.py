@@ -1,5 +1,6 @@
 """The LoRA adapter that a run starts from, compared with the run's settings."""
 
+import math
 from collections.abc import Iterator
 
 from r1vl_jax import config
@@ -35,9 +36,9 @@ def initial_adapter(model: config.Model, definition: Definition) -> Params | Non
 def _differences(found: LoRA, expected: LoRA) -> Iterator[str]:
     if found.r != expected.r:
         yield f"model.lora_r={expected.r}: the adapter has r={found.r}; set model.lora_r={found.r}"
-    if found.scale != expected.scale:
-        alpha = found.scale * expected.r
-        yield f"model.lora_alpha={expected.alpha:g}: the adapter has {found.alpha:g}; set model.lora_alpha={alpha:g}"
+    if not math.isclose(found.scale, expected.scale, rel_tol=1e-4):
+        alpha = found.scale * found.r  # with rank-stabilised scaling more than PEFT's lora_alpha
+        yield f"model.lora_alpha={expected.alpha:g}: the adapter has {alpha:g}; set model.lora_alpha={alpha:g}"
     if odd := sorted({*found.target_modules} ^ {*expected.target_modules}):
         names = sorted({path.rsplit(".", 1)[-1] for path in found.target_modules})
         yield (

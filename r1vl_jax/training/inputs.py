@@ -1,7 +1,6 @@
 """What a run reads: weights, tokenizer and data, each found once, before a device is touched, and handed on by name."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from r1vl_jax.config import Config
 from r1vl_jax.config.data_source import parse_sources
 from r1vl_jax.data.chat_format import template_fault
 from r1vl_jax.data.digits import task
-from r1vl_jax.data.records import Split, fingerprint
+from r1vl_jax.data.fingerprint import combined_fingerprint
+from r1vl_jax.data.records import Split
 from r1vl_jax.data.sources.prepare import Prepared
 from r1vl_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from r1vl_jax.observe.progress import Progress
@@ -56,9 +56,8 @@ class Inputs:
 
     def fingerprints(self) -> dict[str, str]:
         """Digests of the files that the run depends on."""
-        data = [fingerprint(directory) for directory in self.data_directories]
         return {
-            "data_fingerprint": data[0] if len(data) == 1 else hashlib.sha256(" ".join(data).encode()).hexdigest(),
+            "data_fingerprint": combined_fingerprint(self.data_directories),
             "weights_fingerprint": weights_fingerprint(self.model.path),
             "adapter_fingerprint": weights_fingerprint(self.model.adapter_path),
         }

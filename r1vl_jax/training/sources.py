@@ -88,6 +88,8 @@ def open_splits(
             found = [open_split(directories[number], stand_in) for number in having]
             splits[name] = _mix(found, [weights[number] for number in having], name)
             notes += [f"there is no split {name}: {stand_in} is read in its place"] if stand_in != name else []
+            lacking = [str(path) for number, path in enumerate(directories) if number not in having]
+            notes += [f"{path} has no split {stand_in}: it is left out of {name}" for path in lacking]
         elif name == "test":
             notes.append("there is no split test: no evaluation before, between and after the stages (data.test_size)")
         else:
@@ -95,6 +97,27 @@ def open_splits(
             remedy = "set data.validation_size, or eval.steps=0" if name == "validation" else "set data.source to one"
             absent.append(f"config.data.source: {directories[0]}: no split {name!r}, only {held}; {remedy}")
     return splits, notes
+
+
+def open_held_out(directories: Sequence[Path], name: str = "") -> tuple[Split, str, list[str]]:
+    """A split for evaluation, each record of all sources that have it once.
+
+    Args:
+        name: of the split; "" is "test", or else the only one that there is.
+
+    Returns:
+        The split, its name, and a line for each source without it.
+
+    Raises:
+        FileNotFoundError: no source has it.
+    """
+    names_of = {directory: split_names(directory) for directory in directories}
+    names = sorted(set().union(*names_of.values()))
+    name = name or ("test" if "test" in names or len(names) > 1 else names[0])
+    having = [directory for directory in directories if name in names_of[directory]]
+    found = [open_split(directory, name) for directory in having or directories[:1]]  # which says what it has
+    notes = [f"{directory} has no split {name}: it is left out" for directory in directories if directory not in having]
+    return _mix(found, [None] * len(found), name), name, notes
 
 
 def _mix(splits: Sequence[Split], weights: Sequence[float | None], name: str) -> Split:

@@ -145,12 +145,29 @@ def test_one_text_gives_an_answer_and_a_list_gives_a_list(model: Pretrained):
         ({"temperature": float("nan")}, "temperature: expected a number of at least 0, got nan"),
         ({"n": 2}, "n=2: at temperature 0 all answers to a prompt are the same; set a temperature"),
         ({"top_p": 0.0}, "top_p: expected a number above 0 and at most 1, got 0.0"),
-        ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+        ({"seed": -1}, r"seed: expected an integer from 0 to 2\*\*63 - 1, got -1"),
+        ({"seed": 2**70}, r"seed: expected an integer from 0 to 2\*\*63 - 1, got 1180"),
+        ({"temperature": "hot"}, "temperature: expected a number of at least 0, got 'hot'"),
+        ({"top_p": None}, "top_p: expected a number above 0 and at most 1, got None"),
+        ({"instruction": 5}, "instruction: expected a text, got 5"),
     ],
 )
 def test_settings_are_checked(model: Pretrained, settings: dict, reason: str):
     with pytest.raises(ValueError, match=reason):
         model.generate("How many?", **settings)
+
+
+@pytest.mark.parametrize("prompts", [None, 5])
+def test_prompts_are_texts(model: Pretrained, prompts):
+    with pytest.raises(ValueError, match=f"prompts: expected a text, or a list of .*, got {prompts}"):
+        model.generate(prompts)
+
+
+def test_what_cannot_be_loaded_is_named(directory: Path, model: Pretrained):
+    with pytest.raises(ValueError, match="dtype: expected float32 or bfloat16, got 'float17'"):
+        r1vl_jax.load(str(directory), dtype="float17")
+    with pytest.raises(FileNotFoundError, match=r"adapter: no/such is no directory; expected one with adapter_config"):
+        r1vl_jax.load(str(directory), adapter="no/such")
 
 
 def test_prompts_without_their_pictures_are_refused(model: Pretrained):

@@ -92,6 +92,17 @@ def test_a_prompt_with_and_without_places_for_its_pictures():
     assert kinds("What?", None) == ["What?"]
 
 
+def test_a_prompt_may_have_places_for_its_videos():
+    """In order with its pictures, or before them."""
+    (placed,) = read_prompt("<image>Then <video> moves.", RED, [[RED, RED]])
+    assert [part["type"] for part in placed["content"]] == ["image", "text", "video", "text"]
+    assert placed["content"][2]["video"] == [RED, RED]
+    (first,) = read_prompt("<image>What moves?", RED, [RED, RED])
+    assert [part["type"] for part in first["content"]] == ["video", "image", "text"]
+    with pytest.raises(ValueError, match="expected one <video> for each of 1 videos, or none, got 2"):
+        read_prompt("<video><video>", videos=[RED, RED])
+
+
 @pytest.mark.parametrize("problem", ["What?", "<image>What?", "<image>\n<image> What?", "Is <image> red?", "<image>"])
 def test_an_instruction_stands_where_training_puts_it(problem: str):
     messages = read_prompt(problem, [RED] * problem.count("<image>"))

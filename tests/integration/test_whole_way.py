@@ -36,7 +36,6 @@ STEP_GRPO = (
     *("train.max_steps=2", "train.prompts_per_update=2", "sampling.num_generations=2"),
     f"optim.learning_rate={LEARNING_RATE}",
 )
-LORA = ("model.lora_r=2", "model.lora_target_modules=('q_proj','qkv')")
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +106,18 @@ def test_all_parameters(inputs: Path, command, tmp_path: Path):
     picture = inputs / "mulberry" / "images" / "0.png"
     settings = ("--prompt=What is the largest digit?", f"--image={picture}", "--max_new_tokens=16")
     assert row["prediction"]
-    assert command("generate", f"--model={out / 'model'}", *settings).strip()
+    assert command("generate", f"--model={out / 'model-step_grpo-2'}", *settings).strip()
 
 
+@pytest.mark.slow  # seven programs are started; adapters have tests of their own
 def test_an_adapter(inputs: Path, command, tmp_path: Path):
     warmup, first, run, last, out = (tmp_path / name for name in ("warmup", "first", "run", "last", "out"))
     base = inputs / "model"
-    train(command, "7b_warmup.py", warmup, base, inputs / "mulberry", *WARMUP, *LORA)
+    changes = ("train.stages=('warmup',)", "model.adapter_path=")
+    train(command, "2b_lora.py", warmup, base, inputs / "mulberry", *WARMUP, *changes)
     command("checkpoint.hf_export", f"--run={warmup}", f"--out={first}", "--adapter")
 
-    train(command, "7b.py", run, base, inputs / "r1vl", *STEP_GRPO, *LORA, f"model.adapter_path={first}")
+    train(command, "2b_lora.py", run, base, inputs / "r1vl", *STEP_GRPO, f"model.adapter_path={first}")
     assert metrics(run, "step_grpo")[0]["kl"] == pytest.approx(0, abs=1e-5)  # the reference has the adapter, too
     command("checkpoint.hf_export", f"--run={run}", f"--out={last}", "--adapter")
     before, after = (load_file(directory / "adapter_model.safetensors") for directory in (first, last))
@@ -129,4 +130,4 @@ def test_an_adapter(inputs: Path, command, tmp_path: Path):
     settings = (*question, "--max_new_tokens=16")
     answer = command("generate", f"--model={base}", f"--adapter={last}", *settings)
     assert answer.strip()
-    assert command("generate", f"--model={out / 'model'}", *settings) == answer
+    assert command("generate", f"--model={out / 'model-step_grpo-2'}", *settings) == answer

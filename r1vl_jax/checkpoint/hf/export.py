@@ -77,8 +77,8 @@ def export_run(
         FileExistsError: `out` is no export, holds files of the user's, or is the model that the run started from.
         OSError: the disk is full; the previous export is unchanged.
     """
-    settings = _load_settings(epath.Path(run))
-    checkpoint = _find_checkpoint(epath.Path(run), settings, stage, step)
+    settings = load_settings(epath.Path(run))
+    checkpoint = find_checkpoint(epath.Path(run), settings, stage, step)
     base = local_directory(settings.model.path) if settings.model.path else None
     tokenizer, _ = load_chat_tokenizer(base or Path(run) / "tokenizer")
     model = model_config(settings.model, tokenizer)
@@ -115,8 +115,8 @@ def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = 
         ValueError: the run trains no adapter, or as in `export_run`.
         FileNotFoundError, FileExistsError, OSError: as in `export_run`.
     """
-    settings = _load_settings(epath.Path(run))
-    checkpoint = _find_checkpoint(epath.Path(run), settings, stage, step)
+    settings = load_settings(epath.Path(run))
+    checkpoint = find_checkpoint(epath.Path(run), settings, stage, step)
     tokenizer = load_tokenizer(settings.model.path or epath.Path(run) / "tokenizer")
     definition = _definition(model_config(settings.model, tokenizer), settings.model)
     _refuse_base_model(Path(out), settings.model.path)
@@ -157,7 +157,7 @@ def _definition(model: Config, settings: config.Model) -> Definition:
     return dataclasses.replace(base, lora=make_lora(base, settings))
 
 
-def _load_settings(run: epath.Path) -> config.Config:
+def load_settings(run: epath.Path) -> config.Config:
     """The run's settings, from its manifest.
 
     Its checkpoints may hold only what was trained, so the weights that the run started from must be unchanged.
@@ -179,7 +179,7 @@ def _load_settings(run: epath.Path) -> config.Config:
     return settings
 
 
-def _find_checkpoint(run: epath.Path, settings: config.Config, stage: str, step: int) -> RunCheckpoint:
+def find_checkpoint(run: epath.Path, settings: config.Config, stage: str, step: int) -> RunCheckpoint:
     """The checkpoint of a step, or for 0 the latest, of a stage; for "" of the last stage that has saved it."""
     stages = (stage,) if stage else settings.train.stages
     steps = {name: saved_steps(_checkpoints(run, name)) for name in stages}
