@@ -47,8 +47,8 @@ def read_prompt(prompt: str, images: Any = None, videos: Any = None) -> Messages
             parts = [{"type": kind}] * len(items) + parts
         elif number != len(items):
             raise ValueError(
-                f"a prompt: expected one <{kind}> for each of {len(items)} {names[kind]}, or none, got {number}; a text that"
-                f" speaks of <{kind}> is given as messages"
+                f"a prompt: expected one <{kind}> for each of {len(items)} {names[kind]}, or none, got {number}; a text"
+                f" that speaks of <{kind}> is given as messages"
             )
     following = {kind: iter(items) for kind, items in given.items()}
     content = [
