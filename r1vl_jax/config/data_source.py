@@ -1,8 +1,12 @@
-"""`data.source` as text: one source, or several with their weights."""
+"""`data.source` as text, one source, or several with their weights; and how its files become records."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from r1vl_jax.config.settings import COLUMN_FIELDS, LAYOUTS
 
 _WEIGHTED = re.compile(r"(.+):(\d+\.?\d*|\.\d+)")
 
@@ -40,6 +44,41 @@ def source_errors(text: str) -> Iterator[str]:
         yield f"data.source={text!r}: a weight of 0 leaves its source out; remove the source"
     if len(sources) > 1 and "digits" in [source.name for source in sources]:
         yield f"data.source={text!r}: the embedded task, 'digits', cannot be mixed with other data"
+
+
+def preparation_errors(settings: Any) -> Iterator[str]:
+    """One message for each thing that is wrong with how files become records.
+
+    Args:
+        settings: the section `data`, or a `data.sources.preparation.Preparation`, whose fields have the same names.
+    """
+    for name, choices in (("layout", ("", *LAYOUTS)), ("key_steps", ("rule", "none"))):
+        if (value := getattr(settings, name)) not in choices:
+            yield f"data.{name}={value!r}: expected one of {choices}"
+    yield from _column_errors(settings.columns)
+    for name in ("validation_size", "test_size"):
+        if not 0 <= (size := getattr(settings, name)) < math.inf:
+            yield f"data.{name}={size}: expected at least 0"
+        elif size >= 1 and size != int(size):
+            yield f"data.{name}={size}: expected a share below 1, or a whole number of records"
+    if settings.split_seed < 0:
+        yield f"data.split_seed={settings.split_seed}: expected at least 0"
+    if settings.max_frames < 2:
+        yield f"data.max_frames={settings.max_frames}: expected at least 2, a pair of frames"
+
+
+def _column_errors(columns: str) -> Iterator[str]:
+    pairs = [pair.strip() for pair in columns.split(",") if pair.strip()]
+    for pair in pairs:
+        name, _, column = (part.strip() for part in pair.partition("="))
+        if name not in COLUMN_FIELDS or not column:
+            yield (
+                f"data.columns={columns!r}: expected FIELD=COLUMN, with commas between, and FIELD one of"
+                f" {', '.join(COLUMN_FIELDS)}; got {pair!r}"
+            )
+    names = [pair.partition("=")[0].strip() for pair in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        yield f"data.columns={columns!r} names {twice[0]} twice"
 
 
 def _parse_source(text: str) -> Source:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from r1vl_jax.config import loss
-from r1vl_jax.config.data_source import source_errors
+from r1vl_jax.config.data_source import preparation_errors, source_errors
 from r1vl_jax.config.mesh import divisors
-from r1vl_jax.config.settings import COLUMN_FIELDS, LAYOUTS, Config, Data, Model, read_instruction
+from r1vl_jax.config.settings import Config, Data, Model, read_instruction
 
 
 def validate(config: Config) -> Iterator[str]:
@@ -96,20 +96,7 @@ def _source_errors(data: Data) -> Iterator[str]:
     yield from source_errors(data.source)
     if data.source == "digits" and (without_effect := source_settings_without_effect(data)):
         yield f"no effect with data.source='digits': {', '.join(without_effect)}; unset, or set data.source"
-    pairs = [pair for pair in data.columns.split(",") if pair.strip()]
-    for pair in pairs:
-        name, _, column = (part.strip() for part in pair.partition("="))
-        if name not in COLUMN_FIELDS or not column:
-            yield (
-                f"data.columns={data.columns!r}: expected FIELD=COLUMN, with commas between, and FIELD one of"
-                f" {', '.join(COLUMN_FIELDS)}; got {pair.strip()!r}"
-            )
-    names = [pair.partition("=")[0].strip() for pair in pairs]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        yield f"data.columns={data.columns!r} names {twice[0]} twice"
-    for name in ("validation_size", "test_size"):
-        if (size := getattr(data, name)) >= 1 and size != int(size):
-            yield f"data.{name}={size}: expected a share below 1, or a whole number of records"
+    yield from preparation_errors(data)
 
 
 def _instruction_errors(data: Data) -> Iterator[str]:
@@ -184,8 +171,6 @@ _CHOICES = {
     "vision_pretrain.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "data.difficulty": (1, 2, 3),
-    "data.layout": ("", *LAYOUTS),
-    "data.key_steps": ("rule", "none"),
 } | loss.CHOICES
 
 _Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expected
@@ -232,10 +217,6 @@ _RANGES: tuple[_Range, ...] = (
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     *loss.RANGES,
-    ("data.split_seed", lambda x: x >= 0, "at least 0"),
-    ("data.max_frames", lambda x: x >= 2, "at least 2, a pair of frames"),
-    ("data.validation_size", lambda x: 0 <= x < math.inf, "at least 0"),
-    ("data.test_size", lambda x: 0 <= x < math.inf, "at least 0"),
     ("data.shortcut_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("data.max_pixels", lambda x: x >= 28 * 28, "at least 784, the 28 x 28 pixels of an image token"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),

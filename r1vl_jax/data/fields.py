@@ -21,7 +21,7 @@ def check(record: Any) -> None:
         if not hasattr(record, name):
             raise ValueError(f"expected a Record, got {_show(record)}")
     for name in TEXTS:
-        _check_text(name, getattr(record, name))
+        check_text(name, getattr(record, name))
     if not record.id:
         raise ValueError("field 'id': expected a text that names the record, got ''")
     _check_images("images", record.images, "image")
@@ -34,7 +34,7 @@ def check(record: Any) -> None:
         raise ValueError(f"field 'key_steps': {error}") from None
     for group in groups:
         for spelling in group:
-            _check_text("key_steps", spelling)
+            check_text("key_steps", spelling)
 
 
 def from_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def as_tuples(value: Any) -> Any:
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _check_text(name: str, value: Any) -> None:
+def check_text(name: str, value: Any) -> None:
+    """Checks that a field is a text which UTF-8 can write. Raises ValueError, as `check`."""
     if not isinstance(value, str):
         raise ValueError(f"field {name!r}: expected text (str), got {_show(value)}")
     try:
@@ -109,14 +110,14 @@ def check_history(history: Any) -> None:
         if not isinstance(turns, tuple) or len(turns) != 2:
             raise ValueError(f"field 'history': expected a question and its answer, got {_show(turns)} as {number}")
         for text in turns:
-            _check_text("history", text)
+            check_text("history", text)
 
 
 def _check_other_answers(answers: Any) -> None:
     if not isinstance(answers, tuple):
         raise ValueError(f"field 'other_answers': expected a tuple of texts, got {_show(answers)}")
     for answer in answers:
-        _check_text("other_answers", answer)
+        check_text("other_answers", answer)
 
 
 def _items(name: str, value: Any, expected: str) -> Iterable[Any]:

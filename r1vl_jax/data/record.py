@@ -180,7 +180,7 @@ def decode_images(record: Record) -> list[Image.Image]:
         ValueError: a field has another type, or the record has neither answer nor response, an unreadable image, or
             another number of placeholders than images or videos.
     """
-    _check(record)
+    check(record)
     return [_decode(image, f"image {number}", record.id) for number, image in enumerate(record.images, start=1)]
 
 
@@ -190,13 +190,17 @@ def decode_videos(record: Record) -> list[Video]:
     Raises:
         ValueError: as `decode_images`, or a video has frames of several sizes.
     """
-    _check(record)
+    check(record)
     pairs = zip(record.videos, record.fps, strict=True)
     return [_decode_video(frames, fps, number, record.id) for number, (frames, fps) in enumerate(pairs, start=1)]
 
 
-def _check(record: Record) -> None:
-    """Checks all but the pictures themselves."""
+def check(record: Record) -> None:
+    """Checks all but the pictures themselves.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
     fields.check(record)
     if not record.answer.strip() and not record.response.strip():
         raise ValueError("it has no answer, and no response to train on")

@@ -99,8 +99,10 @@ def read_rows(path: Path) -> Iterator[Row]:
     JSON may be a list of objects, one object a line, or an object that holds one list of objects; either may have any
     of these names, and may be compressed.
 
+    A whole number of more digits than Python reads becomes infinity, which no answer may be.
+
     Raises:
-        ValueError: the file is not what its name says; names the file, and the place in it.
+        ValueError: the file is not what its name says, or nested too deep; names the file, and the place in it.
     """
     try:
         if path.suffix == ".parquet":
@@ -110,7 +112,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         else:
             with _open_text(path) as file:
                 yield from _read_json(file)
-    except (pa.ArrowException, ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (pa.ArrowException, ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -186,9 +188,10 @@ def _held_rows(value: Mapping[str, Any]) -> list[Any] | None:
 
 def _values(file: IO[str]) -> Iterator[Any]:
     """The elements of a JSON list, or the values that stand one behind the other; never the whole file at once."""
-    decoder, text, size = json.JSONDecoder(), file.read(_CHUNK).lstrip(), _CHUNK
-    is_list, num_values = text.startswith("["), 0
-    position, between = (1 if is_list else 0), re.compile(r"[\s,]*" if is_list else r"\s*")
+    decoder, text, size = json.JSONDecoder(parse_int=_parse_int), file.read(_CHUNK), _CHUNK
+    start = len(text) - len(text.lstrip())
+    is_list, num_values, line = text.startswith("[", start), 0, 1
+    position, between = start + is_list, re.compile(r"[\s,]*" if is_list else r"\s*")
     while True:
         position = between.match(text, position).end()  # pyright: ignore[reportOptionalMemberAccess] - matches ""
         if is_list and text.startswith("]", position):
@@ -204,7 +207,18 @@ def _values(file: IO[str]) -> Iterator[Any]:
                     f"expected JSON, a list of objects or an object a line; after {num_values} whole rows: {error.msg},"
                     f" at {text[error.pos : error.pos + 40]!r}"
                 ) from error
+            line += text.count("\n", 0, position)
             text, position, size = text[position:] + more, 0, 2 * size
+        except RecursionError:
+            line += text.count("\n", 0, position)
+            raise ValueError(f"row {num_values}, line {line}: nested too deep to be read; remove the row") from None
         else:
             num_values, size = num_values + 1, _CHUNK
             yield value
+
+
+def _parse_int(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:  # Python's limit of digits
+        return float(digits)

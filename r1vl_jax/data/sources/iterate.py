@@ -5,10 +5,10 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from r1vl_jax.data.records import Record, UnusableRecord
+from r1vl_jax.data.records import Record
 from r1vl_jax.data.sources.files import find_files
 from r1vl_jax.data.sources.layouts import LAYOUTS
-from r1vl_jax.data.sources.preparation import Part, Preparation
+from r1vl_jax.data.sources.preparation import Part, Preparation, valid_records
 
 
 def from_files(
@@ -19,10 +19,11 @@ def from_files(
     columns: str = "",
     key_steps: str = "rule",
 ) -> Iterator[Record]:
-    """The records of a file or a directory of files, split after split, each read when it is asked for.
+    """The valid records of a file or a directory of files, split after split, each read when it is asked for.
 
-    Rows that cannot be read as records are logged, with their reason, and left out. Pictures are read and not decoded:
-    `write_splits` does that, and leaves out records with unreadable ones.
+    Rows that give none are logged, with their reason, and left out. No two records have one id: of the second,
+    `#ROW` is added. Pictures are read and not decoded: `write_splits` does that, and leaves out records with
+    unreadable ones.
 
     Args:
         path: as `data.source`.
@@ -32,18 +33,16 @@ def from_files(
         key_steps: as `data.key_steps`.
 
     Raises:
-        FileNotFoundError, ValueError: no data are there, or their layout is not known; says why.
+        FileNotFoundError, ValueError: no data are there, their layout is not known, or an argument is wrong; says why.
     """
     preparation = Preparation(
         os.fspath(path), images=os.fspath(images), layout=layout, columns=columns, key_steps=key_steps
     )
+    taken: set[str] = set()
+    drop = partial(logging.getLogger(__name__).warning, "left out: %s")
     for split, files in find_files(preparation.source).items():
         part = Part(split, split, files, preparation.reader(files))
-        for number, row in part.rows():
-            try:
-                yield part.reader.read(row, split=split, number=number)[0]
-            except UnusableRecord as error:
-                logging.getLogger(__name__).warning("left out: %s", error)
+        yield from (record for record, _ in valid_records(part, part.rows(), taken, drop))
 
 
 # `from_mulberry(path, images)` and its like, one for each layout.

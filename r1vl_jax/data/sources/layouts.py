@@ -92,7 +92,9 @@ def rename(row: Row, columns: Mapping[str, str]) -> Row:
 
 def _last_text(turns: list[Mapping[str, Any]]) -> str:
     cell = turns[-1].get("content", turns[-1].get("value"))
-    return cell if isinstance(cell, str) else str(cell)
+    parts = cell if isinstance(cell, list | tuple) else [cell]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _layout(needs: str, read: Callable[[Row], Cells]) -> Layout:

@@ -3,12 +3,14 @@
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from r1vl_jax.config.data_source import preparation_errors
+from r1vl_jax.data.record import Record, UnusableRecord, check
 from r1vl_jax.data.sources.files import TRAIN, Row, count_rows, read_rows
 from r1vl_jax.data.sources.layouts import parse_columns, recognise
 from r1vl_jax.data.sources.rows import RowReader
@@ -31,6 +33,9 @@ class Preparation:
         split_seed: decides which.
         key_steps: of rows that have none: "rule" takes them from the solution or response, "none" does not.
         max_frames: of a video; of more, so many are taken at equal distances.
+
+    Raises:
+        ValueError: a setting that no configuration may have either, named as there, `data.layout`.
     """
 
     source: str
@@ -43,6 +48,10 @@ class Preparation:
     split_seed: int = 0
     key_steps: str = "rule"
     max_frames: int = MAX_FRAMES
+
+    def __post_init__(self) -> None:
+        if errors := list(preparation_errors(self)):
+            raise ValueError("\n".join(errors))
 
     @property
     def root(self) -> Path:
@@ -120,3 +129,44 @@ def split_parts(preparation: Preparation, files: Mapping[str, Sequence[Path]]) -
             numbers, order = order[:number], order[number:]
             yield replace(part, split=held_out, numbers=frozenset(numbers), num_rows=number)
         yield replace(part, numbers=frozenset(order), num_rows=len(order))
+
+
+def valid_records(
+    part: Part, rows: Iterable[tuple[int, Row]], taken: set[str], drop: Callable[[UnusableRecord], None]
+) -> Iterator[tuple[Record, list[str]]]:
+    """The records of a part, each with an id of its own and what was changed or is absent in it.
+
+    They are valid but for their pictures, which are read and not decoded.
+
+    Args:
+        rows: as `Part.rows`.
+        taken: ids that no record may have; those of the records are added.
+        drop: receives the reason of each row that is left out.
+    """
+    for number, row in rows:
+        try:
+            record, notes = _read(part, row, number)
+        except UnusableRecord as error:
+            drop(error)
+            continue
+        if record.id in taken:
+            record = replace(record, id=_free_id(record.id, number, taken))
+            notes = [*notes, "an id of two rows: #ROW was added"]
+        taken.add(record.id)
+        yield record, notes
+
+
+def _read(part: Part, row: Row, number: int) -> tuple[Record, list[str]]:
+    record, notes = part.reader.read(row, split=part.files_split, number=number)
+    try:
+        check(record)
+    except ValueError as error:
+        raise UnusableRecord(record.id, str(error)) from error
+    return record, notes
+
+
+def _free_id(record_id: str, number: int, taken: set[str]) -> str:
+    """The id with `#number` behind it, again where another row has that already."""
+    while record_id in taken:
+        record_id += f"#{number}"
+    return record_id

@@ -1,17 +1,18 @@
 """Prepares a data set of files once: records on disk, kept by content, with an account of what became of each row."""
 
-import contextlib
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from r1vl_jax.data.records import Record, UnusableRecord, hash_files, write_splits
 from r1vl_jax.data.sources.account import Account
 from r1vl_jax.data.sources.files import find_files
-from r1vl_jax.data.sources.preparation import Part, Preparation, split_parts
+from r1vl_jax.data.sources.preparation import Part, Preparation, split_parts, valid_records
 
 # (iterable, name, length) -> the same iterable, whose progress is shown.
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -48,12 +49,27 @@ def prepare(preparation: Preparation, cache: Path, *, track: Track | None = None
     files = find_files(preparation.source)
     cache.mkdir(parents=True, exist_ok=True)
     directory = cache / f"{preparation.stem}-{_digest(preparation, files, cache)[:12]}"
-    if not directory.exists():
-        _write(preparation, files, directory, track=track or (lambda rows, name, total: rows))
-    summary: list[str] = []
-    with contextlib.suppress(OSError):  # whoever wrote the records ended before it wrote this
-        summary = json.loads((directory / _SUMMARY).read_text("utf-8"))
-    return Prepared(directory, tuple(summary))
+    if not _is_finished(directory):
+        # Beside the others, so that records and account appear at once, by one renaming.
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=cache) as unfinished:
+            written = Path(unfinished) / "records"
+            _write(preparation, files, written, track=track or (lambda rows, name, total: rows))
+            _publish(written, directory)
+    return Prepared(directory, tuple(json.loads((directory / _SUMMARY).read_text("utf-8"))))
+
+
+def _is_finished(directory: Path) -> bool:
+    return (directory / _SUMMARY).is_file()
+
+
+def _publish(written: Path, directory: Path) -> None:
+    if directory.exists() and not _is_finished(directory):
+        shutil.rmtree(directory)
+    try:
+        written.rename(directory)
+    except OSError:  # another run prepared the same meanwhile
+        if not _is_finished(directory):
+            raise
 
 
 def _digest(preparation: Preparation, files: Mapping[str, Sequence[Path]], cache: Path) -> str:
@@ -70,8 +86,6 @@ def _write(preparation: Preparation, files: Mapping[str, Sequence[Path]], direct
     records = {part.split: _records(part, account, track) for part in parts}
     try:
         dropped = write_splits(directory, records, settings={"preparation": json.dumps(asdict(preparation))})
-    except FileExistsError:  # another run prepared the same meanwhile
-        return
     except ModuleNotFoundError as error:  # what decodes videos
         raise ValueError(f"{preparation.source}: {error}") from error
     except ValueError as error:
@@ -88,16 +102,12 @@ def _write(preparation: Preparation, files: Mapping[str, Sequence[Path]], direct
 
 
 def _records(part: Part, account: Account, track: Track) -> Iterator[Record]:
-    seen: set[str] = set()
-    for number, row in track(part.rows(), f"preparing {part.split}", part.num_rows or 0):
+    def drop(error: UnusableRecord) -> None:
         account.row(part.split)
-        try:
-            record, notes = part.reader.read(row, split=part.files_split, number=number)
-        except UnusableRecord as error:
-            account.drop(part.split, error.name, error.reason)
-            continue
-        if record.id in seen:
-            record, notes = replace(record, id=f"{record.id}#{number}"), [*notes, "an id of two rows: #ROW was added"]
-        seen.add(record.id)
+        account.drop(part.split, error.name, error.reason)
+
+    rows = track(part.rows(), f"preparing {part.split}", part.num_rows or 0)
+    for record, notes in valid_records(part, rows, set(), drop):
+        account.row(part.split)
         account.note(part.split, record.id, notes)
         yield record

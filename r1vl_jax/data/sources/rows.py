@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1vl_jax.data import fields
 from r1vl_jax.data.key_steps import key_steps_by_rule
 from r1vl_jax.data.placeholders import VIDEO_PLACEHOLDER, match_placeholders
 from r1vl_jax.data.record import Record, UnusableRecord, pair_turns
@@ -56,12 +57,13 @@ class RowReader:
         place = f"{self.source}/{split}/{number}"
         try:
             cells = LAYOUTS[self.layout].read(rename(row, self.columns))
-        except ValueError as error:
+            record_id = place if cells.id is None else str(cells.id)
+            fields.check_text("id", record_id)
+        except (ValueError, RecursionError) as error:
             raise UnusableRecord(place, str(error)) from error
-        record_id = place if cells.id is None else str(cells.id)
         try:
             return self._record(cells, record_id)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise UnusableRecord(record_id, str(error)) from error
 
     def _record(self, cells: Cells, record_id: str) -> tuple[Record, list[str]]:

@@ -62,6 +62,7 @@ def test_what_datasets_saves_is_read_without_it(tmp_path):
         ("a.json", LINES + '{"problem": ', "a.json: expected JSON, .* after 5 whole rows: Expecting value"),
         ("a.json", json.dumps(ROWS)[:-1], "after 5 whole rows"),
         ("a.json", "[1]", "a.json: row 0: expected an object, got 1"),
+        ("a.jsonl", LINES + "[" * 5000, "a.jsonl: row 5, line 6: nested too deep to be read; remove the row"),
         ("a.json", b"\xff\xfe", "a.json: 'utf-8' codec can't decode"),
         ("a.json.gz", "[]", "a.json.gz: Not a gzipped file"),
         ("a.parquet", "junk" * 4, "a.parquet: Parquet magic bytes not found"),

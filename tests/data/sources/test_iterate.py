@@ -6,6 +6,7 @@ import pytest
 
 from r1vl_jax import data
 from r1vl_jax.config.settings import LAYOUTS
+from r1vl_jax.data.records import write_splits
 
 
 def test_records_of_a_named_layout(write_json, root, png):
@@ -31,6 +32,33 @@ def test_rows_that_are_no_records_are_logged(write_json, caplog):
         (record,) = data.from_problem(write_json("rows.json", rows))
     assert record.answer == "1"
     assert "left out: record 'rows/train/1': column 'problem': expected text, got ['What?'] (list)" in caplog.text
+
+
+def test_records_are_valid_and_have_ids_of_their_own(write_json, root, caplog, tmp_path):
+    row = {"question": "What?", "image": "pictures/a.png", "qid": "q", "answer": 1}
+    spoiled = [row | {"answer": None}, row | {"key_steps": 5}, row | {"key_steps": "count"}, row | {"qid": "\ud800"}]
+    path = write_json("data/rows.json", [row, *spoiled, row, row | {"qid": "q#5"}])
+    with caplog.at_level(logging.WARNING):
+        records = list(data.from_virl39k(path, root))
+    assert [record.id for record in records] == ["q", "q#5", "q#5#6"]
+    assert caplog.text.count("left out: record") == len(spoiled)
+    assert "left out: record 'q': it has no answer, and no response to train on" in caplog.text
+    assert "left out: record 'q': field 'key_steps': expected" in caplog.text
+    assert write_splits(tmp_path / "written", {"train": records}, settings={}) == []
+
+
+def test_ids_of_two_splits_are_not_one(write_json, root):
+    for split in ("train", "test"):
+        write_json(f"data/{split}.json", [{"problem": "What?", "answer": 1, "id": "a"}])
+    assert [record.id for record in data.from_files(root / "data")] == ["a", "a#0"]
+
+
+def test_wrong_arguments_are_refused_by_name(write_json):
+    path = write_json("rows.json", [{"problem": "What?", "answer": 1}])
+    for wrong in ({"layout": "foo"}, {"columns": "answr=a"}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"data.{name}="):
+            list(data.from_files(path, **wrong))
 
 
 def test_there_is_a_reader_for_each_layout():

@@ -2,11 +2,13 @@
 
 import base64
 import contextlib
+from typing import Any
 
 import pytest
 
 from r1vl_jax.config.settings import LAYOUTS as LAYOUT_NAMES
 from r1vl_jax.data.records import UnusableRecord, invalid_reason
+from r1vl_jax.data.sources.files import read_rows
 from r1vl_jax.data.sources.layouts import LAYOUTS, parse_columns, recognise
 from r1vl_jax.data.sources.rows import RowReader
 from r1vl_jax.response_format import compose
@@ -249,6 +251,25 @@ def test_system_and_history_stand_in_columns_too(read, row):
 def test_what_no_record_can_hold_is_refused_by_name(read, row, message):
     with pytest.raises(UnusableRecord, match=f"record 'rows/train/5': .*{message}"):
         read(row)
+
+
+@pytest.mark.parametrize("column", ["id", "history", "images", "choices", "answer", "messages"])
+def test_cells_nested_too_deep_are_refused_by_name(read, column):
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    row = {"messages": turns(deep, "A")} if column == "messages" else {"problem": "Q", "answer": "A", column: deep}
+    with pytest.raises(UnusableRecord, match="record 'rows/train/5': maximum recursion depth exceeded"):
+        read(row)
+
+
+def test_a_number_of_very_many_digits_is_no_answer(read, root):
+    digits = "9" * 5000
+    (root / "a.json").write_text(f'[{{"problem": "Q", "answer": {digits}}}, {{"problem": "Q", "answer": 1}}]')
+    first, second = read_rows(root / "a.json")
+    assert read(second)[0].answer == "1"
+    with pytest.raises(UnusableRecord, match="record 'rows/train/5': its answer: expected .* a finite number"):
+        read(first)
 
 
 JUNK = [None, 5, 0.5, float("nan"), True, "", "x", b"", b"x", [], [None], [[]], ["x", 5], {}, {"x": None}, [{}]]

@@ -90,7 +90,7 @@ def test_data_are_prepared_once_unless_files_or_settings_change(write_json, cach
     moved.mkdir()
     path.rename(moved / "rows.json")
     assert prepare(Preparation(str(moved / "rows.json"), images=str(root)), cache).directory == first.directory
-    assert written == [first.directory]
+    assert len(written) == 1
     prepare(Preparation(str(write_json("rows.json", rows(3)))), cache)
     prepare(Preparation(str(path), columns="answer=answer"), cache)
     assert len(set(written)) == 3
@@ -100,6 +100,56 @@ def test_ids_that_occur_twice_get_the_number_of_their_row(write_json, cache):
     prepared = prepare(Preparation(str(write_json("rows.json", rows(2, id=7)))), cache)
     assert ids(prepared.directory, "train") == ["7", "7#1"]
     assert "  an id of two rows: #ROW was added: 1 records" in prepared.summary
+
+
+def test_an_id_with_a_number_behind_it_may_be_in_the_data_already(write_json, cache):
+    data = [*rows(1, id="x"), *rows(1, id="x#2"), *rows(1, id="x"), *rows(1, id="x#2"), *rows(1, id="x")]
+    prepared = prepare(Preparation(str(write_json("rows.json", data))), cache)
+    assert ids(prepared.directory, "train") == ["x", "x#2", "x#2#2", "x#2#3", "x#4"]
+
+
+def test_half_a_surrogate_pair_drops_its_row_by_place_and_reason(write_json, cache):
+    data = [*rows(1), *rows(1, id="\ud800"), *rows(1, answer="\ud800"), *rows(1, problem="\ud800", id="q")]
+    prepared = prepare(Preparation(str(write_json("rows.json", data))), cache)
+    assert ids(prepared.directory, "train") == ["rows/train/0"]
+    reason = r"expected text that UTF-8 can write, got '\ud800', half of a surrogate pair"
+    lines = [line.partition(reason)[0] for line in (prepared.directory / "dropped.txt").read_text().splitlines()]
+    assert sorted(lines) == [
+        "train q: field 'problem': ",
+        "train rows/train/1: field 'id': ",
+        "train rows/train/2: field 'answer': ",
+    ]
+
+
+def test_records_and_their_account_appear_together(write_json, cache, monkeypatch):
+    """Whatever ends the preparation between them, the next start prepares again."""
+    preparation = Preparation(str(write_json("rows.json", rows(2))))
+    with monkeypatch.context() as broken:
+        broken.setattr(prepare_module.Account, "lines", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(preparation, cache)
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+    first = prepare(preparation, cache)
+    (first.directory / "summary.json").unlink()
+    again = prepare(preparation, cache)
+    assert again == first
+    assert again.summary[1] == "train: 2 of 2 rows kept, 0 dropped"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layout": "foo"}, "data.layout='foo': expected one of \\('', 'mulberry', "),
+        ({"columns": "answr=a"}, "data.columns='answr=a': expected FIELD=COLUMN, .* got 'answr=a'"),
+        ({"key_steps": "all"}, "data.key_steps='all': expected one of"),
+        ({"test_size": 1.5}, "data.test_size=1.5: expected a share below 1"),
+        ({"max_frames": 1}, "data.max_frames=1: expected at least 2"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_settings_that_training_refuses_are_refused_here_too(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Preparation("rows.json", **settings)
 
 
 def test_rows_without_key_steps_get_those_of_their_solution(write_json, cache):
