@@ -19,10 +19,13 @@ import r1vl_jax
 from r1vl_jax import rewards
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Answer, Pretrained
-from r1vl_jax.config import Data
+from r1vl_jax.config import Data, default, resolve
+from r1vl_jax.data.digits import task
 from r1vl_jax.evaluate import DataSource, data_of, evaluate
 from r1vl_jax.evaluation.pass_at_k import pass_at_k
 from r1vl_jax.evaluation.predictions import SCHEMA
+from r1vl_jax.observe import write_manifest
+from r1vl_jax.training.sources import prepare_sources
 
 SETTINGS = Settings(max_new_tokens=8)
 
@@ -166,6 +169,27 @@ def test_a_run_without_data_is_named(tmp_path):
         data_of("")
     with pytest.raises(FileNotFoundError, match="no run here"):
         data_of(str(tmp_path))
+
+
+def test_the_data_of_a_run_are_those_of_its_settings(tmp_path, monkeypatch):
+    """Of the embedded task its own directory; of files those that were prepared, wherever they are."""
+    task.write(tmp_path / "run" / "data", difficulty=1, warmup_records=2, train_records=2, eval_records=3, seed=0)
+    settings = default()
+    settings.workdir, settings.warmup.max_steps, settings.warmup.batch_size = str(tmp_path / "run"), 1, 2
+    write_manifest(tmp_path / "run", resolve(settings), data_fingerprint="")
+    split, about = DataSource(data_of(str(tmp_path / "run"))).open(tmp_path / "unused")
+    assert (len(split), about["split"], about["notes"]) == (3, "test", [])
+
+    (tmp_path / "rows.json").write_text(json.dumps([{"problem": "How many?", "answer": n} for n in range(5)]))
+    settings.workdir, settings.data.source = str(tmp_path / "other"), str(tmp_path / "rows.json")
+    settings.data.layout, settings.data.test_size, settings.data.directory = "problem", 2.0, str(tmp_path / "prepared")
+    config = resolve(settings)
+    prepare_sources(config.data, tmp_path / "prepared")
+    write_manifest(tmp_path / "other", config, data_fingerprint="")
+    monkeypatch.setattr("r1vl_jax.data.sources.prepare._write", lambda *args, **settings: pytest.fail("prepared again"))
+    split, about = DataSource(data_of(str(tmp_path / "other"))).open(tmp_path / "unused")
+    assert len(split) == 2
+    assert "test: 2 of 2 rows kept, 0 dropped" in about["notes"]
 
 
 def test_data_may_be_a_mixture(directory, tmp_path):
