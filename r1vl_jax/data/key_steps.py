@@ -6,6 +6,7 @@
 import re
 
 from r1vl_jax import response_format
+from r1vl_jax.data.solutions.doubts import Doubts
 from r1vl_jax.data.solutions.spellings import spellings
 from r1vl_jax.data.solutions.statements import Statement, read_statements
 from r1vl_jax.data.sources.answers import answer_in_response
@@ -27,6 +28,8 @@ _MARKS = {
 }
 _NO_UNITS = {"in", "a", "A", "t", "T", "b", "B", "C", "F", "H", "S", "K"}  # words and names, too
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+_WORD = re.compile(r"[^\W\d]{3,}|\d{2,}")
+_GENERAL = set("the and for with from number amount count total sum value".split())  # words that tell no names apart
 _SENTENCE_END = re.compile(r"[?!;\n]|\.(?!\d)")
 Group = tuple[str, ...]
 
@@ -62,11 +65,14 @@ class _Question:
         self._sentences = _SENTENCE_END.split(self._folded)
 
     def has(self, statement: Statement, group: Group) -> bool:
-        """Whether it states this: in one of the spellings, or name and value in one sentence."""
+        """Whether it states this: in one of the spellings, or a word of the name and the value in one sentence."""
         if not _numbers(group[1]) <= self.numbers:
             return False
         name, values = statement.left.lower(), _numbers(statement.right)
-        if statement.kind == "name" and any(name in each and values <= _numbers(each) for each in self._sentences):
+        words = [name] if len(name) < 4 else [word for word in _WORD.findall(name) if word not in _GENERAL]
+        if statement.kind == "name" and any(
+            values <= _numbers(each) and any(word in each for word in (name, *words)) for each in self._sentences
+        ):
             return True
         return any(spelling.lower() in self._folded or _occurs(spelling, self._problem) for spelling in group)
 
@@ -88,10 +94,11 @@ def _quantities(path: str, answer: str, steps: list[tuple[int, Group]], question
     """Numbers with units that neither the question, the answer nor another step has."""
     known = question.numbers | _numbers(answer).union(*(_numbers(group[0]) for _, group in steps))
     found: dict[str, tuple[int, Group]] = {}
+    doubts = Doubts.read(path)
     for match in _QUANTITY.finditer(path):
         number, unit = match[1].replace(",", ""), match[2]
-        is_long = sum(map(str.isdigit, number)) > 1
-        if is_long and number not in known and (unit in _MARKS or (unit not in _NO_UNITS and parse_unit(unit))):
+        is_stated = sum(map(str.isdigit, number)) > 1 and doubts.leave(match.start(), is_true_anyway=False)
+        if is_stated and number not in known and (unit in _MARKS or (unit not in _NO_UNITS and parse_unit(unit))):
             known.add(number)
             found[number] = match.start(), _with_unit(match[0], match[1], unit)
     return list(found.values())

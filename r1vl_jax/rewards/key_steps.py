@@ -4,11 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from r1vl_jax.rewards.normal_form import normal_form
+from r1vl_jax.rewards.strings import to_bytes
+
 _LAYOUTS = "a group is a text or a list of texts ({'Steps': [...]} is read, too)"
 
 
 def parse_key_steps(key_steps: Any) -> tuple[tuple[str, ...], ...]:
-    """Groups of equivalent spellings.
+    """Groups of equivalent spellings, without those that are empty in normal form: one variant finds "" in any path.
 
     Args:
         key_steps: a list of groups, or `{"Steps": [...]}` as in R1-VL's data, or the JSON text of either. A group is a
@@ -17,6 +20,12 @@ def parse_key_steps(key_steps: Any) -> tuple[tuple[str, ...], ...]:
     Raises:
         ValueError: it is none of these.
     """
+    groups = (tuple(filter(_is_text, group)) for group in read_groups(key_steps))
+    return tuple(filter(None, groups))
+
+
+def read_groups(key_steps: Any) -> tuple[tuple[str, ...], ...]:
+    """As `parse_key_steps`, with the empty ones."""
     groups = _parse_json(key_steps) if isinstance(key_steps, str) else key_steps
     groups = groups.get("Steps") if isinstance(groups, Mapping) else groups
     if not isinstance(groups, list | tuple):
@@ -29,6 +38,10 @@ def _parse_json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _is_text(spelling: str | bytes) -> bool:
+    return normal_form(to_bytes(spelling)) != b""
 
 
 def _parse_group(group: Any, number: int) -> tuple[str, ...]:

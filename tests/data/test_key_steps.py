@@ -60,7 +60,7 @@ TABLE = {
     "Geometry, trigonometry and brackets": (
         "What is x?",
         r"We know \[ \sin 30^\circ = \frac{1}{2} \] so \( x = \frac{-3 + \sqrt{25}}{2} = 1 \).",
-        [r"\sin 30^\circ = \frac{1}{2}", r"x = \frac{-3 + \sqrt{25}}{2} = 1", r"\frac{-3 + \sqrt{25}}{2} = 1"],
+        [r"\sin 30^\circ = \frac{1}{2}", r"\frac{-3 + \sqrt{25}}{2} = 1"],
     ),
     "algebra": (
         "Solve the equation for the number of girls, please, with all of the steps.",
@@ -178,7 +178,7 @@ def made_up(rng: random.Random) -> tuple[str, str]:
 def test_a_response_equal_to_the_solution_matches_all():
     rng = random.Random(0)
     num_groups = 0
-    for question, solution in [made_up(rng) for _ in range(300)] + [case[:2] for case in TABLE.values()]:
+    for question, solution in [made_up(rng) for _ in range(320)] + [case[:2] for case in TABLE.values()]:
         groups = key_steps_by_rule(question, solution)
         num_groups += len(groups)
         assert groups == key_steps_by_rule(question, solution)

@@ -43,7 +43,7 @@ PNG = png(28, 28)
 def records(make_record):
     return [
         make_record(id="plain"),
-        make_record(id="ünïcode", problem="<image>Größe? 🙂", key_steps=(("a",), (), ("b", "c"))),
+        make_record(id="ünïcode", problem="<image>Größe? 🙂", key_steps=(("a",), ("", "b", "c"), (), (" ",))),
         make_record(id="bare", key_steps=(), response="", images=(make_record().images[0] + b"\0\0",)),
         make_record(id="turns", system="Sei brief.", history=(("<image>Größe?", "8"), ("a", "")), problem="And?"),
         make_record(id="videos", videos=((PNG, PNG), (PNG,)), fps=(0.5, 30), problem="<image><video> or <video>?"),
@@ -65,7 +65,7 @@ def test_tensorflow_datasets_opens_what_was_written(tmp_path, records):
     write_splits(tmp_path / "data", {"train": records}, settings={})
     row = tfds.builder_from_directory(tmp_path / "data").as_data_source("train")[1]
     assert row["images"] == list(records[1].images)
-    assert [list(group) for group in row["key_steps"]] == [[b"a"], [], [b"b", b"c"]]
+    assert [list(group) for group in row["key_steps"]] == [[b"a"], [b"b", b"c"]]
     assert row["problem"].decode() == records[1].problem
 
 

@@ -8,20 +8,34 @@ import pytest
 from r1vl_jax import rewards
 from r1vl_jax.rewards.key_steps import parse_key_steps
 
-GROUPS = (("1+1=2",), ("2+3=5", "5=2+3"), ())
+GROUPS = (("1+1=2",), ("2+3=5", "5=2+3"), ("7>3",))
 LAYOUTS = {
-    "groups": [["1+1=2"], ["2+3=5", "5=2+3"], []],
+    "groups": [["1+1=2"], ["2+3=5", "5=2+3"], ["7>3"]],
     "tuples": GROUPS,
-    "text and list": ["1+1=2", ["2+3=5", "5=2+3"], []],
-    "R1-VL": {"Steps": ["1+1=2", ["2+3=5", "5=2+3"], []]},
-    "R1-VL as JSON": json.dumps({"Steps": ["1+1=2", ["2+3=5", "5=2+3"], []]}),
-    "JSON": json.dumps(["1+1=2", ["2+3=5", "5=2+3"], []]),
+    "text and list": ["1+1=2", ["2+3=5", "5=2+3"], "7>3"],
+    "empty ones between": ["1+1=2", "", ["2+3=5", "", "5=2+3", " $\n"], [], [""], "7>3"],
+    "R1-VL": {"Steps": ["1+1=2", ["2+3=5", "5=2+3"], ["7>3"]]},
+    "R1-VL as JSON": json.dumps({"Steps": ["1+1=2", ["2+3=5", "5=2+3"], ["7>3"]]}),
+    "JSON": json.dumps(["1+1=2", ["2+3=5", "5=2+3"], ["7>3"]]),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_groups(layout):
     assert parse_key_steps(LAYOUTS[layout]) == GROUPS
+
+
+@pytest.mark.parametrize("semantics", ["paper", "released"])
+def test_empty_spellings_match_nothing(semantics):
+    record = {"answer": "5", "key_steps": [[""], ["1+1=2", " "], []]}
+    reward = rewards.score(["### Step 1:\nNo.\n\n### The final answer is:\n5"], [record], semantics=semantics)
+    assert reward.key_step_match.tolist() == [0]
+
+
+@pytest.mark.parametrize("key_steps", [{"Step 1": ["1+1=2"]}, '{"Step 1": ["1+1=2"], "Step 2": []}', {}])
+def test_a_mapping_without_steps_is_refused_by_the_names_it_has(key_steps):
+    with pytest.raises(ValueError, match="expected a list of groups, got .*Step 1|expected a list of groups, got {}"):
+        parse_key_steps(key_steps)
 
 
 def test_spellings_are_not_parsed_as_json():

@@ -12,20 +12,24 @@ _UNIT = re.compile(
     r"\s?\\(?:text|mathrm)\{[^{}]*\}(?:\^\{?[23]\}?)?|\^\{?\\?circ\}?|°[CF]?"
     r"|(?<=\d)\s?(?!(?:times|plus|minus|divided|multiplied)\b)[A-Za-z]{2,12}(?:\s?[²³]|\^\{?[23]\}?)?(?=\s*(?:[-+*/×÷·)]|\\|$))"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}")
+_FRACTION = re.compile(
+    r"(?P<number>(?<=\d)\s*)?\\[dt]?frac\s?(?:\{([^{}]*)\}|(\d))\s?(?:\{([^{}]*)\}|(\d))"
+    r"(?P<factor>\s*(?=\\pi(?![A-Za-z])|π|\(|√|sqrt|(?![xX]\s*[\d(\\])[A-Za-z](?![A-Za-z])))?"
+)
 _ROOT = re.compile(r"\\?sqrt\s?\{([^{}]*)\}|√(\d+(?:\.\d+)?)")
 _SUBSTITUTIONS = (
+    (re.compile(r"\\pi(?![A-Za-z])|π"), "pi"),
+    (re.compile(r"(?<![A-Za-z])pi\s+(?=[A-Za-z])"), "pi*"),
     (re.compile(r"\\(?:times|cdot)(?![A-Za-z])|[×·∙]|(?<=[\d)}])\s*[xX]\s*(?=[\d(\\])"), "*"),
     (re.compile(r"\b(?:times|multiplied by)\b"), "*"),
     (re.compile(r"\\div(?![A-Za-z])|÷|\bdivided by\b"), "/"),
     (re.compile(r"\bplus\b"), "+"),
     (re.compile(r"\bminus\b|[−–]"), "-"),
     (re.compile(r"\\?%"), "%"),
-    (re.compile(r"(?<=\d),(?=\d{3}(?!\d))|\s+"), ""),
+    (re.compile(r"(?<=\d)(?:,|\{,\})(?=\d{3}(?!\d))|\s+"), ""),
     (re.compile(r"\^\{(\w+)\}"), r"^\1"),
     (re.compile("²"), "^2"),
     (re.compile("³"), "^3"),
-    (re.compile(r"\\pi(?![A-Za-z])|π"), "pi"),
     (re.compile(r"\\(?=sin|cos|tan|log|ln)"), ""),
 )
 _SYMBOL = re.compile(
@@ -46,9 +50,9 @@ def plain(expression: str) -> str:
     if _ARITHMETIC.fullmatch(text := expression.replace(" ", "")):
         return text
     text = _UNIT.sub("", _COMMAND.sub("", expression))
-    for _ in range(3 if "{" in text or "√" in text else 0):  # as deep as braces are read
+    for _ in range(3 if "{" in text or "√" in text or "frac" in text else 0):  # as deep as braces are read
         text = _ROOT.sub(lambda root: f"sqrt({root[1] or root[2]})", text)
-        text = _FRACTION.sub(lambda parts: f"{_in_parentheses(parts[1])}/{_in_parentheses(parts[2])}", text)
+        text = _FRACTION.sub(_quotient, text)
     for pattern, replacement in _SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
     return text
@@ -142,6 +146,13 @@ def _rounding(texts: tuple[str, str], values: tuple[float, float], percent: floa
         if number
     ]
     return min(places, default=0.0) + 1e-9 * max(1.0, *map(abs, values))
+
+
+def _quotient(fraction: re.Match[str]) -> str:
+    """Behind a number, where it may be the rest of a mixed one, in parentheses, which are no value."""
+    text = f"{_in_parentheses(fraction[2] or fraction[3])}/{_in_parentheses(fraction[4] or fraction[5])}"
+    text = text if fraction["number"] is None else f"({text})"
+    return text if fraction["factor"] is None else f"{text}*"
 
 
 def _in_parentheses(text: str) -> str:

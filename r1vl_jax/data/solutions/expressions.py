@@ -7,7 +7,7 @@ Quantifiers are possessive, so that no text makes matching slow.
 
 import re
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d++)?+|\d++(?:\.\d++)?+|\.\d++)"
+_NUMBER = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})++(?!\d)(?:\.\d++)?+|\d++(?:\.\d++)?+|\.\d++)"
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}"
 _INSIDE = r"(?:\\[A-Za-z]++|(?![a-z]{3})[^()])"  # of parentheses: no words
 _PARENTHESES = rf"(?:\\left\s*+)?+\((?:{_INSIDE}|\({_INSIDE}*+\))*+\)"
@@ -22,7 +22,7 @@ _SYMBOL = (
     r"(?:m?\s?(?:\\(?:angle|triangle)|[∠△])\s?)?+"
     rf"(?:\\overline\{{[A-Z]{{1,3}}\}}|{_GREEK}|[A-Z]{{1,3}}(?![A-Za-z])|[a-z](?![A-Za-z]))"
 )
-_FUNCTION = rf"(?:\\[dt]?frac\s?{_BRACES}\s?{_BRACES}|\\?sqrt(?:\[\d\])?(?:{_BRACES}|{_PARENTHESES}))"
+_FUNCTION = rf"(?:\\[dt]?frac\s?(?:{_BRACES}|\d)\s?(?:{_BRACES}|\d)|\\?sqrt(?:\[\d\])?(?:{_BRACES}|{_PARENTHESES}))"
 _TRIGONOMETRY = r"\\?(?:sin|cos|tan|log|ln)(?:\^\{?-?\d\}?+)?\s?"
 _ATOM = rf"(?:{_TRIGONOMETRY}|√)?+(?:{_FUNCTION}|{_PARENTHESES}|{_NUMBER}{_UNIT}?+|{_SYMBOL})"
 _EXPONENT = rf"(?:\^(?:{_BRACES}|\\?circ|\d++|[A-Za-z])|_(?:{_BRACES}|\w)|[²³!'’])*+"
@@ -30,7 +30,7 @@ _SIGN = r"[-−–+]?+\s?(?:\\?\$|[€£¥₹])?+\s?"
 _TERM = rf"{_SIGN}{_ATOM}{_EXPONENT}"
 _SIGN_BETWEEN = r"\s*+(?:[-+*/×·÷∙−–]|\\(?:times|cdot|div)(?![A-Za-z])|[xX](?=\s?[\d(\\$]))\s*+"
 _NO_SIGN_BETWEEN = (  # a product
-    r"\\[,;: ]|\s*+(?=\\(?:[dt]?frac|sqrt|pi|theta|sin|cos|tan)(?![A-Za-z]))|(?=[\\(A-Za-z√π])"
+    r"\\[,;: ]|\s*+(?=\\(?:[dt]?frac|sqrt|pi|theta|sin|cos|tan)(?![A-Za-z]))|\s?(?=\(|\\left\s*\()|(?=[\\A-Za-z√π])"
     r"|(?<=\\pi)\s(?=[a-z](?![a-z]))"
 )
 _BETWEEN = rf"(?:{_SIGN_BETWEEN}|\s++{OPERATOR_WORD}\s++|{_NO_SIGN_BETWEEN})"
@@ -38,4 +38,15 @@ _BETWEEN = rf"(?:{_SIGN_BETWEEN}|\s++{OPERATOR_WORD}\s++|{_NO_SIGN_BETWEEN})"
 EXPRESSION = re.compile(rf"{_TERM}(?:{_BETWEEN}{_TERM})*+")
 UNIT_AT_END = re.compile(rf"(?<=\d)(?!\s?\\?%){_UNIT}$")
 # Behind an expression that was not read to its end.
-GOES_ON = re.compile(r"\s?(?:[*/^:+×·÷_{]|\\(?:times|cdot|div|frac|sqrt|pi))|\d|[.,]\d")
+GOES_ON = re.compile(
+    r"\s*(?:[*/^:+×·÷_{\[±∓]|\((?!(?!sqrt|sin|cos|tan|log)[A-Za-z]{3})"
+    r"|\\(?!text|math|mbox|q?quad|end|tag|right|circ|degree|therefore|because|checkmark|square|hspace)[A-Za-z{])"
+    r"|\d|[.,]\d|\.\."
+)
+_UNIT_LETTER = r"[aAIgmhslLJNWVKCF](?!\w)"  # or a word
+# Behind a number without its unit: "2 x", "2 m + 1", "20% of 50", "2 to 5".
+OF = re.compile(rf"\s*(?:{OPERATOR_WORD}|mod|choose|of)\b")
+WORD_GOES_ON = re.compile(
+    rf"{OF.pattern}|\s+\d|\s+or\b|\s+(?:to|through|until)\s+[-−$]?\d|\s+and\s+[-−$]?[\d.,]++\s*$"
+    rf"|\s+(?:[A-Za-z](?![\w'’])\s*[-+*/^(]|(?!{_UNIT_LETTER})[A-Za-z](?![\w'’]))"
+)

@@ -12,11 +12,17 @@ _OPENINGS = set(
     "so then thus hence therefore and since we get have is are was because now where which find gives that also let if"
     " when as but while means calculate know see first next finally here note with".split()
 )
-_PARTS = set("times plus minus divided multiplied out about than only".split())  # of something else
+_OPERATORS = set("plus minus divided multiplied mod modulo choose".split())
+_PARTS = _OPERATORS | set("times out about than only".split())  # of something else
+# What is counted, so that "Row 3 is 15" and "the page is 44" say nothing of a quantity.
+_STRUCTURE = set(
+    "page chapter section table figure row column line question problem exercise equation part case item".split()
+)
+_NUMBERED = {"angle", "side", "segment"}  # "angle 1" is a name
 # What names nothing in particular, above all the answer.
 _NO_NAMES = set(
     "answer answers it there this that he she they we you i these those result solution option choice what who which"
-    " step one value figure all".split()
+    " step one value figure all img src href alt not".split()
 )
 
 
@@ -43,6 +49,15 @@ def _is_name(words: list[str], before: str) -> bool:
     """Whether words are a whole name, given the text before them."""
     if not 1 <= len(words) <= _MAX_WORDS or not re.search("[a-z]{2}", " ".join(words)):
         return False
-    is_cut = before.rpartition(" ")[2].lower() in _PREPOSITIONS or before[-1:] in set("+-*/=×÷(\\^_{")
+    is_cut = before.rpartition(" ")[2].lower() in _PREPOSITIONS or before[-1:] in set("+-*/=×÷(\\^_{0123456789%")
     is_part = words[0] in _PREPOSITIONS | _PARTS or words[-1] in _ARTICLES | _NO_NAMES
-    return not is_cut and not is_part and "answer" not in words
+    is_structure = (len(words) == 1 and words[0] in _STRUCTURE) or _has_bare_number(words)
+    return not (is_cut or is_part or is_structure or _OPERATORS & {*words} or "answer" in words)
+
+
+def _has_bare_number(words: list[str]) -> bool:
+    """Whether a number stands behind what it counts: "Row 3", "USD 50", but not "value for 2019"."""
+    return any(
+        word[0].isdigit() and before not in _PREPOSITIONS | _NUMBERED
+        for before, word in zip(["", *words], words, strict=False)
+    )

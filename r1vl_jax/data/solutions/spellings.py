@@ -8,8 +8,11 @@ import re
 
 from r1vl_jax.data.solutions.arithmetic import may_be_equal, plain
 from r1vl_jax.data.solutions.statements import Statement
+from r1vl_jax.rewards.normal_form import normal_form
+from r1vl_jax.rewards.strings import to_bytes
 
 MAX_SPELLINGS = 16
+_MIN_REVERSED = 6  # bytes: "3 + 4 = x" has `4=x`, too
 _WORDS = {"*": " times ", "+": " plus ", "-": " minus ", "/": " divided by "}
 _BETWEEN = re.compile(r"(?<=[\w)%}])([-+*/])")  # an operator that is no sign
 _QUOTIENT = re.compile(r"(?<![\w.)^])([\d.]+)/([\d.]+)(?![\w.(^])")
@@ -51,8 +54,10 @@ def _comparison(statement: Statement) -> list[str]:
 
 
 def _quantity(statement: Statement) -> list[str]:
-    name, value = statement.left.strip(" $"), plain(statement.right).replace("%", "")
-    written = [f"{name}={value}", f"{name} = {value}", f"{name} is {value}", f"{value}={name}", f"{value} = {name}"]
+    name, value = statement.left.strip(" $&"), plain(statement.right).replace("%", "")
+    written = [f"{name}={value}", f"{name} = {value}", f"{name} is {value}"]
+    if len(normal_form(to_bytes(f"{value}={name}"))) >= _MIN_REVERSED:
+        written += [f"{value}={name}", f"{value} = {name}"]
     if re.match("[A-Za-z]{4}", name):  # a word
         written += [f"{name}: {value}", f"{value} is the {name}"]
     if (short := _name_without_commands(name)) != name:

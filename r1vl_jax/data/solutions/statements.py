@@ -9,18 +9,23 @@ What is read is bounded: clauses of at most 300 characters, each in one pass.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from r1vl_jax.data.solutions import arithmetic
-from r1vl_jax.data.solutions.expressions import EXPRESSION, GOES_ON, OPERATOR_WORD, UNIT_AT_END
+from r1vl_jax.data.solutions.doubts import Doubts
+from r1vl_jax.data.solutions.expressions import EXPRESSION, GOES_ON, OF, OPERATOR_WORD, UNIT_AT_END, WORD_GOES_ON
 from r1vl_jax.data.solutions.names import name_at_end
 
 _MAX_CLAUSE = 300
 _MAX_SIDE = 100  # characters that a name or an expression is looked for in
+_ATTRIBUTE = r"\s+[\w-]+=(?:\"[^\"<>\n]*+\"|[^\s\"<>]++)"
 _CLAUSE_END = re.compile(
-    r"\n|\\\\|<<|>>|(?<=[.;:!?])\s|,\s|\\[()\[\]]|\*\*|\$\$|\\(?:Right|L?ongright)arrow|\\implies|[⇒→。，；：！？]"
+    rf"(?:\n|\A)[ \t]*+[-*•][ \t]|<[a-z]++(?:{_ATTRIBUTE})+\s*/?>|"
+    r"\\(?:begin|end)\{\w+\*?\}|\n|\\\\|<<|>>|(?<=[.;:!?])\s|,\s|\\[()\[\]]|\*\*|\$\$|\\(?:Right|L?ongright)arrow|\\implies|[⇒→。，；：！？]"
 )
 _DIGIT = re.compile(r"\d")
+_WIDE = "０１２３４５６７８９＋－＝＊／（）．＜＞％"
+_NARROW = str.maketrans(_WIDE, "0123456789+-=*/().<>%")
 _RELATION = re.compile(
     r"(?P<equal>(?<![<>!=:])=(?![=>])|≈|\\approx(?![a-z]))|(?P<less>(?<!<)<(?![<>=/a-z])|\\lt(?![a-z]))"
     r"|(?P<greater>(?<![<>/a-z=-])>(?![<>=])|\\gt(?![a-z]))"
@@ -30,6 +35,13 @@ _RELATION = re.compile(
 _OTHER_THAN = re.compile(
     r"\W*(?:\w+\s+){0,2}(?:more|less|fewer|higher|lower|older|younger|greater|larger|smaller|longer|shorter|taller"
     r"|times|of|to|and|or|out|percentage)\b"
+)
+# Before a symbol, which is then not itself what is equal: "the sum of a and b = 12".
+_OF_IT = re.compile(
+    r"\b(?:twice|double|triple|half)[\s$]*$|\b(?:sum|difference|product|quotient|ratio|average|mean|area|perimeter"
+    r"|circumference|volume|square|cube|root|twice|double|half)\b.*"
+    r"\b(?:of|and|than|to|by|between|triangle|rectangle|square|circle|sector|parallelogram|trapezoid)[\s$]*$",
+    re.IGNORECASE,
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text|mathrm|textbf)\{[^{}]*\}")
 _WORD = re.compile(
@@ -73,7 +85,15 @@ class _Side:
 
 
 def read_statements(text: str) -> Iterator[Statement]:
-    """The statements of a text that are true as far as arithmetic tells, in order."""
+    """What a text states and neither denies nor asks nor supposes, and arithmetic does not refute, in order."""
+    doubts = Doubts.read(text)
+    for statement in _mentioned(text.translate(_NARROW)):
+        is_true_anyway = statement.kind != "name" and not arithmetic.has_symbols(statement.left + statement.right)
+        if doubts.leave(statement.start, is_true_anyway=is_true_anyway):
+            yield replace(statement, text=text[statement.start : statement.start + len(statement.text)])
+
+
+def _mentioned(text: str) -> Iterator[Statement]:
     start = 0
     for end, next_start in [*(match.span() for match in _CLAUSE_END.finditer(text)), (len(text), len(text))]:
         if end - start <= _MAX_CLAUSE and _DIGIT.search(text, start, end):
@@ -97,10 +117,16 @@ def _in_clause(clause: str, offset: int) -> Iterator[Statement]:
             yield from _comparison(clause, offset, left, right, is_less=relation["less"] is not None)
         else:
             yield from _equation(clause, offset, left, right)
-            if len(chain) > 1 and chain[0].is_name and arithmetic.may_be_equal(left.text, right.text):
+            is_end = len(chain) > 1 and chain[0].is_name and arithmetic.may_be_equal(left.text, right.text)
+            if is_end and not _are_short(chain[0], right):
                 yield from _quantity(clause, offset, chain[0], right)
         is_whole = not clause[right.end_of_unit : right_end].strip(" $")
         chain = [*(chain or [left]), right] if is_equation and is_whole else []
+
+
+def _are_short(name: _Side, value: _Side) -> bool:
+    """Whether these are a letter and a digit, which `x = 4` of "2x = 4" matches, too."""
+    return len(name.text.strip(" $&")) == 1 and len(arithmetic.plain(value.text)) == 1
 
 
 def _comparison(clause: str, offset: int, left: _Side, right: _Side, *, is_less: bool) -> Iterator[Statement]:
@@ -142,18 +168,20 @@ def _first_side(clause: str, start: int, end: int, *, is_verb: bool) -> _Side | 
     """The expression that a text begins with."""
     text = clause[start:end]
     is_closing = text.count("$") == 1  # the dollar closes what was opened before, or is money
-    start += len(text) - len(text.lstrip() if is_closing else text.lstrip(" $"))
+    start += len(text) - len(text.lstrip() if is_closing else text.lstrip(" $&"))
     found = EXPRESSION.match(clause, start, end)
     if found is None or GOES_ON.match(clause, found.end(), end):
         return None
     side = _without_unit(found[0], start)
+    if WORD_GOES_ON.match(clause, side.end, end) or OF.match(clause, side.end_of_unit, end):
+        return None
     return None if is_verb and _OTHER_THAN.match(clause[side.end : end]) else side
 
 
 def _last_side(clause: str, start: int, end: int) -> _Side | None:
     """The expression, or else the name, that a text ends with."""
     start = max(start, end - _MAX_SIDE)
-    text = clause[start:end].rstrip(" $")
+    text = clause[start:end].rstrip(" $&")
     masked = text
     if "{" in text:
         masked = _TEXT_COMMAND.sub(lambda command: "\\text" + "{" * (len(command[0]) - 5), text)
@@ -161,7 +189,7 @@ def _last_side(clause: str, start: int, end: int) -> _Side | None:
     first = _without_opening(text, words[-1] if words else 0)
     side = _without_unit(text[first:], start + first) if EXPRESSION.fullmatch(text, first) else None
     if side and not (words and arithmetic.is_number(side.text)):
-        return side
+        return None if side.is_name and _OF_IT.search(text[:first]) else side
     if name := name_at_end(text):  # "value for 2019" is one, too
         end = start + len(text)
         return _Side(name[0], start + name[1], end, end, is_words=True)

@@ -23,6 +23,7 @@ from r1vl_jax.data.sources.pictures import list_pictures, read_picture
 from r1vl_jax.data.sources.readers import Cells
 from r1vl_jax.data.sources.videos import MAX_FRAMES, list_videos, read_video
 from r1vl_jax.rewards.answers import compare_any
+from r1vl_jax.rewards.key_steps import parse_key_steps, read_groups
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class RowReader:
         notes += [each for each in (change, video_change) if each]
         clips = [read_video(video, self.root, max_frames=self.max_frames, fps=fps) for video, fps in videos]
         problem = list_choices(texts[-1], choices)
-        key_steps = cells.key_steps.get("Steps") if isinstance(cells.key_steps, Mapping) else cells.key_steps
+        key_steps, change = _own_key_steps(cells.key_steps)
+        notes += [change] if change else []
         if not key_steps and self.key_steps == "rule":
             key_steps = _key_steps("\n".join((cells.system, *texts[:-1], problem)), cells, answers)
             notes += ["key steps by rule"] if key_steps else []
@@ -86,7 +88,7 @@ class RowReader:
             problem=problem,
             solution=cells.solution or answer,
             answer=answer,
-            key_steps=key_steps or (),
+            key_steps=key_steps,
             response=cells.response,
             kind=_name(cells.kind),
             source=_name(cells.source) or self.source,
@@ -125,6 +127,17 @@ def _answers(cells: Cells, choices: tuple[str, ...]) -> tuple[list[str], list[st
         return answers, notes
     answer = answer_in_column(answer_in_response(cells.response), choices=choices)
     return [answer] if answer else [], notes
+
+
+def _own_key_steps(cell: Any) -> tuple[tuple[tuple[str, ...], ...], str]:
+    """Those that the row has, and what was changed in them."""
+    if not cell or (isinstance(cell, Mapping) and cell.get("Steps", ()) is None):
+        return (), ""
+    try:
+        groups = parse_key_steps(cell)
+    except ValueError as error:
+        raise ValueError(f"column 'key_steps': {error}") from None
+    return groups, "" if groups == read_groups(cell) else "empty key steps left out"
 
 
 def _key_steps(question: str, cells: Cells, answers: list[str]) -> tuple[tuple[str, ...], ...]:

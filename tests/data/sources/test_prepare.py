@@ -172,6 +172,23 @@ def test_rows_without_key_steps_get_those_of_their_solution(write_json, cache):
     assert "  no key steps: 6 records" in without.summary
 
 
+def test_empty_key_steps_are_left_out_with_a_note(write_json, cache):
+    data = [
+        *rows(1, key_steps=[["1+1=2", ""], [], [" "]]),
+        *rows(1, key_steps='{"Steps": [[""]]}', solution="48 + 5 = 53."),
+        *rows(1, key_steps=[["1+1=2"]]),
+        *rows(1, key_steps={"Step 1": ["1+1=2"]}),
+        *rows(1, key_steps=None),
+        *rows(1, key_steps={"Steps": None}),
+    ]
+    prepared = prepare(Preparation(str(write_json("rows.json", data))), cache)
+    steps = [[group[0] for group in record.key_steps] for record in open_split(prepared.directory, "train")]
+    assert steps == [["1+1=2"], ["48 + 5 = 53"], ["1+1=2"], [], []]
+    notes = {"  empty key steps left out: 2 records", "  key steps by rule: 1 records", "  no key steps: 2 records"}
+    assert notes <= {*prepared.summary}
+    assert any("column 'key_steps': expected a list of groups, got {'Step 1'" in line for line in prepared.summary)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "settings", "message"),
     [
