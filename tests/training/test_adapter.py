@@ -8,14 +8,18 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from helpers.chat_model import write_chat_model
 from helpers.small import make_adapter
 
+from r1vl_jax.checkpoint.hf.load import read_config
 from r1vl_jax.checkpoint.hf.peft import save_adapter
 from r1vl_jax.checkpoint.model_config import expected_config
-from r1vl_jax.config import Model
+from r1vl_jax.config import Config, Model
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import make_lora
+from r1vl_jax.sharding.mesh import make_mesh
 from r1vl_jax.training.adapter import initial_adapter
+from r1vl_jax.training.components import initial_params, make_definition
 
 SETTINGS = Model(path="base", lora_r=4, lora_alpha=8.0, lora_target_modules=("q_proj", "qkv"))
 
@@ -64,3 +68,18 @@ def test_an_adapter_of_other_settings_is_refused(saved, changes, reason):
     settings = dataclasses.replace(SETTINGS, adapter_path=str(saved[0]), **changes)
     with pytest.raises(ValueError, match=re.escape(f" is an adapter of other settings:\n  {reason}") + "$"):
         initial_adapter(settings, define(settings))
+
+
+def test_the_run_has_it_beside_the_base(tmp_path):
+    """Not a new one, whose B would be zero."""
+    write_chat_model(tmp_path / "base")
+    model = dataclasses.replace(SETTINGS, path=str(tmp_path / "base"))
+    settings = dataclasses.replace(Config(), model=model)
+    mesh = make_mesh(settings.mesh, jax.devices()[:1])
+    definition = make_definition(settings, read_config(model.path), mesh, platform="cpu")
+    adapter = make_adapter(definition)
+    params = flatten_dict(initial_params(settings, model, definition, adapter), sep=".")
+    for path, leaf in flatten_dict(adapter, sep=".").items():
+        np.testing.assert_array_equal(params[path], leaf)
+    new = flatten_dict(initial_params(settings, model, definition), sep=".")
+    assert not any(np.any(new[path]) for path in new if path.endswith("lora_b"))
