@@ -24,7 +24,7 @@ FACTORS = {
         r"\frac{4}{3}\pi (3)^3 = 36\pi",
     ],
     r"y = 2\frac{1}{2}": [],
-    "the share is 20% of 50": ["20%"],  # no name of it
+    "share = 20% of 50": ["20%"],  # no name of it
     "share = 1/2 of 30": [],
     "y = 5 times the width": [],
     r"y = 15 \bmod 4": [],
@@ -36,7 +36,8 @@ FACTORS = {
         r"total = 5 \left( 3 + 4 \right) = 35",
         r"5 \left( 3 + 4 \right) = 35",
     ],
-    "The interval is 5..7 and the range is 2 to 5.": [],
+    "The interval is 5..7": [],
+    "y = 2 to 5": [],
 }
 DOUBTS = {
     "It cannot be that x = 5.": [],
@@ -46,7 +47,7 @@ DOUBTS = {
     "Not 5*5 = 25.": [],
     "AB = 12 is impossible.": [],
     "It is not 45 km.": [],
-    "It isn't 3 + 4 = 7.": [],
+    "He doesn't have 5 + 6 = 11.": [],
     "If AB = 12, then CD = 13. Then EF = 14.": ["EF = 14"],
     "If there are 5 rows of 4, there are 5 * 4 = 20 seats.": ["5 * 4 = 20"],
     "x = 15 or x = 16": [],

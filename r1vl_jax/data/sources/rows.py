@@ -136,7 +136,7 @@ def _own_key_steps(cell: Any) -> tuple[tuple[tuple[str, ...], ...], str]:
     try:
         groups = parse_key_steps(cell)
     except ValueError as error:
-        raise ValueError(f"column 'key_steps': {error}") from None
+        raise ValueError(f"field 'key_steps': {error}") from None
     return groups, "" if groups == read_groups(cell) else "empty key steps left out"
 
 

@@ -186,7 +186,7 @@ def test_empty_key_steps_are_left_out_with_a_note(write_json, cache):
     assert steps == [["1+1=2"], ["48 + 5 = 53"], ["1+1=2"], [], []]
     notes = {"  empty key steps left out: 2 records", "  key steps by rule: 1 records", "  no key steps: 2 records"}
     assert notes <= {*prepared.summary}
-    assert any("column 'key_steps': expected a list of groups, got {'Step 1'" in line for line in prepared.summary)
+    assert any("field 'key_steps': expected a list of groups, got {'Step 1'" in line for line in prepared.summary)
 
 
 @pytest.mark.parametrize(
