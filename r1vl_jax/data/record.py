@@ -2,23 +2,19 @@
 
 import contextlib
 import hashlib
-import io
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from r1vl_jax.data import fields
+from r1vl_jax.data.given import Picture, encode_frames, encode_pictures, list_rates
 from r1vl_jax.data.pictures import open_picture
 from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, match_placeholders
 from r1vl_jax.data.turns import FPS, Video
 from r1vl_jax.rewards.key_steps import parse_key_steps
-
-_Picture = bytes | str | os.PathLike | Image.Image
 
 
 class UnusableRecord(ValueError):
@@ -79,7 +75,7 @@ class Record:
         cls,
         problem: str,
         *,
-        images: Sequence[_Picture] = (),
+        images: Picture | Sequence[Picture] = (),
         answer: str = "",
         key_steps: Any = (),
         response: str = "",
@@ -89,7 +85,7 @@ class Record:
         source: str = "",
         system: str = "",
         history: Sequence[Sequence[str]] = (),
-        videos: Sequence[Sequence[_Picture]] = (),
+        videos: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] = (),
         fps: float | Sequence[float] = FPS,
         other_answers: Sequence[str] = (),
     ) -> "Record":
@@ -97,13 +93,13 @@ class Record:
 
         Args:
             problem: without any `<image>`, here or in the history, one for each image is put first; so is `<video>`.
-            images: encoded files, paths of files, or images in memory.
+            images: encoded files, paths of files, or images in memory; one alone needs no list.
             answer: needed, unless there is a response.
             key_steps: in any layout of `parse_key_steps`.
             solution: by default the answer.
             id: by default a digest of the content.
             history: pairs of a question and its answer.
-            videos: frames of each, as `images`.
+            videos: frames of each, as `images`; a list of frames alone is one video.
             fps: frames a second, of all videos or of each.
             other_answers: further answers that are right, too.
 
@@ -111,9 +107,8 @@ class Record:
             UnusableRecord: the record is invalid; says what is wrong with it.
         """
         try:
-            encoded = tuple(map(_encoded, images))
-            clips = [tuple(map(_encoded, frames)) for frames in videos]
-            rates = [fps] * len(clips) if isinstance(fps, int | float) else list(fps)
+            encoded, clips = encode_pictures(images), encode_frames(videos)
+            rates = list_rates(fps, len(clips))
             fields.check_videos(tuple(clips), tuple(rates))
             fields.check_history(history := fields.as_tuples(history))
             if isinstance(problem, str):
@@ -202,6 +197,8 @@ def check(record: Record) -> None:
         ValueError: what is wrong with it.
     """
     fields.check(record)
+    if not record.problem.strip():
+        raise ValueError("its question is empty: expected a text in `problem`, or at least a picture's placeholder")
     if not record.answer.strip() and not record.response.strip():
         raise ValueError("it has no answer, and no response to train on")
     if record.other_answers and not record.answer.strip():
@@ -211,16 +208,6 @@ def check(record: Record) -> None:
         if number != len(items):
             kind = placeholder.strip("<>")
             raise ValueError(f"expected one {placeholder} for each of {len(items)} {kind}s, got {number}")
-
-
-def _encoded(image: bytes | str | os.PathLike | Image.Image) -> bytes:
-    """The encoded file of an image: given, read, or made."""
-    if isinstance(image, str | os.PathLike):
-        return Path(image).read_bytes()
-    if isinstance(image, Image.Image):
-        image.save(file := io.BytesIO(), format="PNG")
-        return file.getvalue()
-    return image
 
 
 def _decode(encoded: bytes, name: str, record_id: str) -> Image.Image:

@@ -133,6 +133,21 @@ def test_a_record_of_videos_is_made(tmp_path):
     assert ([frame.size for frame in video.frames], video.fps) == ([(28, 28)], 4.0)
 
 
+def test_one_picture_needs_no_list(tmp_path):
+    (path := tmp_path / "a.png").write_bytes(PNG)
+    for given in (path, str(path), PNG):
+        assert Record.make("What?", images=given, answer="2").images == (PNG,)
+        assert Record.make("What?", videos=given, answer="2").videos == ((PNG,),)
+        assert Record.make("What?", videos=[given, given], answer="2").videos == ((PNG, PNG),)
+        assert Record.make("What?", videos=[given, [PNG, PNG]], answer="2").videos == ((PNG,), (PNG, PNG))
+    (image,) = decode_images(Record.make("What?", images=Image.new("RGB", (3, 2), "teal"), answer="a"))
+    assert image.size == (3, 2)
+
+
+def test_a_question_may_be_a_picture_alone():
+    assert Record.make("", images=PNG, response="A square.").problem == "<image>"
+
+
 def test_a_conversation_is_made(make_record):
     encoded = make_record().images[0]
     record = Record.make("And?", images=[encoded], answer="2", system="Be brief.", history=[["How many?", "1"]])
@@ -156,6 +171,20 @@ def test_several_answers_are_made():
         ({"answer": "5", "images": ["nowhere.png"], "id": "a"}, "record 'a': .*No such file.*'nowhere.png'"),
         ({"answer": "5", "images": [b"junk"]}, r"image 1 \(4 bytes\) is unreadable"),
         ({"answer": "5", "images": [7]}, r"field 'images': expected encoded image files \(bytes\), got 7"),
+        ({"answer": "5", "images": None}, "field 'images': expected one or several of paths, .*, got None"),
+        ({"answer": "5", "images": 5}, r"field 'images': expected one or several of paths, .*, got 5 \(int\)"),
+        ({"answer": "5", "images": {"path": "a.png"}}, "field 'images': expected one or several of paths, .* got {'p"),
+        ({"answer": "5", "images": "nowhere.png"}, "No such file.*'nowhere.png'"),
+        ({"answer": "5", "images": ["a.png\0"]}, r"path 'a.png\\x00': embedded null byte"),
+        ({"answer": "5", "videos": None}, "field 'videos': expected one or several of paths, .*, got None"),
+        ({"answer": "5", "videos": 5}, "field 'videos': expected one or several of paths, .*, got 5"),
+        ({"answer": "5", "videos": [[PNG], 5]}, "field 'videos': expected one or several of paths, .*, got 5"),
+        ({"answer": "5", "fps": None}, "field 'fps': expected a number, or one for each video, got None"),
+        (
+            {"answer": "5", "videos": [PNG], "fps": "1"},
+            "field 'fps': expected a number, or one for each video, got '1'",
+        ),
+        ({"answer": "5", "problem": " "}, "its question is empty: expected a text in `problem`"),
         ({"answer": "5", "key_steps": 7}, "field 'key_steps': expected a list of groups, got 7"),
         ({"answer": "5", "history": [["a"]]}, "field 'history': expected a question and its answer, got"),
         ({"answer": "5", "history": [["a", 5]]}, r"field 'history': expected text \(str\), got 5"),

@@ -18,7 +18,7 @@ from r1vl_jax.data.sources.preparation import Part, Preparation, split_parts, va
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 _SUMMARY, _DROPPED = "summary.json", "dropped.txt"
-_VERSION = 5  # of what rows become: a new one prepares again
+_VERSION = 6  # of what rows become: a new one prepares again
 
 
 @dataclass(frozen=True)

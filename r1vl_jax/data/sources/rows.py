@@ -1,6 +1,7 @@
 """From a row of a data set to a record: its cells understood, its pictures read, its oddities noted."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,8 @@ def _notes(record: Record) -> Iterator[str]:
         yield "a system prompt"
     if not record.images and not record.videos:
         yield "no image"
+    elif not re.sub("<image>|<video>", "", record.problem).strip():
+        yield "no text in the question, only pictures"
 
 
 def _name(cell: Any) -> str:

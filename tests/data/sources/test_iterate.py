@@ -43,7 +43,7 @@ def test_records_are_valid_and_have_ids_of_their_own(write_json, root, caplog, t
     assert [record.id for record in records] == ["q", "q#5", "q#5#6"]
     assert caplog.text.count("left out: record") == len(spoiled)
     assert "left out: record 'q': it has no answer, and no response to train on" in caplog.text
-    assert "left out: record 'q': field 'key_steps': expected" in caplog.text
+    assert "'key_steps': expected a list of groups, got 5" in caplog.text
     assert write_splits(tmp_path / "written", {"train": records}, settings={}) == []
 
 

@@ -272,6 +272,14 @@ def test_a_number_of_very_many_digits_is_no_answer(read, root):
         read(first)
 
 
+def test_a_question_without_text_is_noted_with_a_picture_and_refused_without(read):
+    record, notes = read({"problem": None, "image": A, "answer": "2"}, "problem")
+    assert record.problem == "<image>"
+    assert "no text in the question, only pictures" in notes
+    record, _ = read({"problem": "", "answer": "2"}, "problem")
+    assert str(invalid_reason(record)).startswith("its question is empty: expected a text in `problem`")
+
+
 JUNK = [None, 5, 0.5, float("nan"), True, "", "x", b"", b"x", [], [None], [[]], ["x", 5], {}, {"x": None}, [{}]]
 
 
@@ -334,4 +342,5 @@ def test_what_a_record_lacks_is_noted(read):
         "several accepted answers",
         "more <image> than images: the first were kept",
         "no key steps",
+        "no text in the question, only pictures",
     ]
