@@ -47,6 +47,7 @@ setup(
         "packaging",
         "pillow",
         "pyarrow",
+        "regex",
         "rich",
         "safetensors",
         "scikit-learn",

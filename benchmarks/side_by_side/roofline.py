@@ -91,7 +91,7 @@ def work_cost(work: Work, sizes: Config, *, prompt_length: int, patches: int) ->
     token_bytes = decode_step_bytes(sizes, jnp.dtype(work.dtype).itemsize, past)
     return WorkCost(
         prefill_flops=count.prefill(work.num_prompts).model,
-        decode_flops=count.decode(work.num_rows).model,
+        decode_flops=count.decode(work.num_rows, length=work.new_tokens).model,
         decode_bytes=work.new_tokens * token_bytes,
         bytes_per_token=token_bytes,
         reference_flops=count.logps(work.num_prompts, work.num_rows, num_sequences=work.num_prompts).model,

@@ -5,7 +5,7 @@ r"""The grammar of an expression in a worked solution: plain, LaTeX or in words,
 Quantifiers are possessive, so that no text makes matching slow.
 """
 
-import re
+import regex as re  # whose possessive quantifiers are right in every Python
 
 _NUMBER = r"(?:\d{1,3}(?:(?:,|\{,\})\d{3})++(?!\d)(?:\.\d++)?+|\d++(?:\.\d++)?+|\.\d++)"
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\}"

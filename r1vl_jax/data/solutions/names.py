@@ -1,6 +1,6 @@
 """Names of quantities in words: `width of the box` in "So the width of the box is 12"."""
 
-import re
+import regex as re  # whose possessive quantifiers are right in every Python
 
 _MAX_WORDS = 4
 _LAST_WORDS = re.compile(r"(?:[A-Za-z][\w'’-]*+\s){0,6}+[\w'’-]++$")

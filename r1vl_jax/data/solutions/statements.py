@@ -7,9 +7,10 @@ r"""Equations, comparisons and named quantities as a worked solution states them
 What is read is bounded: clauses of at most 300 characters, each in one pass.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+import regex as re  # whose possessive quantifiers are right in every Python
 
 from r1vl_jax.data.solutions import arithmetic
 from r1vl_jax.data.solutions.doubts import Doubts
