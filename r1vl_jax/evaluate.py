@@ -141,7 +141,9 @@ def main() -> None:
     images = flags.DEFINE_string("images", "", "Root of relative paths of pictures.")
     layout = flags.DEFINE_string("layout", "", "Layout of the rows; by default it is recognised.")
     columns = flags.DEFINE_string("columns", "", "Columns of other names, as problem=question,answer=label.")
-    max_frames = flags.DEFINE_integer("max_frames", 32, "Most frames of a video, as data.max_frames.", lower_bound=2)
+    max_frames = flags.DEFINE_integer(
+        "max_frames", Data.max_frames, "Most frames of a video, as data.max_frames.", lower_bound=2
+    )
     split = flags.DEFINE_string("split", "", "Split of the data; by default test, or the only one.")
     out = flags.DEFINE_string("out", None, "Directory of the results.", required=True)
     limit = flags.DEFINE_integer("limit", 0, "Evaluate the first so many records; 0 for all.", lower_bound=0)

@@ -109,8 +109,8 @@ class Evaluator:
         completions, _ = self._sample(self.several, params, synced, prompts)
         num_samples = self.several.num_generations
         repeated = [record for record in records for _ in range(num_samples)]
-        is_right_PG = self._score(self.decode_completions(completions)[: len(repeated)], repeated).answer_correct
-        is_right_PG = np.reshape(is_right_PG, (len(records), num_samples))
+        is_right_B = self._score(self.decode_completions(completions)[: len(repeated)], repeated).answer_correct
+        is_right_PG = np.reshape(is_right_B, (len(records), num_samples))
         return [{"accuracy_sampled": float(row.mean()), "samples": row.tolist()} for row in is_right_PG]
 
     def _sample(

@@ -1,7 +1,9 @@
 """A run starts from an adapter as PEFT or an export wrote it, if the settings are those of the adapter."""
 
 import dataclasses
+import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -68,6 +70,18 @@ def test_an_adapter_of_other_settings_is_refused(saved, changes, reason):
     settings = dataclasses.replace(SETTINGS, adapter_path=str(saved[0]), **changes)
     with pytest.raises(ValueError, match=re.escape(f" is an adapter of other settings:\n  {reason}") + "$"):
         initial_adapter(settings, define(settings))
+
+
+def test_a_scale_that_a_setting_can_only_round_is_the_adapters_own(saved, tmp_path):
+    """As of rank-stabilised adapters, which scale by alpha / sqrt(r): no setting would be exact."""
+    shutil.copytree(saved[0], tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": True, "lora_alpha": 8 / 3}))
+    settings = dataclasses.replace(SETTINGS, adapter_path=str(tmp_path / "adapter"), lora_alpha=5.33333)
+    assert initial_adapter(settings, define(settings)) is not None
+    other = dataclasses.replace(settings, lora_alpha=5.3)
+    with pytest.raises(ValueError, match=r"the adapter has 5.33333; set model.lora_alpha=5.33333$"):
+        initial_adapter(other, define(other))
 
 
 def test_the_run_has_it_beside_the_base(tmp_path):
