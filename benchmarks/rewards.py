@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1vl_jax import response_format, rewards
+from r1vl_jax import rewards
 from r1vl_jax.aot.topologies import parse_topology, set_up_compile_only
-from r1vl_jax.data.digits.puzzles import MAKERS
+from r1vl_jax.data.digits.puzzles import KINDS
 from r1vl_jax.data.tokenizer import byte_table, train_tokenizer
 from r1vl_jax.observe.markdown import provenance
 from r1vl_jax.runtime import libtpu
@@ -77,13 +77,13 @@ def _from_tokens(token_BT, mask_BT, vocabulary, key_steps, answers, *, semantics
 
 def _completions_and_records(rng: np.random.Generator) -> tuple[list[str], list[dict]]:
     """Long reasoning paths, each with the key steps of several questions."""
-    puzzles = [make(rng, 3) for make in MAKERS * 400]
+    puzzles = [kind.draw(rng, 3) for kind in KINDS * 700]
     groups = [group[:NUM_ALTERNATIVES] for puzzle in puzzles for group in puzzle.key_steps]
     texts, records = [], []
     for puzzle in puzzles[:NUM_ROWS]:
         others = [puzzles[index] for index in rng.integers(len(puzzles), size=80)]
         steps = [f"We look again and see that {' and '.join(other.steps)}, as was to be shown." for other in others]
-        texts.append(response_format.compose(puzzle.description, puzzle.rationale, steps, puzzle.final))
+        texts.append(puzzle.path_with(tuple(steps)))
         chosen = [groups[index] for index in rng.integers(len(groups), size=NUM_GROUPS)]
         records.append({"answer": puzzle.answer, "key_steps": chosen})
     return texts, records

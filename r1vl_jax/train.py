@@ -143,8 +143,9 @@ def _evaluate(run: Run, stage: str, params: Params) -> None:
     results = run.evaluator.on_test(params)
     run.resource_usage.write()
     totals: dict[str, Any] = {f"{name}.{stage}": value for name, value in results.items() if "/" not in name}
-    for name, kind in (name.split("/", 1) for name in results if "/" in name):
-        totals.setdefault(f"{name}_by_kind.{stage}", {})[kind] = results[f"{name}/{kind}"]
+    for name, part in (name.split("/", 1) for name in results if "/" in name):
+        group = name if name == "accuracy_hard" else f"{name}_by_kind"
+        totals.setdefault(f"{group}.{stage}", {})[part] = results[f"{name}/{part}"]
     observe.update_summary(run.workdir, totals)
     shown = "  ".join(f"{name} {value:.3f}" for name, value in results.items())
     _print(f"evaluation, {stage}:  {shown}")

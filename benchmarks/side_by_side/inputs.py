@@ -17,7 +17,7 @@ from benchmarks.side_by_side.work import COPIES, Work
 from r1vl_jax.checkpoint.hf.export import MAX_SHARD_SIZE, write_weights
 from r1vl_jax.checkpoint.hf.files import write_files
 from r1vl_jax.data.chat_format import eos_token_ids
-from r1vl_jax.data.digits.puzzles import MAKERS
+from r1vl_jax.data.digits.puzzles import KINDS
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.prompts import encode
@@ -131,7 +131,7 @@ def _write_checkpoint(work: Work) -> None:
 def _tokenizer(directory: Path, vocab_size: int) -> PreTrainedTokenizerBase:
     """A tokenizer trained as the embedded task's is; unused tokens fill the vocabulary."""
     rng = np.random.default_rng(0)
-    texts = [" ".join(make_puzzle(rng, 2).steps) for make_puzzle in MAKERS * 20]
+    texts = [" ".join(kind.draw(rng, 2).steps) for kind in KINDS * 40]
     tokenizer = train_tokenizer(texts, vocab_size=_MIN_VOCABULARY)
     tokenizer.save_pretrained(directory)
     path = directory / "tokenizer.json"

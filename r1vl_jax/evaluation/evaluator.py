@@ -35,6 +35,7 @@ class Evaluator:
         test, validation: make the batches of a split; a batch may have more prompts than records (padding).
         digit_recognition: counts recognized digits of the embedded task, whatever the answer; None for other tasks.
         semantics: of the rewards, as in `reward.semantics`.
+        hard_kinds: kinds of problem that are also reported together.
     """
 
     sampler: Sampler
@@ -46,6 +47,7 @@ class Evaluator:
     digit_recognition: DigitRecognitionFn | None
     judge: Judge
     semantics: str
+    hard_kinds: tuple[str, ...] = ()
 
     def on_test(self, params: Params) -> dict[str, float]:
         """Results of `evaluate` on the test split."""
@@ -61,7 +63,8 @@ class Evaluator:
         Returns:
             Fractions: `accuracy`, `accuracy/KIND`, `well_formed` (complete paths in logical order), `ended` (with an
             end-of-sequence token) and, if the task has it, `digit_recognition`; and `mean_length` in tokens. With
-            several samples also `accuracy_sampled`, `accuracy_sampled/KIND` and `pass_at_K`, for powers of two.
+            several samples also `accuracy_sampled`, `accuracy_sampled/KIND` and `pass_at_K`, for powers of two. With
+            hard kinds among the records also `accuracy_hard/greedy` and, with samples, `accuracy_hard/sampled`.
         """
         local: list[Mapping[str, Any]] = []
         with synced_params(self.sampler, params) as synced:
@@ -70,11 +73,16 @@ class Evaluator:
                 several = self._score_samples(params, synced, records, prompts)
                 local += [a | b for a, b in zip(outcomes, several, strict=True)]
         outcomes = [outcome for part in processes.all_gather_objects(local) for outcome in part]
-        results = {name: float(np.mean([o[name] for o in outcomes])) for name in _MEANS}
+        results = {name: _mean(name, outcomes) for name in _MEANS}
         results |= _by_kind("accuracy", outcomes)
+        hard = [o for o in outcomes if o["kind"] in self.hard_kinds]
+        if hard:
+            results["accuracy_hard/greedy"] = _mean("accuracy", hard)
         if self.several is not None:
-            results["accuracy_sampled"] = float(np.mean([o["accuracy_sampled"] for o in outcomes]))
+            results["accuracy_sampled"] = _mean("accuracy_sampled", outcomes)
             results |= _by_kind("accuracy_sampled", outcomes)
+            if hard:
+                results["accuracy_hard/sampled"] = _mean("accuracy_sampled", hard)
             results |= {f"pass_at_{k}": value for k, value in pass_at_powers([o["samples"] for o in outcomes]).items()}
         if self.digit_recognition is not None:
             num_digits = sum(o["num_digits"] for o in outcomes)
@@ -131,9 +139,13 @@ class Evaluator:
 _MEANS = ("accuracy", "well_formed", "ended", "mean_length")
 
 
+def _mean(name: str, outcomes: Iterable[Mapping[str, Any]]) -> float:
+    return float(np.mean([outcome[name] for outcome in outcomes]))
+
+
 def _by_kind(name: str, outcomes: list[Mapping[str, Any]]) -> dict[str, float]:
     """The means of an outcome over the records of each kind."""
-    values = collections.defaultdict(list)
+    of_kind = collections.defaultdict(list)
     for outcome in (each for each in outcomes if each["kind"]):
-        values[outcome["kind"]].append(outcome[name])
-    return {f"{name}/{kind}": float(np.mean(of_kind)) for kind, of_kind in sorted(values.items())}
+        of_kind[outcome["kind"]].append(outcome)
+    return {f"{name}/{kind}": _mean(name, each) for kind, each in sorted(of_kind.items())}

@@ -89,13 +89,13 @@ def facts(summary: Mapping[str, Any], machine: Mapping[str, Any]) -> list[tuple[
 def stage_table(summary: Mapping[str, Any]) -> Table:
     """Accuracy by kind of problem, and all else that an evaluation measured, with a column per stage."""
     tables = {name: values for name, values in summary.items() if isinstance(values, Mapping) and name != "accuracy"}
-    by_kind = {name: values for name, values in tables.items() if name.endswith(_BY_KIND)}
+    nested = {name: values for name, values in tables.items() if any(isinstance(v, Mapping) for v in values.values())}
     measures = {
-        f"{name.removesuffix(_BY_KIND)}, {kind}": {stage: kinds[stage].get(kind) for stage in kinds}
-        for name, kinds in by_kind.items()
-        for kind in sorted(set().union(*kinds.values()))
+        f"{name.removesuffix(_BY_KIND)}, {part}": {stage: parts[stage].get(part) for stage in parts}
+        for name, parts in nested.items()
+        for part in sorted(set().union(*parts.values()))
     }
-    measures |= {name: values for name, values in tables.items() if name not in by_kind}
+    measures |= {name: values for name, values in tables.items() if name not in nested}
     stages = [stage for stage in _STAGES if any(stage in values for values in measures.values())]
     if not stages:
         return Table((), ())

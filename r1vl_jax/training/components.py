@@ -231,6 +231,7 @@ def make_evaluator(
         digit_recognition=task.recognized_digits if config.data.source == "digits" else None,
         judge=judge,
         semantics=config.reward.semantics,
+        hard_kinds=config.eval.hard_kinds,
     )
 
 

@@ -170,7 +170,8 @@ def _write_embedded_task(config: Config, directory: Path) -> None:
     task.write(
         directory,
         difficulty=data.difficulty,
-        shortcut_fraction=data.shortcut_fraction,
+        shortcut_probability=data.shortcut_probability,
+        scans=data.scans,
         vision_pretrain_records=data.vision_pretrain_records,
         warmup_records=data.warmup_records,
         train_records=data.train_records,

@@ -42,7 +42,7 @@ def calls(monkeypatch) -> list:
     return calls
 
 
-def make_evaluator(digit_recognition=None, several=None) -> Evaluator:
+def make_evaluator(digit_recognition=None, several=None, hard_kinds=()) -> Evaluator:
     records = [make_record("sum"), make_record("sum"), make_record("count")]
     return Evaluator(
         sampler="greedy",  # pyright: ignore[reportArgumentType]
@@ -54,6 +54,7 @@ def make_evaluator(digit_recognition=None, several=None) -> Evaluator:
         digit_recognition=digit_recognition,
         judge=Judge(),
         semantics="paper",
+        hard_kinds=hard_kinds,
     )
 
 
@@ -92,3 +93,15 @@ def test_samples_give_their_mean_and_pass_at_k(calls):
     expected = {"accuracy_sampled": 1 / 3, "accuracy_sampled/count": 0.5, "accuracy_sampled/sum": 0.25}
     assert sampled == pytest.approx(expected | {"pass_at_1": 1 / 3, "pass_at_2": 2 / 3})
     assert results["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_hard_kinds_are_reported_together(calls):
+    several = SimpleNamespace(num_generations=2)
+
+    def hard(*kinds: str) -> dict[str, float]:
+        results = make_evaluator(several=several, hard_kinds=kinds).on_test({})
+        return {name: value for name, value in results.items() if "hard" in name}
+
+    assert hard("count") == {"accuracy_hard/greedy": 0.0, "accuracy_hard/sampled": 0.5}
+    assert hard("count", "sum") == pytest.approx({"accuracy_hard/greedy": 2 / 3, "accuracy_hard/sampled": 1 / 3})
+    assert hard("no such kind") == {}

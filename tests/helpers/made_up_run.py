@@ -72,6 +72,7 @@ def make_run(workdir: Path, *, num_steps: int = 150) -> Path:
     kinds = {"start": 0.02, "warmup": 0.46, "step_grpo": 0.745}
     by_kind = {stage: {"expression": value - 0.02, "count": value + 0.02} for stage, value in kinds.items()}
     results = {"accuracy": kinds, "accuracy_by_kind": by_kind, "mean_length": {"start": 96.0, "warmup": 71.2}}
+    results["accuracy_hard"] = {"warmup": {"greedy": 0.04}}
     observe.update_summary(workdir, {**results, "max_logp_difference": 3.4e-6})
     observe.write_machine(workdir, seconds=583.0)
     return workdir

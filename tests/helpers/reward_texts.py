@@ -3,7 +3,7 @@
 import numpy as np
 
 from r1vl_jax import response_format
-from r1vl_jax.data.digits.puzzles import MAKERS, Puzzle
+from r1vl_jax.data.digits.puzzles import KINDS, Puzzle
 
 HEADINGS = (
     *response_format.HEADINGS,
@@ -80,7 +80,7 @@ SPELLINGS += (r"\frac{14}{2}", "seven is prime", "=7", "7.", "B", "### Step 1:",
 
 
 def puzzle(rng: np.random.Generator) -> Puzzle:
-    return MAKERS[rng.integers(len(MAKERS))](rng, int(rng.integers(1, 4)))
+    return KINDS[rng.integers(len(KINDS))].draw(rng, int(rng.integers(1, 4)))
 
 
 def record(rng: np.random.Generator, source: Puzzle, *, groups: int = 4, alternatives: int = 3) -> dict:
@@ -90,7 +90,7 @@ def record(rng: np.random.Generator, source: Puzzle, *, groups: int = 4, alterna
         key_steps.append(_choose_several(rng, SPELLINGS, alternatives))
     if rng.random() < 0.1:
         key_steps = [_choose_several(rng, SPELLINGS, 1)[0:1] or "prime"]
-    answer = source.answer if rng.random() < 0.5 else _choose(rng, [*NUMBERS, *OPTIONS, source.final, "$", "X y"])
+    answer = source.answer if rng.random() < 0.5 else _choose(rng, [*NUMBERS, *OPTIONS, "$", "X y"])
     return {"answer": answer, "key_steps": key_steps}
 
 
@@ -117,20 +117,20 @@ def mutated(rng: np.random.Generator, source: Puzzle) -> bytes:
 
 
 def _concatenated(rng: np.random.Generator, source: Puzzle) -> bytes:
-    return "".join(_choose_several(rng, (*PIECES, source.path, source.final), 25)).encode()
+    return "".join(_choose_several(rng, (*PIECES, source.path, source.answer), 25)).encode()
 
 
 def _shuffled(rng: np.random.Generator, source: Puzzle) -> bytes:
     """Sections in random order, each heading with or without a body, on its own line or not."""
     parts = [heading + _choose(rng, ["\n", " ", ""]) for heading in _choose_several(rng, HEADINGS, 8)]
-    bodies = [_choose(rng, [*PIECES, *source.steps, source.final, ""]) for _ in parts]
+    bodies = [_choose(rng, [*PIECES, *source.steps, source.answer, ""]) for _ in parts]
     ends = [_choose(rng, ["\n", "\n\n", " ", ""]) for _ in parts]
     return "".join(map("".join, zip(parts, bodies, ends, strict=True))).encode()
 
 
 def _answered(rng: np.random.Generator, source: Puzzle) -> bytes:
     """A valid response with a random answer."""
-    answer = "".join(_choose_several(rng, [*NUMBERS, *OPTIONS, " ", "$", "\n", r"\left"], 3)) or source.final
+    answer = "".join(_choose_several(rng, [*NUMBERS, *OPTIONS, " ", "$", "\n", r"\left"], 3)) or source.answer
     return response_format.compose("d", "r", list(source.steps), answer).encode()
 
 

@@ -20,6 +20,7 @@ def settings(workdir: Path, data_directory: Path) -> ConfigDict:
     config.sampling.num_generations, config.sampling.max_completion_length = 2, 64
     config.reward.functions, config.reward.function_weights = ("helpers.tiny_run:second_earns_more",), (1.0,)
     config.eval.num_problems = config.eval.batch_size = 6
+    config.eval.hard_kinds = ("by_23_long",)
     config.observe.log_completions, config.observe.tensorboard, config.observe.progress = 1, False, False
     return config
 

@@ -18,6 +18,7 @@ def test_table_has_a_row_for_each_measure_and_a_column_for_each_stage(tmp_path):
         ["", "start", "after warm-up", "after StepGRPO"],
         ["accuracy, count", "4.0%", "48.0%", "76.5%"],
         ["accuracy, expression", "0.0%", "44.0%", "72.5%"],
+        ["accuracy_hard, greedy", "", "4.0%", ""],
         ["mean_length", "96", "71.2", ""],
     ]
     assert results.stage_table({"accuracy": {"start": 0.5}}).rows == ()

@@ -1,172 +1,97 @@
-"""Problems of the embedded task: the symbols in the picture, the question, and a reasoning path to the answer."""
+"""Puzzles of the embedded task: the remainder of a handwritten number, by long division, a step for each digit."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from r1vl_jax.response_format import DESCRIPTION, compose
 
-_WORDS = {"+": "plus", "-": "minus", "*": "times"}
-_OTHER_SIGNS = {"+": (), "-": (), "*": ("x", r"\times")}
-_LETTERS = "ABCD"
-_SHORTCUT_RATIONALE = "At once."
-OPENINGS = ("", "Plan: ", "Idea: ")  # prefixes of a rationale, so that reference paths vary in wording
+_RATIONALE = "Long division."
 
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A question about one picture.
+    """A handwritten number, and what it leaves when it is divided.
+
+    Long division goes from left to right: the last remainder, with the next digit behind it, minus the largest multiple
+    of the divisor, is the next remainder. Steps build on each other, and only the last tells the answer.
 
     Attributes:
-        kind: type of question.
-        rows: the symbols of the picture, row by row.
-        description: the same symbols, as the image description of a reasoning path gives them.
-        rationale: the plan of a reasoning path.
-        steps: one statement each, in order.
-        answer: a number or the letter of an option.
-        final: the answer as a reasoning path states it.
-        key_steps: groups of equivalent spellings of what the steps state.
+        kind: name of one of `KINDS`.
+        digits: the picture.
     """
 
     kind: str
-    rows: tuple[str, ...]
-    description: str
-    question: str
-    rationale: str
-    steps: tuple[str, ...]
-    answer: str
-    final: str
-    key_steps: tuple[tuple[str, ...], ...]
+    digits: str
+    divisor: int
+
+    @property
+    def question(self) -> str:
+        return f"What is the remainder by {self.divisor}?"
+
+    @property
+    def answer(self) -> str:
+        return str(int(self.digits) % self.divisor)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """One subtraction for each digit after the first."""
+        return tuple(f"{number}-{number - rest}={rest}" for number, rest in self._divisions())
+
+    @property
+    def key_steps(self) -> tuple[tuple[str, ...], ...]:
+        """What the steps state, each in equivalent spellings."""
+        return tuple(_spellings(number, self.divisor, rest) for number, rest in self._divisions())
 
     @property
     def path(self) -> str:
         """The reference reasoning path, in sections."""
-        return self.path_with_opening("")
+        return self.path_with(self.steps)
 
-    def path_with_opening(self, opening: str) -> str:
-        """The reference reasoning path, with a prefix before the rationale."""
-        return compose(self.description, opening + self.rationale, list(self.steps), self.final)
+    def hasty_path(self, num_steps: int) -> str:
+        """A path with the right answer that states it after so many steps, without the others."""
+        return self.path_with((*self.steps[:num_steps], f"remainder={self.answer}"))
 
-    @property
-    def shortcut_path(self) -> str:
-        """A path with a single step, which states the result without the steps that lead to it."""
-        return compose(self.description, _SHORTCUT_RATIONALE, [f"result={self.answer}"], self.final)
+    def path_with(self, steps: tuple[str, ...]) -> str:
+        """A path with the right description and answer, and these steps."""
+        return compose(self.digits, _RATIONALE, list(steps), self.answer)
 
-
-def make_expression(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """The value of an expression of 1 (difficulty 1) or 2 operators, at most one of which multiplies."""
-    terms = _draw_terms(rng, difficulty)
-    steps, value = _evaluate(terms)
-    return Puzzle(
-        kind="expression",
-        rows=("".join(terms),),
-        description="".join(terms),
-        question="What is the value?",
-        rationale=_precedence(terms),
-        steps=tuple(_equation(*step) for step in steps),
-        answer=str(value),
-        final=str(value),
-        key_steps=tuple(_spellings(*step) for step in steps),
-    )
+    def _divisions(self) -> list[tuple[int, int]]:
+        """The numbers that long division divides, with their remainders."""
+        divisions, rest = [], int(self.digits[0])
+        for digit in self.digits[1:]:
+            number = 10 * rest + int(digit)
+            rest = number % self.divisor
+            divisions.append((number, rest))
+        return divisions
 
 
-def make_row_sum(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """The sum of one of two rows, of 2 digits (difficulty 1) or 3 each."""
-    rows = [_draw_digits(rng, 2 if difficulty == 1 else 3) for _ in range(2)]
-    asked = int(rng.integers(2))
-    name = ("top", "bottom")[asked]
-    steps, value = _evaluate(list(" + ".join(rows[asked]).split()))
-    return Puzzle(
-        kind="row_sum",
-        rows=tuple(rows),
-        description=" ".join(rows),
-        question=f"What is the sum of the {name} row?",
-        rationale=f"Add the {name} row.",
-        steps=tuple(_equation(*step) for step in steps),
-        answer=str(value),
-        final=str(value),
-        key_steps=tuple(_spellings(*step) for step in steps),
-    )
+@dataclass(frozen=True)
+class Kind:
+    """Puzzles of one divisor.
+
+    Attributes:
+        lengths: fewest and most digits of a number, by difficulty (1 to 3).
+    """
+
+    name: str
+    divisor: int
+    lengths: Mapping[int, tuple[int, int]]
+
+    def draw(self, rng: np.random.Generator, difficulty: int) -> Puzzle:
+        """A puzzle with a random number, whose first digit is not 0."""
+        fewest, most = self.lengths[difficulty]
+        length = rng.integers(fewest, most + 1)
+        number = rng.integers(10 ** (length - 1), 10**length)
+        return Puzzle(self.name, str(number), self.divisor)
 
 
-def make_largest(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """The largest digit of a row of 2 to 4, plus or minus the smallest."""
-    row = _draw_digits(rng, int(rng.integers(2, difficulty + 2)))
-    largest, smallest = max(row), min(row)
-    sign = str(rng.choice(["+", "-"]))
-    step = (int(largest), sign, int(smallest))
-    return Puzzle(
-        kind="largest",
-        rows=(row,),
-        description=row,
-        question=f"What is the largest digit {_WORDS[sign]} the smallest?",
-        rationale="Find both digits.",
-        steps=(f"largest={largest}", f"smallest={smallest}", _equation(*step)),
-        answer=str(_value(*step)),
-        final=str(_value(*step)),
-        key_steps=(
-            _extremum_spellings("largest", largest),
-            _extremum_spellings("smallest", smallest),
-            _spellings(*step),
-        ),
-    )
-
-
-def make_count(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """How many digits of a row of 1 to 4 exceed a number."""
-    row, bound = _draw_digits(rng, int(rng.integers(1, difficulty + 2))), int(rng.integers(1, 9))
-    greater = [digit for digit in row if int(digit) > bound]
-    count = len(greater)
-    compared = ", ".join(f"{digit}>{bound}" for digit in greater) or f"none>{bound}"
-    comparisons = [
-        (f"{digit}>{bound}", f"{bound}<{digit}", f"{digit} is greater than {bound}") for digit in sorted(set(greater))
-    ]
-    return Puzzle(
-        kind="count",
-        rows=(row,),
-        description=row,
-        question=f"How many digits are greater than {bound}?",
-        rationale=f"Compare each digit to {bound}.",
-        steps=(compared, f"count={count}"),
-        answer=str(count),
-        final=str(count),
-        key_steps=(*comparisons, (f"count={count}", f"{count}=count", f"count is {count}")),
-    )
-
-
-def make_choice(rng: np.random.Generator, difficulty: int) -> Puzzle:
-    """Which of four options is the largest digit of a row of 1 to 4."""
-    row = _draw_digits(rng, int(rng.integers(1, difficulty + 2)))
-    largest = max(row)
-    others = rng.choice([digit for digit in "0123456789" if digit != largest], 3, replace=False)
-    options = [str(option) for option in rng.permutation([largest, *others])]
-    letter = _LETTERS[options.index(largest)]
-    listed = " ".join(f"{name}{option}" for name, option in zip(_LETTERS, options, strict=True))
-    return Puzzle(
-        kind="choice",
-        rows=(row,),
-        description=row,
-        question=f"Which is the largest digit? {listed}",
-        rationale="Find the largest digit.",
-        steps=(f"largest={largest}", f"{largest}={letter}"),
-        answer=letter,
-        final=letter,
-        key_steps=(
-            _extremum_spellings("largest", largest),
-            (f"{largest}={letter}", f"{letter}={largest}", f"{letter}: {largest}"),
-        ),
-    )
-
-
-MAKERS: tuple[Callable[[np.random.Generator, int], Puzzle], ...] = (
-    make_expression,
-    make_row_sum,
-    make_largest,
-    make_count,
-    make_choice,
-)
+_SHORT, _LONG = {1: (2, 2), 2: (3, 3), 3: (3, 4)}, {1: (3, 3), 2: (4, 5), 3: (5, 6)}
+EASY_KINDS = (Kind("by_13", 13, _LONG), Kind("by_23", 23, _SHORT))
+HARD_KIND = Kind("by_23_long", 23, _LONG)
+KINDS = (*EASY_KINDS, HARD_KIND)
 
 
 def digits_in_description(path: str) -> str:
@@ -175,59 +100,18 @@ def digits_in_description(path: str) -> str:
     return "".join(re.findall("[0-9]", rest.partition("###")[0]))
 
 
-def _draw_digits(rng: np.random.Generator, count: int) -> str:
-    return "".join(str(digit) for digit in rng.integers(10, size=count))
-
-
-def _draw_terms(rng: np.random.Generator, difficulty: int) -> list[str]:
-    """Alternating numbers and operators: 2 or 3 numbers, the first of two digits at difficulty 3."""
-    numbers = [str(number) for number in rng.integers(10, size=min(difficulty, 2) + 1)]
-    if difficulty == 3:
-        numbers[0] = str(rng.integers(10, 100))
-    operators = list(rng.choice(["+", "-"], size=len(numbers) - 1))
-    if rng.random() < 2 / 3:
-        operators[rng.integers(len(operators))] = "*"
-    return [term for pair in zip(numbers, [*operators, ""], strict=True) for term in pair][:-1]
-
-
-def _extremum_spellings(which: str, digit: str) -> tuple[str, ...]:
-    """That the largest (or smallest) digit is this one, in equivalent spellings."""
-    return (f"{which}={digit}", f"{digit}={which}", f"{which} is {digit}", f"{digit} is the {which}")
-
-
-def _precedence(terms: list[str]) -> str:
-    if len(terms) == 3:
-        return "One operation."
-    return "Multiply first." if "*" in terms else "Left to right."
-
-
-def _evaluate(terms: list[str]) -> tuple[list[tuple[int, str, int]], int]:
-    """The operations that evaluate an expression, products first, and its value."""
-    terms, steps = list(terms), []
-    while len(terms) > 1:
-        position = terms.index("*") if "*" in terms else 1
-        step = (int(terms[position - 1]), terms[position], int(terms[position + 1]))
-        steps.append(step)
-        terms[position - 1 : position + 2] = [str(_value(*step))]
-    return steps, int(terms[0])
-
-
-def _value(left: int, operator: str, right: int) -> int:
-    return {"+": left + right, "-": left - right, "*": left * right}[operator]
-
-
-def _equation(left: int, operator: str, right: int) -> str:
-    return f"{left}{operator}{right}={_value(left, operator, right)}"
-
-
-def _spellings(left: int, operator: str, right: int) -> tuple[str, ...]:
-    """An operation in equivalent spellings: either side first, plain, in LaTeX, in words."""
-    value = _value(left, operator, right)
-    orders = [(left, right)] if operator == "-" or left == right else [(left, right), (right, left)]
-    signs = (operator, f" {operator} ", *(f" {sign} " for sign in _OTHER_SIGNS[operator]))
-    plain = [f"{a}{sign}{b}" for sign in signs for a, b in orders]
-    equal = ["=" if " " not in side else " = " for side in plain]
-    forwards = [f"{side}{sign}{value}" for side, sign in zip(plain, equal, strict=True)]
-    backwards = [f"{value}{sign}{side}" for side, sign in zip(plain, equal, strict=True)]
-    spoken = [f"{a} {_WORDS[operator]} {b} is {value}" for a, b in orders]
-    return (*forwards, *backwards, *spoken)
+def _spellings(number: int, divisor: int, rest: int) -> tuple[str, ...]:
+    """That a number leaves this rest: as a subtraction, as a product and a rest, with `mod`, in LaTeX, in words."""
+    quotient = number // divisor
+    multiple = quotient * divisor
+    return (
+        f"{number}-{multiple}={rest}",
+        f"{number} - {multiple} = {rest}",
+        f"{rest}={number}-{multiple}",
+        f"{number}={multiple}+{rest}",
+        f"{number}={quotient}*{divisor}+{rest}",
+        f"{number} mod {divisor}={rest}",
+        rf"{number} \bmod {divisor}={rest}",
+        f"{number} minus {multiple} is {rest}",
+        f"{number} leaves {rest}",
+    )

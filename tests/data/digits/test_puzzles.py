@@ -1,115 +1,93 @@
 """Puzzles of the embedded task: answers and steps against Python, spellings, and digits in a description."""
 
-import collections
 import re
 
 import numpy as np
 import pytest
 
 from r1vl_jax import rewards
-from r1vl_jax.data.digits.puzzles import (
-    MAKERS,
-    digits_in_description,
-    make_choice,
-    make_count,
-    make_expression,
-    make_largest,
-)
+from r1vl_jax.data.digits.puzzles import HARD_KIND, KINDS, Puzzle, digits_in_description
 
-DIFFICULTIES = (1, 2, 3)
+BY_DIFFICULTY = pytest.mark.parametrize("difficulty", [1, 2, 3])
+BY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 
-def puzzles(make, difficulty, count=200):
+def puzzles(kind, difficulty, count=100):
     rng = np.random.default_rng(0)
-    return [make(rng, difficulty) for _ in range(count)]
+    return [kind.draw(rng, difficulty) for _ in range(count)]
 
 
-def python(expression: str) -> int:
-    return eval(expression)
+def score(path: str, puzzle: Puzzle) -> rewards.StepReward:
+    return rewards.score([path], [{"answer": puzzle.answer, "key_steps": puzzle.key_steps}])
 
 
-@pytest.mark.parametrize("difficulty", DIFFICULTIES)
-@pytest.mark.parametrize("make", MAKERS)
-def test_every_equation_of_every_step_is_true(make, difficulty):
-    for puzzle in puzzles(make, difficulty):
-        assert 1 <= len(puzzle.steps) <= 3
-        for step in puzzle.steps:
-            for left, right in re.findall(r"(-?\d+[-+*]-?\d+)=(-?\d+)", step):
-                assert python(left) == int(right)
+@BY_DIFFICULTY
+@BY_KIND
+def test_numbers_have_lengths_of_their_kind(kind, difficulty):
+    lengths = {len(puzzle.digits) for puzzle in puzzles(kind, difficulty)}
+    assert (min(lengths), max(lengths)) == kind.lengths[difficulty]
+    assert all(puzzle.digits[0] != "0" for puzzle in puzzles(kind, difficulty))
 
 
-@pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_values_of_expressions_equal_pythons(difficulty):
-    for puzzle in puzzles(make_expression, difficulty):
-        assert int(puzzle.answer) == python(re.sub(r"\b0+(?=\d)", "", puzzle.description))
-        assert puzzle.rows[0] == puzzle.description
-        assert puzzle.steps[-1].endswith(f"={puzzle.answer}")
-        assert sum(character.isdigit() for character in puzzle.rows[0]) == (2, 3, 4)[difficulty - 1]
+@BY_DIFFICULTY
+@BY_KIND
+def test_steps_are_a_long_division(kind, difficulty):
+    """Each takes a multiple of the divisor from the last rest with the next digit, and leaves less than the divisor."""
+    for puzzle in puzzles(kind, difficulty):
+        rest = puzzle.digits[0]
+        assert len(puzzle.steps) == len(puzzle.digits) - 1
+        for step, digit in zip(puzzle.steps, puzzle.digits[1:], strict=True):
+            number, multiple, next_rest = map(int, re.fullmatch(r"(\d+)-(\d+)=(\d+)", step).groups())
+            assert number == int(rest + digit)
+            assert multiple % kind.divisor == 0
+            assert 0 <= next_rest == number - multiple < kind.divisor
+            rest = str(next_rest)
+        assert puzzle.answer == rest == str(int(puzzle.digits) % kind.divisor)
 
 
-def test_products_are_evaluated_first():
-    puzzle = next(p for p in puzzles(make_expression, 2) if re.match(r"\d[-+]\d\*", p.description))
-    a, sign, b, _, c = puzzle.description
-    assert puzzle.steps[0] == f"{b}*{c}={int(b) * int(c)}"
-    assert puzzle.steps[1].startswith(f"{a}{sign}{int(b) * int(c)}=")
-    assert puzzle.rationale == "Multiply first."
+def test_a_puzzle_by_hand():
+    puzzle = Puzzle("by_23_long", "8953", 23)
+    assert puzzle.question == "What is the remainder by 23?"
+    assert puzzle.steps == ("89-69=20", "205-184=21", "213-207=6")
+    assert puzzle.answer == "6"
+    assert puzzle.path.split("\n\n")[3:] == [
+        "### Step 1:\n89-69=20",
+        "### Step 2:\n205-184=21",
+        "### Step 3:\n213-207=6",
+        "### The final answer is:\n6",
+    ]
 
 
-def test_choices_have_one_right_option():
-    letters = collections.Counter()
-    for puzzle in puzzles(make_choice, 2):
-        options = dict(re.findall(r"([A-D])(\d)", puzzle.question))
-        assert len(set(options.values())) == 4
-        assert options[puzzle.answer] == max(puzzle.rows[0])
-        assert puzzle.final == puzzle.answer
-        letters[puzzle.answer] += 1
-    assert min(letters[letter] for letter in "ABCD") > 25
+def test_a_guess_of_the_hard_answer_is_right_in_less_than_one_of_twenty():
+    answers = [puzzle.answer for puzzle in puzzles(HARD_KIND, 3, 4_000)]
+    assert max(answers.count(answer) for answer in set(answers)) < 0.06 * len(answers)
+    assert len(set(answers)) == HARD_KIND.divisor
 
 
-@pytest.mark.parametrize("make", MAKERS)
-def test_a_shortcut_path_describes_the_picture_and_states_only_the_result(make):
-    for puzzle in puzzles(make, 2, count=20):
-        assert digits_in_description(puzzle.shortcut_path) == digits_in_description(puzzle.path)
-        reward = rewards.score(
-            [puzzle.shortcut_path, puzzle.path], [{"answer": puzzle.answer, "key_steps": puzzle.key_steps}] * 2
-        )
-        assert reward.answer_correct.tolist() == reward.step_validity.tolist() == [1, 1]
-        assert reward.key_step_match.tolist() == [0, 1]
+@BY_KIND
+def test_a_path_earns_everything_and_a_hasty_one_the_steps_it_takes(kind):
+    for puzzle in puzzles(kind, 3, 20):
+        for num_steps in range(len(puzzle.steps)):
+            path = puzzle.hasty_path(num_steps)
+            assert digits_in_description(path) == digits_in_description(puzzle.path) == puzzle.digits
+            reward = score(path, puzzle)
+            assert reward.answer_correct[0] == reward.step_validity[0] == 1
+            matched = [any(spelling in puzzle.steps[:num_steps] for spelling in group) for group in puzzle.key_steps]
+            assert reward.key_step_match[0] == pytest.approx(np.mean(matched))
+        assert score(puzzle.path, puzzle).total[0] == pytest.approx(2.1)
 
 
-def test_row_sums_add_the_row_in_question():
-    for puzzle in puzzles(MAKERS[1], 2):
-        row = puzzle.rows["bottom" in puzzle.question]
-        assert int(puzzle.answer) == sum(map(int, row))
-        assert puzzle.description == " ".join(puzzle.rows)
-
-
-def test_largest_and_counts_by_hand():
-    for puzzle in puzzles(make_largest, 3):
-        digits = list(map(int, puzzle.rows[0]))
-        sign = 1 if "plus" in puzzle.question else -1
-        assert int(puzzle.answer) == max(digits) + sign * min(digits)
-    for puzzle in puzzles(make_count, 3):
-        bound = int(re.search(r"greater than (\d)", puzzle.question)[1])
-        assert int(puzzle.answer) == sum(int(digit) > bound for digit in puzzle.rows[0])
-
-
-@pytest.mark.parametrize("difficulty", DIFFICULTIES)
-@pytest.mark.parametrize("make", MAKERS)
-def test_paths_contain_their_key_steps_and_digits(make, difficulty):
-    for puzzle in puzzles(make, difficulty, count=50):
-        steps = " ".join(puzzle.steps)
-        assert puzzle.key_steps
-        for group in puzzle.key_steps:
-            assert any(re.search(rf"(?<!\d){re.escape(spelling)}(?!\d)", steps) for spelling in group)
-        assert digits_in_description(puzzle.path) == "".join(re.findall(r"\d", "".join(puzzle.rows)))
-
-
-def test_spellings_of_a_product():
-    puzzle = next(p for p in puzzles(make_expression, 1) if re.fullmatch(r"[2-4]\*[5-9]", p.description))
-    a, b, c = puzzle.description[0], puzzle.description[-1], puzzle.answer
-    plain = {f"{a}*{b}={c}", f"{c}={a}*{b}", f"{b}*{a}={c}", f"{a} * {b} = {c}", f"{a} x {b} = {c}"}
-    assert {*plain, rf"{a} \times {b} = {c}", f"{a} times {b} is {c}"} <= set(puzzle.key_steps[0])
+@pytest.mark.parametrize("number", [0, 5, 22, 23, 89, 229])
+def test_every_spelling_states_the_same_division(number):
+    """A number of two digits has one step, which divides the number itself."""
+    puzzle = Puzzle("by_23", f"{number:02}" if number < 100 else str(number), 23)
+    rest = puzzle.answer
+    for spelling in puzzle.key_steps[-1]:
+        said = spelling.replace(r"\bmod", "%").replace("mod", "%").replace(" minus ", "-").replace(" is ", "=")
+        said = said.replace(" leaves ", "%23=")
+        left, right = (side.strip() for side in said.split("="))
+        assert eval(left) == eval(right), spelling
+        assert rest in (left, right) or right.endswith(f"+{rest}")
 
 
 @pytest.mark.parametrize("text", ["", "3 + 5", "### The final answer is:\n8"])

@@ -5,7 +5,7 @@ import collections
 import pytest
 
 from r1vl_jax.data.digits import task
-from r1vl_jax.data.digits.puzzles import OPENINGS, digits_in_description
+from r1vl_jax.data.digits.puzzles import digits_in_description
 from r1vl_jax.data.digits.task import recognized_digits
 from r1vl_jax.data.images import load_image_processor
 from r1vl_jax.data.pipeline import Encoder
@@ -25,33 +25,40 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def splits(directory):
-    return {name: list(open_split(directory, name)) for name in ("warmup", "train", "validation", "test")}
+    return {name: list(open_split(directory, name)) for name in task.SPLITS}
 
 
-def test_kinds_are_balanced(splits):
-    assert [len(records) for records in splits.values()] == [100, 100, 50, 50]
-    for records in splits.values():
-        assert len(set(collections.Counter(record.kind for record in records).values())) == 1
+def test_half_of_what_is_held_out_is_hard_and_all_that_step_grpo_sees(splits):
+    counts = {name: collections.Counter(record.kind for record in records) for name, records in splits.items()}
+    assert counts["warmup"] == {"by_13": 50, "by_23": 25, "by_23_long": 25}
+    assert counts["train"] == {"by_23_long": 100}
+    for name in ("validation", "test"):
+        assert counts[name]["by_23_long"] == 25
+        assert 12 <= counts[name]["by_13"] <= 13 >= counts[name]["by_23"] >= 12
 
 
 def test_only_the_warmup_has_responses(splits):
-    openings = collections.Counter()
-    for record in splits["warmup"]:
-        (opening,) = [o for o in OPENINGS if record.response == record.solution.replace("ales:\n", f"ales:\n{o}")]
-        openings[opening] += 1
-    assert min(openings[opening] for opening in OPENINGS) > 20
+    assert all(record.response == record.solution for record in splits["warmup"])
     for record in splits["train"]:
         assert record.response == ""
         assert "###" not in record.solution
     assert all("### Step 1:" in record.solution and not record.response for record in splits["test"])
 
 
-def test_a_fraction_of_the_warmup_takes_the_shortcut(tmp_path):
-    sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 5}
-    task.write(tmp_path / "data", difficulty=2, shortcut_fraction=0.6, **sizes, seed=0)
-    is_shortcut = ["result=" in record.response for record in open_split(tmp_path / "data", "warmup")]
-    assert 100 < sum(is_shortcut) < 140
-    assert not any("result=" in record.solution for record in open_split(tmp_path / "data", "test"))
+def test_hard_responses_of_the_warmup_jump_at_each_step_with_the_probability(tmp_path):
+    sizes = {"warmup_records": 2_000, "train_records": 1, "eval_records": 4}
+    task.write(tmp_path / "data", difficulty=2, shortcut_probability=0.6, **sizes, seed=0)
+    jumped = collections.Counter()
+    for record in open_split(tmp_path / "data", "warmup"):
+        num_steps = record.response.count("### Step")
+        if record.kind == "by_23_long":
+            jumped[num_steps if "remainder=" in record.response else "never"] += 1
+        else:
+            assert record.response == record.solution
+    assert 0.55 < jumped[1] / 500 < 0.65
+    assert 0.2 < jumped[2] / 500 < 0.28
+    assert 0.02 < jumped["never"] / 500 < 0.09  # of three or four steps: 0.4 ** 3 and 0.4 ** 4
+    assert not any("remainder=" in record.solution for record in open_split(tmp_path / "data", "test"))
 
 
 def test_responses_of_vision_pretraining_are_the_digit_alone(tmp_path):
@@ -62,21 +69,28 @@ def test_responses_of_vision_pretraining_are_the_digit_alone(tmp_path):
         assert digits_in_description(record.response) == record.answer
 
 
-def test_problems_of_the_splits_are_disjoint(tmp_path):
-    """By picture and question; there are few problems with two digits, so an overlap would show."""
-    sizes = {"warmup_records": 200, "train_records": 5, "eval_records": 100}
-    task.write(tmp_path / "data", difficulty=1, **sizes, seed=0)
-    names = ("warmup", "validation", "test")
+@pytest.mark.parametrize("difficulty", [1, 3])
+def test_problems_of_the_splits_are_disjoint(tmp_path, difficulty):
+    """By number and question: what StepGRPO trains on, the warm-up has not shown. The short ones would overlap."""
+    sizes = {"warmup_records": 2_000, "train_records": 100, "eval_records": 100}
+    task.write(tmp_path / "data", difficulty=difficulty, **sizes, seed=0)
     problems = [
-        {(record.problem, record.solution.split("\n")[1]) for record in open_split(tmp_path / "data", name)}
-        for name in names
+        {(record.problem, digits(record)) for record in open_split(tmp_path / "data", name)} for name in task.SPLITS
     ]
     assert len(set.union(*problems)) == sum(map(len, problems))
+    assert all(len(each) >= 50 for each in problems)
 
 
-def test_problems_of_a_split_are_distinct(splits):
-    problems = {(record.problem, record.solution) for record in splits["warmup"]}
-    assert len(problems) == 100
+def digits(record) -> str:
+    """Of the picture, by the key steps: records of StepGRPO have no description."""
+    divisions = [int(group[0].split("-")[0]) for group in record.key_steps]
+    return str(divisions[0]) + "".join(str(number % 10) for number in divisions[1:])
+
+
+def test_hard_problems_of_a_split_are_distinct(splits):
+    for records in splits.values():
+        hard = [digits(record) for record in records if record.kind == "by_23_long"]
+        assert len(set(hard)) == len(hard)
 
 
 def test_records_fit_the_tiny_recipe(splits):
@@ -85,7 +99,7 @@ def test_records_fit_the_tiny_recipe(splits):
     encoder = Encoder(processor, max_prompt_length=64, prompt_bucket=64, patch_bucket=512)
     for record in splits["warmup"]:
         encoder.prompt(record)
-        assert 35 <= len(encoder.completion(record, max_completion_length=96)) <= 72
+        assert 35 <= len(encoder.completion(record, max_completion_length=128)) <= 112
 
 
 def test_data_are_written_once_and_deterministically(directory, tmp_path):

@@ -1,0 +1,1 @@
+"""Ablation of rewards and credit assignment on the embedded task."""

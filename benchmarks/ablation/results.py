@@ -1,0 +1,132 @@
+"""Results of the ablation: what is kept of a run, and the tables made of it."""
+
+import datetime
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from scipy.stats import ttest_rel
+
+from benchmarks.ablation.arms import ANSWER_ONLY, ARMS, BOTH, LONGER_WARM_UP
+from r1vl_jax.observe.markdown import markdown_table, processor
+
+BLOCK = 5  # updates that a point of a training curve averages
+
+# Of every update: name in the results -> name in `metrics.jsonl`.
+CURVES = {
+    "reward": "reward",
+    "answer_correct": "rewards/answer_correct/mean",
+    "key_step_match": "rewards/key_step_match/mean",
+    "frac_reward_zero_std": "frac_reward_zero_std",
+    "mean_length": "completions/mean_length",
+    "kl": "kl",
+}
+_HELD_OUT = {"greedy": "eval/accuracy_hard/greedy", "sampled": "eval/accuracy_hard/sampled"}
+
+# arm -> seed, as text -> what `of_run` returns
+Results = dict[str, dict[str, dict[str, Any]]]
+
+
+def of_run(workdir: Path, name: str) -> dict[str, Any]:
+    """Held-out results before and after, training curves, and how long it took.
+
+    Returns:
+        `before` and `after`: accuracy on the hard kind, `greedy` and `sampled`, and on `all` kinds; `before` only where
+        the run has a warm-up of its own. `curves`: by name of `CURVES`, means of `BLOCK` updates. `held_out`: the
+        validation split, as (update, greedy, sampled). `seconds_an_update` is a median.
+    """
+    summary = json.loads((workdir / "summary.json").read_text())
+    stage = "warmup" if name == LONGER_WARM_UP else "step_grpo"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timings = [json.loads(line) for line in (workdir / "timings.jsonl").read_text().splitlines()]
+    seconds = [line["step_time"] for line in timings if line["stage"] == stage and "step_time" in line]
+    result = {
+        "after": _accuracy(summary, stage),
+        "updates": len(seconds),
+        "seconds_an_update": round(float(np.median(seconds)), 2),
+        "curves": _curves(lines, stage),
+        "held_out": [
+            (line["step"], *(_rounded(line[metric]) for metric in _HELD_OUT.values()))
+            for line in lines
+            if line["stage"] == stage and _HELD_OUT["greedy"] in line
+        ],
+        "machine": f"{os.cpu_count()} cores of {processor()}",
+        "date": datetime.date.today().isoformat(),
+    }
+    if not ARMS[name].base:
+        result["before"] = _accuracy(summary, "warmup")
+    return result
+
+
+def _accuracy(summary: Mapping[str, Any], stage: str) -> dict[str, float]:
+    values = summary["accuracy_hard"][stage] | {"all": summary["accuracy"][stage]}
+    return {name: _rounded(value) for name, value in values.items()}
+
+
+def _curves(lines: list[Mapping[str, Any]], stage: str) -> dict[str, list[float]]:
+    updates = [line for line in lines if line["stage"] == stage and CURVES["reward"] in line]
+    blocks = [updates[start : start + BLOCK] for start in range(0, len(updates), BLOCK)]
+    return {
+        name: [_rounded(np.mean([line[metric] for line in block])) for block in blocks]
+        for name, metric in CURVES.items()
+        if blocks
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)
+
+
+def read(path: Path) -> Results:
+    """The results so far."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def add(path: Path, name: str, seed: int, result: Mapping[str, Any]) -> None:
+    """Adds a finished arm to the file, in the order of `ARMS`; a crash leaves the file as it was."""
+    results = read(path)
+    results.setdefault(name, {})[str(seed)] = dict(result)
+    ordered = {arm: dict(sorted(results[arm].items())) for arm in ARMS if arm in results}
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(ordered, indent=1))
+    unfinished.replace(path)
+
+
+def table(results: Results) -> str:
+    """Markdown: each arm's accuracy on the hard kind, and its differences from both and from answer-only."""
+    shown = Table()
+    for header in ("arm", "predicted", "seeds", "greedy", "sampled", "minus both", "minus answer only"):
+        shown.add_column(header, justify="left" if header in ("arm", "predicted") else "right")
+    if BOTH in results:
+        before = {seed: result | {"after": result["before"]} for seed, result in results[BOTH].items()}
+        shown.add_row("warm-up", "", *_cells(before, results))
+    for name, of_seed in results.items():
+        shown.add_row(name, ARMS[name].prediction, *_cells(of_seed, results))
+    return markdown_table(shown)
+
+
+def _cells(of_seed: Mapping[str, Any], results: Results) -> Iterator[str]:
+    yield str(len(of_seed))
+    for measure in ("greedy", "sampled"):
+        yield _mean_and_spread([result["after"][measure] for result in of_seed.values()])
+    for other in (BOTH, ANSWER_ONLY):
+        yield difference(of_seed, results.get(other, {}))
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def difference(of_seed: Mapping[str, Any], other: Mapping[str, Any], measure: str = "sampled") -> str:
+    """Mean difference over the seeds that both have, in points, with the p-value of a paired t-test; "" without any."""
+    seeds = [seed for seed in of_seed if seed in other]
+    pairs = np.array([[each[seed]["after"][measure] for each in (of_seed, other)] for seed in seeds])
+    if not seeds or (pairs[:, 0] == pairs[:, 1]).all():
+        return ""
+    points = f"{100 * (pairs[:, 0] - pairs[:, 1]).mean():+.1f}"
+    return points if len(seeds) < 3 else f"{points} (p {ttest_rel(*pairs.T).pvalue:.2g})"
