@@ -13,6 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import matplotlib
+
 from benchmarks.ablation import plots, results
 from benchmarks.ablation.arms import ARMS
 from benchmarks.ablation.runs import Runs
@@ -42,6 +44,7 @@ def main() -> None:
         runs = Runs(arguments.out, arguments.config, seed, tuple(arguments.set))
         results.add(arguments.results, name, seed, results.of_run(runs.run(name), name))
     all_results = results.read(arguments.results)
+    matplotlib.use("Agg")  # draws without a display
     plots.plot(all_results, arguments.results.with_suffix(".png"))
     print(provenance(["python", "-m", "benchmarks.ablation", *sys.argv[1:]]), "", results.table(all_results), sep="\n")
 

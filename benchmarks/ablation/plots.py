@@ -1,10 +1,9 @@
-"""The picture of the ablation: training curves of chosen arms, and what each arm gains."""
+"""The picture of the ablation: training curves of chosen arms, and held-out accuracy after each."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,19 +21,36 @@ _TITLES = {
 
 
 def plot(results: Results, path: Path, arms: Sequence[str] = _SHOWN) -> None:
-    """Writes curves of these arms, as far as they were run: mean over the seeds, and from the lowest to the highest."""
-    matplotlib.use("Agg")
-    shown = [arm for arm in arms if results.get(arm)]
-    figure, axes = plt.subplots(1, len(_TITLES), figsize=(4 * len(_TITLES), 3.4), layout="constrained")
-    for ax, (name, title) in zip(axes, _TITLES.items(), strict=True):
-        for number, arm in enumerate(shown):
-            _plot_curve(ax, results[arm], name, label=f"{arm} ({len(results[arm])})", color=f"C{number}")
-        ax.set(title=title, xlabel="update of StepGRPO")
-        ax.grid(alpha=0.3)
-    axes[0].set_ylim(bottom=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shown), frameon=False)
-    figure.savefig(path, dpi=110)
+    """Writes a picture: above, curves of these arms; below, held-out accuracy of all arms, a point for each seed.
+
+    A curve is a mean over the seeds, its band goes from the lowest to the highest.
+    """
+    color = {arm: f"C{number}" for number, arm in enumerate(arms)}
+    layout = [list(_TITLES), ["arms"] * len(_TITLES)]
+    size, ratios = (15, 4 + 0.26 * len(results)), [3.2, 0.8 + 0.26 * len(results)]
+    figure, axes = plt.subplot_mosaic(layout, figsize=size, height_ratios=ratios, layout="constrained")
+    for name, title in _TITLES.items():
+        for arm in (arm for arm in arms if results.get(arm)):
+            _plot_curve(axes[name], results[arm], name, label=arm, color=color[arm])
+        axes[name].set(title=title, xlabel="update of StepGRPO")
+        axes[name].grid(alpha=0.3)
+    axes["answer_correct"].set_ylim(bottom=0)
+    if results:
+        axes["key_step_match"].legend(fontsize="small")
+    _plot_arms(axes["arms"], results, color)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _plot_arms(ax: Axes, results: Results, color: Mapping[str, str]) -> None:
+    rows = {"warm-up": [result["before"]["sampled"] for result in results.get(BOTH, {}).values()]}
+    rows |= {arm: [result["after"]["sampled"] for result in of_seed.values()] for arm, of_seed in results.items()}
+    for row, (arm, values) in enumerate(rows.items()):
+        ax.plot(values, [row] * len(values), "o", color=color.get(arm, "grey"), alpha=0.8)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.invert_yaxis()
+    ax.set(title="held-out accuracy on the hard kind, sampled, after each arm", xlim=(0, 1))
+    ax.grid(alpha=0.3)
 
 
 def _plot_curve(ax: Axes, of_seed: Mapping[str, Any], name: str, *, label: str, color: str) -> None:

@@ -99,10 +99,19 @@ def add(path: Path, name: str, seed: int, result: Mapping[str, Any]) -> None:
 def table(results: Results) -> str:
     """Markdown: each arm's accuracy on the hard kind, and its differences from both and from answer-only."""
     shown = Table()
-    for header in ("arm", "predicted", "seeds", "greedy", "sampled", "minus both", "minus answer only"):
+    for header in (
+        "arm",
+        "predicted",
+        "seeds",
+        "greedy",
+        "sampled",
+        "minus both",
+        "minus answer only",
+        "half are right",
+    ):
         shown.add_column(header, justify="left" if header in ("arm", "predicted") else "right")
     if BOTH in results:
-        before = {seed: result | {"after": result["before"]} for seed, result in results[BOTH].items()}
+        before = {seed: result | {"after": result["before"], "curves": {}} for seed, result in results[BOTH].items()}
         shown.add_row("warm-up", "", *_cells(before, results))
     for name, of_seed in results.items():
         shown.add_row(name, ARMS[name].prediction, *_cells(of_seed, results))
@@ -115,11 +124,25 @@ def _cells(of_seed: Mapping[str, Any], results: Results) -> Iterator[str]:
         yield _mean_and_spread([result["after"][measure] for result in of_seed.values()])
     for other in (BOTH, ANSWER_ONLY):
         yield difference(of_seed, results.get(other, {}))
+    yield _time_to_half(list(of_seed.values()))
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
     spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{spread}"
+
+
+def _time_to_half(results: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds of StepGRPO until half of the samples of an update are right, and how many of the seeds got there."""
+    reached = [seconds for result in results if (seconds := _seconds_to_half(result)) is not None]
+    return f"{np.mean(reached):.0f} s ({len(reached)} of {len(results)})" if reached else ""
+
+
+def _seconds_to_half(result: Mapping[str, Any]) -> float | None:
+    share_right = result["curves"].get("answer_correct", [])
+    blocks = (number for number, share in enumerate(share_right, start=1) if share >= 0.5)
+    block = next(blocks, None)
+    return None if block is None else BLOCK * block * result["seconds_an_update"]
 
 
 def difference(of_seed: Mapping[str, Any], other: Mapping[str, Any], measure: str = "sampled") -> str:

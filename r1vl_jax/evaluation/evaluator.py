@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions, Params, PromptBatch
@@ -75,7 +76,7 @@ class Evaluator:
         outcomes = [outcome for part in processes.all_gather_objects(local) for outcome in part]
         results = {name: _mean(name, outcomes) for name in _MEANS}
         results |= _by_kind("accuracy", outcomes)
-        hard = [o for o in outcomes if o["kind"] in self.hard_kinds]
+        hard = self._hard(outcomes)
         if hard:
             results["accuracy_hard/greedy"] = _mean("accuracy", hard)
         if self.several is not None:
@@ -88,6 +89,13 @@ class Evaluator:
             num_digits = sum(o["num_digits"] for o in outcomes)
             results["digit_recognition"] = sum(o["num_recognized"] for o in outcomes) / max(num_digits, 1)
         return results
+
+    def _hard(self, outcomes: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        hard = [o for o in outcomes if o["kind"] in self.hard_kinds]
+        if self.hard_kinds and not hard:
+            kinds = sorted({o["kind"] for o in outcomes})
+            logging.warning("eval.hard_kinds=%s: no problem is of these kinds; there are %s", self.hard_kinds, kinds)
+        return hard
 
     def _score_batch(
         self, params: Params, synced: SyncedParams, records: list[Record], prompts: PromptBatch

@@ -152,6 +152,7 @@ def test_arms_start_from_one_warm_up_and_finished_ones_are_not_run_again(monkeyp
     table = capsys.readouterr().out.split("\n\n")[-1]
     assert "| warm-up |  | 3 | 0.050 ± 0.000 | 0.050 ± 0.000 |" in table
     assert "| 3 | 0.560 ± 0.010 | 0.560 ± 0.010 |  | +40.0 (p " in table
+    assert "| 20 s (3 of 3) |" in table  # the second block of five updates has a mean of 0.8
     kept = json.loads((tmp_path / "ablation.json").read_text())
     assert list(kept) == [arms.BOTH, arms.ANSWER_ONLY]
     assert kept[arms.BOTH]["1"]["before"] == {"greedy": 0.05, "sampled": 0.05, "all": 0.05}

@@ -95,7 +95,7 @@ def test_samples_give_their_mean_and_pass_at_k(calls):
     assert results["accuracy"] == pytest.approx(2 / 3)
 
 
-def test_hard_kinds_are_reported_together(calls):
+def test_hard_kinds_are_reported_together(calls, caplog):
     several = SimpleNamespace(num_generations=2)
 
     def hard(*kinds: str) -> dict[str, float]:
@@ -104,4 +104,8 @@ def test_hard_kinds_are_reported_together(calls):
 
     assert hard("count") == {"accuracy_hard/greedy": 0.0, "accuracy_hard/sampled": 0.5}
     assert hard("count", "sum") == pytest.approx({"accuracy_hard/greedy": 2 / 3, "accuracy_hard/sampled": 1 / 3})
+    assert not caplog.messages
     assert hard("no such kind") == {}
+    assert caplog.messages == [
+        "eval.hard_kinds=('no such kind',): no problem is of these kinds; there are ['count', 'sum']"
+    ]
