@@ -266,6 +266,10 @@ class Train:
             changes memory, not numbers.
         tokens_per_micro_batch: instead, as few micro-batches as have at most this many tokens on each device (prompts,
             completions and padding). 0 uses `micro_batches`.
+        gradient_cosine: whether every update logs the cosine between the gradients of two halves of its prompts, by
+            which signal is told from noise (docs/recipes.md). The number of micro-batches is even then (2 in place of
+            1), an update holds one more gradient, and a trained vision tower has a second backward pass. The update
+            stays the same, up to rounding.
         save_steps: updates between checkpoints; there is always one at the end of a stage.
         save_total_limit: checkpoints of a stage that are kept.
         max_skipped_updates: non-finite updates that are skipped before the run stops.
@@ -280,10 +284,16 @@ class Train:
     completion_bucket: int = 256
     micro_batches: int = 1
     tokens_per_micro_batch: int = 0
+    gradient_cosine: bool = False
     save_steps: int = 100
     save_total_limit: int = 1
     max_skipped_updates: int = 10
     compile_cache: str = "~/.cache/r1vl_jax"
+
+    @property
+    def min_micro_batches(self) -> int:
+        """Micro-batches of an update, unless `tokens_per_micro_batch` asks for more: `gradient_cosine` needs two."""
+        return max(self.micro_batches, 1 + self.gradient_cosine)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def validate(config: Config) -> Iterator[str]:
             f"train.micro_batches={config.train.micro_batches} and train.tokens_per_micro_batch="
             f"{config.train.tokens_per_micro_batch} both set the micro-batches of an update; set one of them"
         )
+    if config.train.gradient_cosine:
+        yield from _gradient_cosine_errors(config)
     if config.sampling.slots > 0 and config.sampling.slots >= (max_rows := _max_sampled_rows(config)):
         yield (
             f"sampling.slots={config.sampling.slots} has no effect: at most {max_rows} completions are decoded at a"
@@ -45,9 +47,8 @@ def validate(config: Config) -> Iterator[str]:
             f"data.max_prompt_length={config.data.max_prompt_length} is not a multiple of data.prompt_bucket="
             f"{config.data.prompt_bucket}; set one that is"
         )
-    for stage in ("vision_pretrain", "warmup"):
-        if stage in config.train.stages:
-            yield from _supervised_errors(config, stage)
+    for stage in _supervised_stages(config):
+        yield from _supervised_errors(config, stage)
     yield from _reward_errors(config)
     yield from _source_errors(config.data)
     if config.data.source == "digits":
@@ -59,6 +60,25 @@ def _max_sampled_rows(config: Config) -> int:
     has_step_grpo = "step_grpo" in config.train.stages
     update_rows = config.train.prompts_per_update * config.sampling.num_generations if has_step_grpo else 0
     return max(update_rows, config.eval.batch_size)
+
+
+def _gradient_cosine_errors(config: Config) -> Iterator[str]:
+    """Numbers of prompts and micro-batches that have no two equal halves."""
+    sizes = {f"{stage}.batch_size": getattr(config, stage).batch_size for stage in _supervised_stages(config)}
+    if "step_grpo" in config.train.stages:
+        sizes["train.prompts_per_update"] = config.train.prompts_per_update
+    if config.train.micro_batches > 1:
+        sizes["train.micro_batches"] = config.train.micro_batches
+    for name, size in sizes.items():
+        if size % 2:
+            yield (
+                f"{name}={size}: expected an even number, since train.gradient_cosine compares the gradients of two"
+                " halves of an update; set one, or unset train.gradient_cosine"
+            )
+
+
+def _supervised_stages(config: Config) -> list[str]:
+    return [stage for stage in ("vision_pretrain", "warmup") if stage in config.train.stages]
 
 
 def _supervised_errors(config: Config, stage: str) -> Iterator[str]:

@@ -52,6 +52,8 @@ class Learner:
         micro_batches: parts of the rows whose gradients are accumulated; each has rows of every device. Rows of one
             prompt in one micro-batch share that prompt's forward pass.
         tokens_per_micro_batch: if not 0, the fewest micro-batches with at most this many tokens on each device.
+        gradient_cosine: whether an update compares the gradients of two halves of its prompts. The number of prompts
+            is even then, and so is that of micro-batches.
         loss: settings of the objective (StepGRPO only).
     """
 
@@ -61,6 +63,7 @@ class Learner:
     temperature: float = 1.0
     micro_batches: int = 1
     tokens_per_micro_batch: int = 0
+    gradient_cosine: bool = False
     loss: Loss = Loss()
 
     def with_sharding(self, tree: Any) -> Any:
@@ -83,7 +86,7 @@ class Learner:
         if self.tokens_per_micro_batch == 0:
             return self.micro_batches
         (num_prompts, prompt_length), (num_rows, completion_length) = prompts, completions
-        sizes = divisors(num_rows // self._num_shards)
+        sizes = [size for size in divisors(num_rows // self._num_shards) if size % (1 + self.gradient_cosine) == 0]
 
         def tokens(num_parts: int) -> float:
             num_sequences = self.num_sequences(num_prompts, num_rows, num_parts=num_parts)

@@ -81,7 +81,7 @@ def _apply_update(
     rows: Rows,
 ) -> tuple[TrainState, Metrics]:
     """Applies one gradient; if it is not finite, only `step` and `num_skipped` change."""
-    gradient, logp_BT, entropy_BT = accumulate_gradients(
+    gradient, logp_BT, entropy_BT, gradient_metrics = accumulate_gradients(
         learner, state.params, frozen, prompts, completions, objective, rows
     )
     gradient = learner.with_sharding(gradient)
@@ -106,4 +106,4 @@ def _apply_update(
     num_skipped = state.num_skipped + ~is_finite
     entropy = jnp.sum(entropy_BT) / jnp.maximum(jnp.sum(completions.mask_BT), 1)
     metrics = metrics | {"loss": loss, "grad_norm": grad_norm, "entropy": entropy, "num_skipped": num_skipped}
-    return learner.with_sharding(TrainState(state.step + 1, params, opt_state, num_skipped)), metrics
+    return learner.with_sharding(TrainState(state.step + 1, params, opt_state, num_skipped)), metrics | gradient_metrics

@@ -27,6 +27,7 @@ _MAY_CHANGE = ("workdir", "eval.", "observe.", "train.compile_cache", "train.sav
 # Settings of memory and speed, which change rounding: a resumed run may change them, with a warning.
 _CHANGES_ROUNDING = (
     *("model.remat", "model.scan_layers", "train.micro_batches", "train.tokens_per_micro_batch"),
+    "train.gradient_cosine",
     *("train.completion_bucket", "loss.logp_chunk_size", "sampling.slots", "sampling.mesh."),
 )
 

@@ -210,8 +210,9 @@ def make_learner(config: Config, definition: Definition, *, optim: Optim, max_st
         optimizer=optimizer(optim, max_steps, trained, platform=definition.platform),
         chunk_size=config.loss.logp_chunk_size,
         temperature=config.sampling.temperature if config.loss.temperature_in_loss else 1.0,
-        micro_batches=config.train.micro_batches,
+        micro_batches=config.train.min_micro_batches,
         tokens_per_micro_batch=config.train.tokens_per_micro_batch,
+        gradient_cosine=config.train.gradient_cosine,
         loss=config.loss,
     )
 
@@ -247,8 +248,9 @@ def mesh_limits(config: Config, sizes: ModelConfig) -> MeshLimits:
         rows["rows of an update"] = config.train.prompts_per_update * config.sampling.num_generations
     if config.sampling.slots:
         batches["sampling.slots"] = config.sampling.slots
-    if config.train.micro_batches > 1:
-        batches |= {f"{name} / train.micro_batches": size // config.train.micro_batches for name, size in rows.items()}
+    if (num_parts := config.train.min_micro_batches) > 1:
+        divisor = "train.micro_batches" if config.train.micro_batches > 1 else "2 (train.gradient_cosine)"
+        batches |= {f"{name} / {divisor}": size // num_parts for name, size in rows.items()}
     heads = {
         "num_attention_heads": sizes.num_attention_heads,
         "num_key_value_heads": sizes.num_key_value_heads,

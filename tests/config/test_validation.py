@@ -11,6 +11,12 @@ from r1vl_jax.models.presets import PRESETS
 FUSED = {"train__fused": True, "reward__backend": "kernels", "reward__undecided": "wrong"}
 
 
+def test_two_halves_of_an_update_resolve():
+    """Stages that are not run may have any size."""
+    changes = {"train__stages": ("step_grpo",), "warmup__batch_size": 9, "train__tokens_per_micro_batch": 4096}
+    assert resolve(make_config(train__gradient_cosine=True, **changes)).train.min_micro_batches == 2
+
+
 def test_a_fused_step_resolves():
     assert resolve(make_config(**FUSED)).train.fused
 
@@ -44,6 +50,20 @@ def test_a_fused_step_resolves():
         (
             {"train__micro_batches": 4, "warmup__batch_size": 10},
             "train.micro_batches=4 does not divide warmup.batch_size=10; set one of [1, 2, 5, 10]",
+        ),
+        (
+            {"train__gradient_cosine": True, "train__prompts_per_update": 7, "sampling__num_generations": 4},
+            "train.prompts_per_update=7: expected an even number, since train.gradient_cosine compares the gradients of"
+            " two halves of an update; set one, or unset train.gradient_cosine",
+        ),
+        (
+            {"train__gradient_cosine": True, "warmup__batch_size": 9},
+            "warmup.batch_size=9: expected an even number, since train.gradient_cosine",
+        ),
+        (
+            {"train__gradient_cosine": True, "train__micro_batches": 3}
+            | {"train__prompts_per_update": 6, "warmup__batch_size": 12},
+            "train.micro_batches=3: expected an even number, since train.gradient_cosine",
         ),
         (
             {"eval__steps": 5, "eval__num_problems": 6, "eval__num_validation": 7, "data__eval_records": 6},

@@ -54,15 +54,15 @@ def test_a_resumed_run_may_change_memory_settings_with_a_warning(tmp_path, setti
     observe.write_manifest(tmp_path, settings, data_fingerprint="abc")
     smaller = dataclasses.replace(
         settings,
-        train=dataclasses.replace(settings.train, micro_batches=4, compile_cache="elsewhere"),
+        train=dataclasses.replace(settings.train, micro_batches=4, gradient_cosine=True, compile_cache="elsewhere"),
         model=dataclasses.replace(settings.model, remat="dots"),
     )
     with caplog.at_level("WARNING"):
         observe.write_manifest(tmp_path, smaller, data_fingerprint="abc")
     (record,) = caplog.records
     assert (
-        "so results are not bit-exact: model.remat: 'block' -> 'dots'; train.micro_batches: 1 -> 4"
-        in record.getMessage()
+        "so results are not bit-exact: model.remat: 'block' -> 'dots'; train.gradient_cosine: False -> True;"
+        " train.micro_batches: 1 -> 4" in record.getMessage()
     )
     assert "compile_cache" not in record.getMessage()
 

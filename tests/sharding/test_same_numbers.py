@@ -56,6 +56,7 @@ def train_step(sizes: tuple[int, int, int], has_lora: bool):
     definition = dataclasses.replace(LORA if has_lora else DEFINITION, mesh=mesh)
     # A step of plain SGD is the gradient times a constant.
     learner = Learner(definition, optax.sgd(0.1), chunk_size=32, micro_batches=2, loss=Loss(beta=0.1))
+    learner = dataclasses.replace(learner, gradient_cosine=not has_lora)
     sampler = Sampler(definition, Temperature(1.0), 2, 12, (EOS,), (40, 41, 42, 43))
     trained, frozen, reference = (
         jax.device_put(params, rules.shardings(params, mesh)) for params in make_policy(has_lora)
@@ -105,6 +106,7 @@ def test_a_step_equals_that_of_one_device(sizes, has_lora):
     )
     assert gradient > 1e-3
     assert difference < 1e-5 * gradient
+    assert ("gradient_cosine" in metrics) == (not has_lora)
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {name: float(value) for name, value in expected_metrics.items()}, rel=1e-4, abs=1e-6
     )

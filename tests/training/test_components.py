@@ -172,6 +172,8 @@ def test_batches_that_the_devices_cannot_share_are_refused(make_config):
         build_components(make_config(train__prompts_per_update=6))
     with pytest.raises(ValueError, match=r"warmup.batch_size / train.micro_batches=4: expected multiples of 8"):
         build_components(make_config(warmup__batch_size=16, train__micro_batches=4, mesh__tensor=1))
+    with pytest.raises(ValueError, match=r"warmup.batch_size / 2 \(train.gradient_cosine\)=4: expected multiples of 8"):
+        build_components(make_config(warmup__batch_size=8, train__gradient_cosine=True, mesh__tensor=1))
 
 
 def test_more_devices_than_prompts_share_the_heads(make_config):

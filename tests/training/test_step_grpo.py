@@ -155,6 +155,13 @@ def test_the_settings_reach_the_update(make_run, spies):
     learner, batch = spies.update[0]
     assert (learner.loss.beta, learner.micro_batches, learner.chunk_size, learner.temperature) == (0.5, 2, 7, 0.7)
     np.testing.assert_array_equal(batch.rows.ref_logp_BT, np.full((4, 2), -5.0))
+    assert not learner.gradient_cosine
+
+
+def test_two_halves_are_two_micro_batches(make_run, spies):
+    train(make_run(train__gradient_cosine=True))
+    learner, _ = spies.update[0]
+    assert (learner.gradient_cosine, learner.micro_batches) == (True, 2)
 
 
 @pytest.mark.parametrize("scale_rewards", ["group", "none"])
