@@ -61,5 +61,5 @@ class EqualGroups:
         return (
             f"step {step}: in each of the last {_NUM_UPDATES} updates more than half of the groups ({mean:.0%} on"
             " average) had equal rewards and gave no gradient (frac_reward_zero_std); harder or easier prompts help, a"
-            " larger sampling.num_generations, or loss.dynamic_sample=True"
+            " larger sampling.num_generations, or loss.dynamic_sample=True (docs/recipes.md)"
         )

@@ -64,3 +64,4 @@ def test_equal_groups_are_warned_of_every_twenty_updates_in_a_row():
     message = watch.warning(40, 1.0)
     assert message is not None
     assert message.startswith("step 40: in each of the last 20 updates more than half of the groups (80% on average)")
+    assert message.endswith("or loss.dynamic_sample=True (docs/recipes.md)")
