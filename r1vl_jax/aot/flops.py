@@ -57,6 +57,7 @@ class FlopCounter:
     Attributes:
         prompt_length, completion_length: tokens.
         patches: per image.
+        num_vision_backwards: backward passes of an update through the vision tower; those beyond one are recompute.
     """
 
     definition: Definition
@@ -64,6 +65,7 @@ class FlopCounter:
     prompt_length: int
     completion_length: int
     patches: int
+    num_vision_backwards: int = 1
 
     def prefill(self, num_prompts: int) -> Flops:
         """Vision tower and decoder over the prompts; no logits."""
@@ -99,24 +101,28 @@ class FlopCounter:
         in_vision = is_trained("visual.blocks") or is_trained("visual.patch_embed")
         in_merger = in_vision or is_trained("visual.merger")
         in_text = in_merger or is_trained("text")
-        backward = (
+        vision_backward = (
             in_vision * (vision_linear + 2 * vision_attention)
             + in_merger * merger
-            + in_text * (text_linear + 2 * text_attention)
-            + head
             + is_trained("visual.blocks", "kernel") * vision_linear
             + is_trained("visual.merger", "kernel") * merger
+        )
+        backward = (
+            vision_backward
+            + in_text * (text_linear + 2 * text_attention)
+            + head
             + is_trained("text.layers", "kernel") * text_linear
             + (is_trained("lm_head") or is_trained("text.embed_tokens")) * head
         )
         recomputes_linear = remat in ("block", "offload")
         attention_recompute = 0.5 if remat == "none" else 1.5  # its backward pass recomputes q k^T in any case
+        vision_recompute = in_vision * (
+            recomputes_linear * self._share_without_last_matmul("visual.blocks") * vision_linear
+            + attention_recompute * vision_attention
+        )
         recompute = (
-            in_vision
-            * (
-                recomputes_linear * self._share_without_last_matmul("visual.blocks") * vision_linear
-                + attention_recompute * vision_attention
-            )
+            self.num_vision_backwards * vision_recompute
+            + (self.num_vision_backwards - 1) * vision_backward
             + in_text
             * (
                 recomputes_linear * self._share_without_last_matmul("text.layers") * text_linear

@@ -113,6 +113,7 @@ class _ProgramBuilder:
             prompt_length=config.data.max_prompt_length,
             completion_length=config.sampling.max_completion_length,
             patches=shapes.patches_per_image(config, model.config.vision),
+            num_vision_backwards=2 if config.train.gradient_cosine else 1,
         )
 
     def supervised(self, stage: str) -> Program:

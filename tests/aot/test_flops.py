@@ -118,6 +118,15 @@ def attention_recompute(count: FlopCounter) -> float:
     return 0.5 * count._text(0, PROMPT * (PROMPT + 1) / 2)[1]
 
 
+@pytest.mark.parametrize("remat", ["none", "block"])
+def test_a_second_backward_pass_of_the_vision_tower_counts_as_recomputation(remat):
+    once = counter(remat).update(1, 2, num_sequences=1)
+    twice = dataclasses.replace(counter(remat), num_vision_backwards=2).update(1, 2, num_sequences=1)
+    frozen = counter(remat, Model(freeze_vision_tower=True, freeze_merger=True)).update(1, 2, num_sequences=1)
+    assert twice.model == once.model
+    assert twice.total - once.total == pytest.approx(once.total - frozen.total, rel=1e-6)
+
+
 def test_windowed_attention_of_the_vision_tower():
     """All of 2.5-7b's blocks but 4 attend within windows of 8 x 8 patches."""
     windowed = Definition(preset("2.5-7b"))

@@ -98,6 +98,14 @@ def test_evaluation_with_samples_decodes_them_apart():
     assert made["evaluation_decode_samples"].memory_settings == ("eval.batch_size",)
 
 
+def test_an_update_in_two_halves_is_the_one_that_a_run_compiles():
+    settings = {"train__micro_batches": 2}
+    plain, halves = (programs_of("tpu", **settings, train__gradient_cosine=value)["update"] for value in (False, True))
+    assert [each.static[0].gradient_cosine for each in (plain, halves)] == [False, True]
+    assert halves.flops.recompute > plain.flops.recompute  # a second backward pass of the vision tower
+    assert halves.flops.model == plain.flops.model
+
+
 def test_evaluation_has_a_length_of_its_own():
     shorter = programs_of("tpu", eval__max_completion_length=8)
     lengths = {name: jax.eval_shape(shorter[name].function, *shorter[name].arguments) for name in DECODE}
