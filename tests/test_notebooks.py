@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 QUICK = {"num_records": 200, "num_vision_updates": 2, "num_warmup_updates": 2, "num_step_grpo_updates": 2}
-QUICK |= {"num_problems": 8, "num_updates": 300}
+QUICK |= {"num_problems": 8, "num_updates": 500}
 
 
 def run(name: str, tmp_path: Path) -> list[str]:
