@@ -46,7 +46,7 @@ ARMS: Mapping[str, Arm] = {
     # The recipe itself: its StepGRPO is the arm that the others are compared with.
     BOTH: Arm("rises over the whole run: steps are written out first, right answers follow", base="", num_seeds=5),
     ANSWER_ONLY: Arm(
-        "a few points: whole paths are less than 1 % of the samples, and a jump is right once in 23",
+        "no gain: whole paths are one in 2,000 samples, and a jump is right once in 23",
         _ANSWER_ONLY,
         num_seeds=5,
     ),
