@@ -93,8 +93,18 @@ def test_hard_problems_of_a_split_are_distinct(splits):
         assert len(set(hard)) == len(hard)
 
 
-def test_records_fit_the_tiny_recipe(splits):
-    tokenizer = train_tokenizer(task.texts(splits["warmup"]))
+@pytest.fixture(scope="module")
+def tokenizer(splits):
+    return train_tokenizer(task.texts(splits["warmup"]))
+
+
+def test_every_digit_and_sign_is_a_token(splits, tokenizer):
+    for record in splits["warmup"]:
+        steps = [spellings[0] for spellings in record.key_steps]
+        assert [tokenizer.tokenize(step) for step in steps] == [list(step) for step in steps]
+
+
+def test_records_fit_the_tiny_recipe(splits, tokenizer):
     processor = Processor(tokenizer, load_image_processor(min_pixels=28 * 28, max_pixels=400_000))
     encoder = Encoder(processor, max_prompt_length=64, prompt_bucket=64, patch_bucket=512)
     for record in splits["warmup"]:
