@@ -88,7 +88,8 @@ class Kind:
         return Puzzle(self.name, str(number), self.divisor)
 
 
-_SHORT, _LONG = {1: (2, 2), 2: (3, 3), 3: (3, 4)}, {1: (3, 3), 2: (4, 5), 3: (5, 6)}
+# A short number by 23 needs three digits for all that long ones divide, 0 to 229, to occur in it.
+_SHORT, _LONG = {1: (2, 3), 2: (3, 3), 3: (3, 4)}, {1: (4, 4), 2: (4, 5), 3: (5, 6)}
 EASY_KINDS = (Kind("by_13", 13, _LONG), Kind("by_23", 23, _SHORT))
 HARD_KIND = Kind("by_23_long", 23, _LONG)
 KINDS = (*EASY_KINDS, HARD_KIND)
