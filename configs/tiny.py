@@ -3,8 +3,8 @@
     python -m r1vl_jax.train --config=configs/tiny.py --config.workdir=runs/tiny
 
 Task: the embedded one (`data.source = "digits"`). Stages: `vision_pretrain` on 4,000 single digits, `warmup`
-(supervised fine-tuning) on 24,000 records with a reasoning response, hasty where the number is long, and
-`step_grpo` on 5,000 long numbers with question, answer and key steps only. docs/results/embedded_task.md has time,
+(supervised fine-tuning) on 24,000 records with a reasoning response, hasty where the remainder by 23 is asked for,
+and `step_grpo` on 5,000 such records with question, answer and key steps only. docs/results/embedded_task.md has time,
 memory and accuracy.
 """
 
@@ -53,5 +53,5 @@ def get_config():
     config.eval.supervised_steps = 500
     config.eval.batch_size = 200
     config.eval.num_samples = 4
-    config.eval.hard_kinds = ("by_23_long",)
+    config.eval.hard_kinds = ("by_23",)
     return config

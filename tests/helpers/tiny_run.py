@@ -17,10 +17,10 @@ def settings(workdir: Path, data_directory: Path) -> ConfigDict:
     config.warmup.max_steps, config.warmup.batch_size, config.warmup.optim.learning_rate = 2, 4, 1e-3
     config.train.max_steps, config.train.prompts_per_update, config.train.save_steps = 2, 2, 1
     config.optim.learning_rate = 1e-3
-    config.sampling.num_generations, config.sampling.max_completion_length = 2, 80
+    config.sampling.num_generations, config.sampling.max_completion_length = 2, 64
     config.reward.functions, config.reward.function_weights = ("helpers.tiny_run:second_earns_more",), (1.0,)
     config.eval.num_problems = config.eval.batch_size = 6
-    config.eval.hard_kinds = ("by_23_long",)
+    config.eval.hard_kinds = ("by_23",)
     config.observe.log_completions, config.observe.tensorboard, config.observe.progress = 1, False, False
     return config
 

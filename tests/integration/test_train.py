@@ -84,7 +84,7 @@ def test_metrics_and_summary(whole):
     assert all(line["rewards/second_earns_more/mean"] == 0.5 for line in metrics[2:])
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["accuracy"].keys() == {"start", "warmup", "step_grpo"}
-    assert summary["accuracy_hard"]["warmup"] == {"greedy": summary["accuracy_by_kind"]["warmup"]["by_23_long"]}
+    assert summary["accuracy_hard"]["warmup"] == {"greedy": summary["accuracy_by_kind"]["warmup"]["by_23"]}
     assert 0 < summary["max_logp_difference"] <= 1e-4
     assert summary["kl"] == np.mean([line["kl"] for line in metrics[2:]])
 

@@ -1,7 +1,6 @@
 """Puzzles of the embedded task: the remainder of a handwritten number, by long division, a step for each digit."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +25,7 @@ class Puzzle:
     kind: str
     digits: str
     divisor: int
-
-    @property
-    def question(self) -> str:
-        return f"What is the remainder by {self.divisor}?"
+    question: str
 
     @property
     def answer(self) -> str:
@@ -70,28 +66,32 @@ class Puzzle:
 
 @dataclass(frozen=True)
 class Kind:
-    """Puzzles of one divisor.
+    """Puzzles that are asked in one way.
 
     Attributes:
-        lengths: fewest and most digits of a number, by difficulty (1 to 3).
+        question: with a place for the divisor.
     """
 
     name: str
     divisor: int
-    lengths: Mapping[int, tuple[int, int]]
+    question: str
 
     def draw(self, rng: np.random.Generator, difficulty: int) -> Puzzle:
-        """A puzzle with a random number, whose first digit is not 0."""
-        fewest, most = self.lengths[difficulty]
+        """A puzzle with a random number, whose first digit is not 0.
+
+        Args:
+            difficulty: 1 to 3; see `LENGTHS`.
+        """
+        fewest, most = LENGTHS[difficulty]
         length = rng.integers(fewest, most + 1)
         number = rng.integers(10 ** (length - 1), 10**length)
-        return Puzzle(self.name, str(number), self.divisor)
+        return Puzzle(self.name, str(number), self.divisor, self.question.format(self.divisor))
 
 
-# A short number by 23 needs three digits for all that long ones divide, 0 to 229, to occur in it.
-_SHORT, _LONG = {1: (2, 3), 2: (3, 3), 3: (3, 4)}, {1: (4, 4), 2: (4, 5), 3: (5, 6)}
-EASY_KINDS = (Kind("by_13", 13, _LONG), Kind("by_23", 23, _SHORT))
-HARD_KIND = Kind("by_23_long", 23, _LONG)
+LENGTHS = {1: (2, 3), 2: (4, 5), 3: (5, 6)}  # fewest and most digits of a number, by difficulty
+_REMAINDER, _STEP_BY_STEP = "What is the remainder by {}?", "Divide by {} step by step. What remains?"
+EASY_KINDS = (Kind("by_13", 13, _REMAINDER), Kind("by_23_stepwise", 23, _STEP_BY_STEP))
+HARD_KIND = Kind("by_23", 23, _REMAINDER)
 KINDS = (*EASY_KINDS, HARD_KIND)
 
 

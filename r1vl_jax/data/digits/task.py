@@ -20,14 +20,14 @@ from r1vl_jax.response_format import DESCRIPTION
 
 _SOURCE = "digits"
 _MAX_TRIES = 100
-# The kinds of a split's records, in turn. The easy ones, written out in full, teach the warm-up to divide, and to go on
-# to the last digit. StepGRPO sees the hard one alone, where the warm-up was hasty.
-_BY_13, _BY_23 = EASY_KINDS
+# The kinds of a split's records, in turn. The easy ones, written out in full, teach the warm-up to divide to the last
+# digit. StepGRPO sees the hard one alone, where the warm-up was hasty.
+_BY_13, _STEPWISE = EASY_KINDS
 _KINDS: dict[str, tuple[Kind, ...]] = {
-    "warmup": (_BY_13, _BY_23, _BY_13, HARD_KIND),
+    "warmup": (_STEPWISE, _BY_13, _STEPWISE, HARD_KIND),
     "train": (HARD_KIND,),
-    "validation": (HARD_KIND, _BY_13, HARD_KIND, _BY_23),
-    "test": (HARD_KIND, _BY_13, HARD_KIND, _BY_23),
+    "validation": (HARD_KIND, _BY_13, HARD_KIND, _STEPWISE),
+    "test": (HARD_KIND, _BY_13, HARD_KIND, _STEPWISE),
 }
 SPLITS = tuple(_KINDS)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r1vl_jax import rewards
-from r1vl_jax.data.digits.puzzles import HARD_KIND, KINDS, Puzzle, digits_in_description
+from r1vl_jax.data.digits.puzzles import HARD_KIND, KINDS, LENGTHS, Puzzle, digits_in_description
 
 BY_DIFFICULTY = pytest.mark.parametrize("difficulty", [1, 2, 3])
 BY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -23,9 +23,9 @@ def score(path: str, puzzle: Puzzle) -> rewards.StepReward:
 
 @BY_DIFFICULTY
 @BY_KIND
-def test_numbers_have_lengths_of_their_kind(kind, difficulty):
+def test_numbers_have_lengths_of_the_difficulty(kind, difficulty):
     lengths = {len(puzzle.digits) for puzzle in puzzles(kind, difficulty)}
-    assert (min(lengths), max(lengths)) == kind.lengths[difficulty]
+    assert (min(lengths), max(lengths)) == LENGTHS[difficulty]
     assert all(puzzle.digits[0] != "0" for puzzle in puzzles(kind, difficulty))
 
 
@@ -46,8 +46,7 @@ def test_steps_are_a_long_division(kind, difficulty):
 
 
 def test_a_puzzle_by_hand():
-    puzzle = Puzzle("by_23_long", "8953", 23)
-    assert puzzle.question == "What is the remainder by 23?"
+    puzzle = Puzzle("by_23", "8953", 23, "What remains?")
     assert puzzle.steps == ("89-69=20", "205-184=21", "213-207=6")
     assert puzzle.answer == "6"
     assert puzzle.path.split("\n\n")[3:] == [
@@ -80,7 +79,7 @@ def test_a_path_earns_everything_and_a_hasty_one_the_steps_it_takes(kind):
 @pytest.mark.parametrize("number", [0, 5, 22, 23, 89, 229])
 def test_every_spelling_states_the_same_division(number):
     """A number of two digits has one step, which divides the number itself."""
-    puzzle = Puzzle("by_23", f"{number:02}" if number < 100 else str(number), 23)
+    puzzle = Puzzle("by_23", f"{number:02}" if number < 100 else str(number), 23, "What remains?")
     rest = puzzle.answer
     for spelling in puzzle.key_steps[-1]:
         said = spelling.replace(r"\bmod", "%").replace("mod", "%").replace(" minus ", "-").replace(" is ", "=")

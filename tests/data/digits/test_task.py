@@ -30,11 +30,11 @@ def splits(directory):
 
 def test_half_of_what_is_held_out_is_hard_and_all_that_step_grpo_sees(splits):
     counts = {name: collections.Counter(record.kind for record in records) for name, records in splits.items()}
-    assert counts["warmup"] == {"by_13": 50, "by_23": 25, "by_23_long": 25}
-    assert counts["train"] == {"by_23_long": 100}
+    assert counts["warmup"] == {"by_23_stepwise": 50, "by_13": 25, "by_23": 25}
+    assert counts["train"] == {"by_23": 100}
     for name in ("validation", "test"):
-        assert counts[name]["by_23_long"] == 25
-        assert 12 <= counts[name]["by_13"] <= 13 >= counts[name]["by_23"] >= 12
+        assert counts[name]["by_23"] == 25
+        assert 12 <= counts[name]["by_13"] <= 13 >= counts[name]["by_23_stepwise"] >= 12
 
 
 def test_only_the_warmup_has_responses(splits):
@@ -51,7 +51,7 @@ def test_hard_responses_of_the_warmup_jump_at_each_step_with_the_probability(tmp
     jumped = collections.Counter()
     for record in open_split(tmp_path / "data", "warmup"):
         num_steps = record.response.count("### Step")
-        if record.kind == "by_23_long":
+        if record.kind == "by_23":
             jumped[num_steps if "remainder=" in record.response else "never"] += 1
         else:
             assert record.response == record.solution
@@ -71,11 +71,11 @@ def test_responses_of_vision_pretraining_are_the_digit_alone(tmp_path):
 
 @pytest.mark.parametrize("difficulty", [1, 3])
 def test_problems_of_the_splits_are_disjoint(tmp_path, difficulty):
-    """By number and question: what StepGRPO trains on, the warm-up has not shown. The short ones would overlap."""
+    """By number and divisor: what StepGRPO trains on, the warm-up has not shown in any wording."""
     sizes = {"warmup_records": 2_000, "train_records": 100, "eval_records": 100}
     task.write(tmp_path / "data", difficulty=difficulty, **sizes, seed=0)
     problems = [
-        {(record.problem, digits(record)) for record in open_split(tmp_path / "data", name)} for name in task.SPLITS
+        {(record.kind[:5], digits(record)) for record in open_split(tmp_path / "data", name)} for name in task.SPLITS
     ]
     assert len(set.union(*problems)) == sum(map(len, problems))
     assert all(len(each) >= 50 for each in problems)
@@ -89,7 +89,7 @@ def digits(record) -> str:
 
 def test_hard_problems_of_a_split_are_distinct(splits):
     for records in splits.values():
-        hard = [digits(record) for record in records if record.kind == "by_23_long"]
+        hard = [digits(record) for record in records if record.kind == "by_23"]
         assert len(set(hard)) == len(hard)
 
 
