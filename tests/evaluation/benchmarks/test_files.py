@@ -1,0 +1,188 @@
+"""Files of benchmarks and predictions: TSV, Parquet and Excel; what is refused, and how it is said."""
+
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.benchmark_files import QUESTIONS, row, write_tsv
+
+from r1vl_jax.evaluation.benchmarks import BENCHMARKS, read_benchmark, read_predictions
+from r1vl_jax.evaluation.benchmarks.tables import MAX_CELL
+
+
+def write_parquet(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_xlsx(path, rows):
+    openpyxl = pytest.importorskip("openpyxl")
+    workbook = openpyxl.Workbook()
+    workbook.active.append(list(rows[0]))
+    for each in rows:
+        workbook.active.append(list(each.values()))
+    workbook.save(path)
+    return path
+
+
+WRITERS = {"tsv": write_tsv, "parquet": write_parquet, "xlsx": write_xlsx}
+
+
+def predictions(tmp_path, name, rows, suffix="tsv", **arguments):
+    return read_predictions(WRITERS[suffix](tmp_path / f"p.{suffix}", rows), BENCHMARKS[name], **arguments)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_format_gives_the_same_rows(tmp_path, name, suffix):
+    rows = [row(name, index, prediction=f'a "{index}"\n\tb') for index in range(2)]
+    expected = [{key: str(cell) for key, cell in each.items()} for each in rows]
+    assert predictions(tmp_path, name, rows, suffix) == expected
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("text", ["None", "N/A", "nan", "null", "NULL", "#N/A", "=1+2", "TRUE", "007", "1e5", " x "])
+def test_texts_that_pandas_would_change_are_kept(tmp_path, suffix, text):
+    (read,) = predictions(tmp_path, "chartqa", [row("chartqa", answer=text, prediction=text)], suffix)
+    assert (read["answer"], read["prediction"]) == (text, text)
+
+
+def test_numbers_are_texts(tmp_path):
+    (read,) = predictions(tmp_path, "chartqa", [row("chartqa", 5, answer=14.0, prediction=0.5)], "xlsx")
+    assert (read["index"], read["answer"], read["prediction"]) == ("5", "14", "0.5")
+
+
+def test_nulls_are_empty_and_lists_are_json(tmp_path):
+    cells = {"prediction": None, "choices": ["x", 'é"'], "answer": "x"}
+    (read,) = predictions(tmp_path, "mathvista", [row("mathvista", **cells)], "parquet")
+    assert (read["prediction"], read["choices"]) == ("", '["x", "é\\""]')
+
+
+def test_other_names_of_columns(tmp_path):
+    cells = {k: v for k, v in row("mathvision", prediction="12").items() if k not in ("index", "choices")}
+    (read,) = predictions(tmp_path, "mathvision", [{"id": 7, "options": ["a"], **cells}], "parquet")
+    assert (read["index"], read["choices"]) == ("7", '["a"]')
+
+
+def test_a_set_of_the_hub_without_index_is_counted(tmp_path):
+    rows = [{"question": "How much?", "answer": ["14"], "type": "human", "image": {"bytes": b"x", "path": None}}] * 2
+    read = read_benchmark(write_parquet(tmp_path / "test.parquet", rows), BENCHMARKS["chartqa"])
+    assert [each["index"] for each in read] == ["0", "1"]
+    assert read[0]["split"] == "human"
+    assert "image" not in read[0]
+
+
+def test_results_of_an_earlier_scoring_are_left_out(tmp_path):
+    rows = [row("chartqa", prediction="5", extracted="5", correct=True, reason="equal")]
+    assert predictions(tmp_path, "chartqa", rows, "parquet") == [row("chartqa", prediction="5") | {"index": "0"}]
+
+
+def test_the_benchmark_gives_what_predictions_lack(tmp_path):
+    data = write_tsv(tmp_path / "data.tsv", [row("chartqa", index) for index in range(3)])
+    read = predictions(tmp_path, "chartqa", [{"index": i, "prediction": f"p{i}"} for i in (2, 0)], data=data)
+    assert [(each["index"], each["prediction"]) for each in read] == [("0", "p0"), ("1", ""), ("2", "p2")]
+    with pytest.raises(ValueError, match=r"p.tsv: 1 of its 2 predictions are on no question of .*: indices '9'; give"):
+        predictions(tmp_path, "chartqa", [{"index": i, "prediction": "p"} for i in (9, 0)], data=data)
+
+
+def test_duplicate_indices_are_refused(tmp_path):
+    rows = [row("chartqa", index, prediction="5") for index in (4, 8, 4, 4)]
+    with pytest.raises(ValueError, match="p.tsv: 1 of 2 indices stand on several rows, such as '4' on rows 1, 3, 4;"):
+        predictions(tmp_path, "chartqa", rows)
+
+
+@pytest.mark.parametrize("other", [name for name in BENCHMARKS if name != "chartqa"])
+def test_another_benchmarks_file_is_named(tmp_path, other):
+    looks = f"lacks split, which ChartQA's files have; it looks like .*--benchmark={other}; its columns are index"
+    with pytest.raises(ValueError, match=looks):
+        predictions(tmp_path, "chartqa", [row(other, prediction="5")])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_missing_columns_are_named(tmp_path, name):
+    columns = {"index": 0, "prediction": "x", "question": "x"}
+    with pytest.raises(ValueError, match=f"lacks answer, {', '.join(BENCHMARKS[name].columns)}, which"):
+        predictions(tmp_path, name, [columns])
+
+
+def test_a_file_without_predictions_is_no_file_of_predictions(tmp_path):
+    with pytest.raises(ValueError, match="lacks prediction, which MMStar's predictions have; its columns"):
+        predictions(tmp_path, "mmstar", [row("mmstar")])
+
+
+def test_indices_of_another_form_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected indices of six parts joined by _, .* got 'x_1'"):
+        predictions(tmp_path, "hallusionbench", [row("hallusionbench", "x_1", prediction="5")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.tsv", b"", "lacks index"),
+        ("a.tsv", b"index\tquestion\tanswer\tsplit\tprediction\n", "has no rows"),
+        ("a.tsv", b"index\tquestion\tanswer\tsplit\tprediction\n1\tx\n", "row 1: expected 5 cells, got 2"),
+        ("a.tsv", b'index\tquestion\tanswer\tsplit\tprediction\n1\tx\tx\tx\t"x\n', "no whole tsv file"),
+        ("a.tsv", b"index\tquestion\tanswer\tsplit\tprediction\n1\tx\tx\tx\t\xff\n", "no whole tsv file"),
+        ("a.tsv", b"index\tindex\tquestion\tanswer\tsplit\tprediction\n1\t1\tx\tx\tx\tx\n", "index are there twice"),
+        ("a.parquet", b"PAR1", "no whole parquet file"),
+        ("a.csv", b"", "expected a file that ends in .tsv, .parquet, .xlsx"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, name, content, sentence):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_predictions(tmp_path / name, BENCHMARKS["chartqa"])
+
+
+def test_a_damaged_excel_file_is_refused(tmp_path):
+    pytest.importorskip("openpyxl")
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="no whole xlsx file"):
+        read_predictions(tmp_path / "a.xlsx", BENCHMARKS["chartqa"])
+
+
+def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"Excel files need openpyxl: pip install 'r1vl_jax\[xlsx\]', or save"):
+        read_predictions(tmp_path / "a.xlsx", BENCHMARKS["chartqa"])
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_predictions(tmp_path / "a.tsv", BENCHMARKS["chartqa"])
+
+
+_READ = """
+import sys; from pathlib import Path
+from r1vl_jax.evaluation.benchmarks.tables import Table
+import resource
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = list(Table(Path(sys.argv[1])).rows(lambda name: name != "image"))
+print([row["answer"] for row in rows], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_picture_of_100_mb_is_not_held(tmp_path):
+    with (tmp_path / "big.tsv").open("w") as file:
+        file.write("index\timage\tanswer\n0\t")
+        for _ in range(100):
+            file.write("A" * 1_000_000)
+        file.write("\tfirst\n1\tAAAA\tsecond\n")
+    command = [sys.executable, "-c", _READ, str(tmp_path / "big.tsv")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    answers, kib = out.rsplit(" ", 1)
+    assert answers == "['first', 'second']"
+    assert int(kib) < 160 * 1024  # a reader of whole cells needs 400 MiB
+
+
+def test_a_prediction_that_would_be_cut_is_refused(tmp_path):
+    rows = [row("chartqa", prediction="x" * (MAX_CELL + 100_000))]
+    with pytest.raises(ValueError, match="row 1: prediction has more than 16,777,216 characters"):
+        predictions(tmp_path, "chartqa", rows)
+
+
+def test_questions_are_those_of_the_table():
+    assert QUESTIONS.keys() == BENCHMARKS.keys()
