@@ -133,7 +133,8 @@ def _all_right(
     rows: Sequence[Row], is_right: Sequence[bool], unit: KeyFn, cluster: KeyFn, *, at_least: int = 1
 ) -> list[tuple[str, float]]:
     """A unit for each group of rows, right if it has enough rows and all are."""
-    groups: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
+    groups: defaultdict[str, list[bool]] = defaultdict(list)
     for row, right in zip(rows, is_right, strict=True):
-        groups[cluster(row), unit(row)].append(right)
-    return [(key, float(len(rights) >= at_least and all(rights))) for (key, _), rights in groups.items()]
+        groups[unit(row)].append(right)
+    cluster_of = {unit(row): cluster(row) for row in rows}
+    return [(cluster_of[key], float(len(rights) >= at_least and all(rights))) for key, rights in groups.items()]

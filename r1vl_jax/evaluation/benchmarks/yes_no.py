@@ -7,7 +7,6 @@ from r1vl_jax.evaluation.benchmarks.rules import Rules
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'  # not * : ' #, so that **Yes** is no word
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-_FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 
 
 def infer_yes_no(response: str) -> str | None:
@@ -24,10 +23,10 @@ def score_yes_no(row: Row, text: str, rules: Rules) -> Outcome:
 
 
 def _without_punctuation(text: str) -> str:
-    """A mark that touches a space somewhere is deleted everywhere, and any other separates words."""
+    """A mark that touches a space somewhere is deleted everywhere, and any other but a full stop separates words."""
     deletes_all = _DIGIT_COMMA_DIGIT.search(text) is not None
     result = text
     for mark in _MARKS:
         is_deleted = deletes_all or f"{mark} " in text or f" {mark}" in text
         result = result.replace(mark, "" if is_deleted else " ")
-    return _FULL_STOP.sub("", result)
+    return result.replace(".", "")

@@ -1,7 +1,9 @@
 """Files of benchmarks and predictions: TSV, Parquet and Excel; what is refused, and how it is said."""
 
+import re
 import subprocess
 import sys
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +54,29 @@ def test_texts_that_pandas_would_change_are_kept(tmp_path, suffix, text):
 def test_numbers_are_texts(tmp_path):
     (read,) = predictions(tmp_path, "chartqa", [row("chartqa", 5, answer=14.0, prediction=0.5)], "xlsx")
     assert (read["index"], read["answer"], read["prediction"]) == ("5", "14", "0.5")
+
+
+def test_whole_numbers_of_a_column_with_nulls_have_no_point(tmp_path):
+    rows = [row("chartqa", float(i), answer=answer, prediction="x") for i, answer in enumerate((14.0, 0.5, None))]
+    read = predictions(tmp_path, "chartqa", rows, "parquet")
+    assert [(each["index"], each["answer"]) for each in read] == [("0", "14"), ("1", "0.5"), ("2", "")]
+
+
+def test_an_array_formula_is_its_text(tmp_path):
+    formula = pytest.importorskip("openpyxl.worksheet.formula").ArrayFormula("F2", "=1+2")
+    (read,) = predictions(tmp_path, "chartqa", [row("chartqa", prediction=formula)], "xlsx")
+    assert read["prediction"] == "=1+2"
+
+
+def test_an_excel_file_that_states_wrong_dimensions(tmp_path):
+    path = write_xlsx(tmp_path / "p.xlsx", [row("chartqa", prediction="x")])
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1"', content))
+    (read,) = read_predictions(path, BENCHMARKS["chartqa"])
+    assert read["prediction"] == "x"
 
 
 def test_nulls_are_empty_and_lists_are_json(tmp_path):

@@ -58,7 +58,7 @@ def test_length_is_limited_beyond_twice_all_options():
 
 
 def test_an_option_without_text_is_not_contained_in_everything():
-    assert infer_letter("the second", {"A": "", "B": ""}, NEW) is None
+    assert infer_letter("the second", {"A": "the first", "B": ""}, OLD) is None
 
 
 def test_columns_of_a_row_are_the_options():

@@ -52,6 +52,8 @@ def judge():
         ("A", "(a)", True),
         ("12", "13", False),
         ("12", "", False),
+        ("", "", False),
+        ("2x", r"2x^\circ", True),
         ("4", "__import__('os').system('true') or 4", False),
         ("4", "9" * 50_000, False),
         ("4", "(" * 50_000, False),

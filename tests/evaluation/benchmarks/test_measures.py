@@ -22,14 +22,14 @@ def test_accuracy_of_all_and_by_category():
 
 
 def test_hallusionbench_is_the_mean_of_three():
-    """Set 1 has two figures with two questions each, set 2 one question; parts are counted from 0."""
-    indices = ["VD_x_0_1_0_0", "VD_x_0_1_0_1", "VD_x_0_1_1_0", "VD_x_0_1_1_1", "VD_x_9_2_0_0"]
+    """Set 1 has three figures, one of them with two questions, set 2 has one question; parts are counted from 0."""
+    indices = ["VD_x_0_1_0_0", "VD_x_0_1_0_1", "VD_x_0_1_1_0", "VD_x_0_1_2_0", "VD_x_9_2_0_0"]
     rows = [row("hallusionbench", index) for index in indices]
-    scores = scores_of("hallusionbench", rows, [True, True, True, False, False])
+    scores = scores_of("hallusionbench", rows, [True, False, True, True, False])
     assert scores["accuracy"] == pytest.approx(60)
-    assert scores["figure_accuracy"] == pytest.approx(100 / 3)  # figure 1_0 of 1_0, 1_1, 2_0
-    assert scores["question_accuracy"] == pytest.approx(100 / 3)  # question 1_0 of 1_0, 1_1, 2_0
-    assert scores["score"] == pytest.approx((60 + 200 / 3) / 3)
+    assert scores["figure_accuracy"] == pytest.approx(50)  # 1_1 and 1_2 of 1_0, 1_1, 1_2, 2_0
+    assert scores["question_accuracy"] == pytest.approx(100 / 3)  # 1_0 of 1_0, 1_1, 2_0
+    assert scores["score"] == pytest.approx((60 + 50 + 100 / 3) / 3)
 
 
 def test_figures_of_different_categories_are_different():

@@ -24,6 +24,7 @@ from r1vl_jax.evaluation.benchmarks.yes_no import infer_yes_no, score_yes_no
         ("yes/certainly", "yes"),
         ("yes-certainly", "yes"),
         ("yes-certainly - so", None),  # a dash beside a space is deleted everywhere
+        ("yes-certainly -so", None),
         ("yes,certainly", "yes"),
         ("yes,certainly 1,200", None),  # so is every mark where a comma divides digits
         ("[yes]", "yes"),
