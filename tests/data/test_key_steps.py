@@ -108,6 +108,7 @@ TABLE = {
     ),
     "the other than is meant": ("Q?", "The ratio is 2 to 3. Tom is 5 years older than Ann. The width is 3 less.", []),
     "formulas without numbers": ("Q?", "a^2 + b^2 = c^2 and y = mx + b and V = lwh, and x + y = 10.", []),
+    "empty braces": ("Q?", r"So x = \frac{1}{} = 15, \frac{}{2} = 12 and 8 \times 6 = 48.", [r"8 \times 6 = 48"]),
     "code": ("Q?", "def f(x): return x == 5; if x <= 3 then y != 4. a >= 10", []),
     "numbers equal to numbers": ("Q?", "3 km = 3000 m, 1.50 = 1.5, 0.5 = 50%.", []),
     "a single digit with a unit": ("Q?", "It is 5 km away, and it takes us 3 h to go.\nIt is 7% warmer.", []),

@@ -150,7 +150,8 @@ def _rounding(texts: tuple[str, str], values: tuple[float, float], percent: floa
 
 def _quotient(fraction: re.Match[str]) -> str:
     """Behind a number, where it may be the rest of a mixed one, in parentheses, which are no value."""
-    text = f"{_in_parentheses(fraction[2] or fraction[3])}/{_in_parentheses(fraction[4] or fraction[5])}"
+    parts = (fraction[2] or fraction[3] or "", fraction[4] or fraction[5] or "")  # braces may be empty
+    text = "/".join(map(_in_parentheses, parts))
     text = text if fraction["number"] is None else f"({text})"
     return text if fraction["factor"] is None else f"{text}*"
 
