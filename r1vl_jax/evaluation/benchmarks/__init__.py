@@ -2,6 +2,7 @@
 
 from r1vl_jax.evaluation.benchmarks.files import read_benchmark, read_predictions
 from r1vl_jax.evaluation.benchmarks.pictures import Pictures, read_pictures
+from r1vl_jax.evaluation.benchmarks.prompts import question_text
 from r1vl_jax.evaluation.benchmarks.rules import RULES, Rules
 from r1vl_jax.evaluation.benchmarks.scoring import score_rows, summarize
 from r1vl_jax.evaluation.benchmarks.tasks import BENCHMARKS, Benchmark
@@ -12,6 +13,7 @@ __all__ = [
     "Benchmark",
     "Pictures",
     "Rules",
+    "question_text",
     "read_benchmark",
     "read_pictures",
     "read_predictions",

@@ -45,7 +45,8 @@ def score_mathverse(row: Row, text: str, rules: Rules) -> Outcome:
     answer = to_text(reading.anywhere(to_bytes(text)))
     if row["question_type"].strip().replace("_", "-") != "multi-choice":
         return Outcome(answer, compare(gold, answer))
-    options = dict(_OPTION_LINE.findall(row["question"])) or dict.fromkeys("ABCDE", "")
+    asked = f"{row['question']}\n{row.get('question_for_eval', '')}"  # with the picture alone, the former is empty
+    options = dict(_OPTION_LINE.findall(asked)) or dict.fromkeys("ABCDE", "")
     letter = infer_letter(plain_text(answer), options, rules)
     return outcome(letter or "", letter == gold.strip("()."), "" if letter else "names no option")
 

@@ -121,6 +121,12 @@ def test_mathverse(judge, question_type, gold, prediction, is_right):
     assert comparison.is_correct is is_right
 
 
+def test_mathverse_reads_options_that_stand_in_the_picture():
+    cells = {"question": "", "question_for_eval": "x?\nChoices:\nA:30°\nB:60°"}
+    assert score_mathverse(row("mathverse", **cells), "it is 60°", NEW).extracted == "B"
+    assert score_mathverse(row("mathverse", question=""), "B", NEW).extracted == "B"
+
+
 @pytest.mark.parametrize("name", ["mathvision", "mathverse"])
 @pytest.mark.parametrize(
     "prediction",

@@ -1,7 +1,9 @@
 """Which part of a response is scored."""
 
+import hypothesis
 import pytest
 from helpers.benchmark_files import QUESTIONS, row
+from hypothesis import strategies
 
 from r1vl_jax.evaluation.benchmarks import BENCHMARKS, RULES
 from r1vl_jax.evaluation.benchmarks.outcome import answer_text, score_response
@@ -40,3 +42,22 @@ def test_an_empty_answer_is_wrong_everywhere(name, rules, response):
 def test_the_answer_itself_is_right(name):
     outcome = score_response(BENCHMARKS[name].score, row(name), QUESTIONS[name]["answer"], RULES["2026-08"])
     assert outcome.comparison.is_correct is True
+
+
+_PIECES = (
+    "A B (C) D. Yes no 12 -3.5 4% 1e999 nan inf 9^9^9^9 1/0 x+1 answer is π ٣ \x00 = { } [ ' \" \\boxed{ \\frac12"
+    " \\frac{1}{} \\sqrt[0]{8}"
+)
+_WORDS = strategies.sampled_from([*_PIECES.split(), "\n", HEADING]) | strategies.text(max_size=5)
+_TEXT = strategies.lists(_WORDS).map(" ".join)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+@hypothesis.given(response=_TEXT, cell=_TEXT)
+def test_no_text_breaks_a_scorer(name, response, cell):
+    """Neither a response nor what stands in the columns."""
+    fixed = ("index", "image_path", "question_type")
+    for cells in (row(name), {key: text if key in fixed else cell for key, text in row(name).items()}):
+        comparison = score_response(BENCHMARKS[name].score, cells, response, RULES["2026-08"]).comparison
+        assert comparison.is_correct is not None or list(comparison.questions())
