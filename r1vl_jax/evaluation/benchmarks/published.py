@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-_COLUMNS = "mathvista mmstar mathvision chartqa dynamath hallusionbench mathverse mme".split()
+COLUMNS = "mathvista mmstar mathvision chartqa dynamath hallusionbench mathverse mme".split()
 _ROWS = {
     "Qwen2-VL-2B": (43.0, 48.0, 12.4, 73.5, 24.9, 41.7, 19.7, 1872),
     "Qwen2-VL-2B + GRPO": (41.4, 46.2, 16.0, 72.5, 24.2, 42.2, 19.9, 1930),
@@ -16,11 +16,11 @@ _MME_POINTS = 28  # a percent of MME's sum
 
 # model -> benchmark -> score: percent, MME in points
 PUBLISHED: dict[str, dict[str, float]] = {
-    model: dict(zip(_COLUMNS, scores, strict=True)) for model, scores in _ROWS.items()
+    model: dict(zip(COLUMNS, scores, strict=True)) for model, scores in _ROWS.items()
 }
 
 
 def average(scores: Mapping[str, float]) -> float:
     """The mean of the eight scores, MME's sum divided by 28, cut to one decimal as in the published table."""
-    total = sum(scores[name] / (_MME_POINTS if name == "mme" else 1) for name in _COLUMNS)
-    return math.floor(10 * total / len(_COLUMNS)) / 10
+    total = sum(scores[name] / (_MME_POINTS if name == "mme" else 1) for name in COLUMNS)
+    return math.floor(10 * total / len(COLUMNS)) / 10
