@@ -39,6 +39,7 @@ def test_scores_a_file(chartqa, tmp_path, rules, right):
     assert [i for i, each in enumerate(rows) if each["correct"]] == right
     assert [each["extracted"] for each in rows] == ["95", "100", "", "=50*2"]
     assert rows[0]["prediction"].endswith("95")
+    assert rows[2]["reason"] == "no answer"
     assert rows[0].keys() == row("chartqa").keys() | {"prediction", "extracted", "correct", "reason"}
 
 
@@ -48,6 +49,7 @@ def test_what_was_written_is_scored_again_and_handed_on(chartqa, tmp_path):
     with (tmp_path / "predictions.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
     assert [each["prediction"] for each in rows][1:] == ["100", "", "=50*2"]
+    assert list(rows[0]) == [*row("chartqa"), "prediction"]
     for name in ("predictions.parquet", "predictions.tsv"):
         assert score(tmp_path / name) == first
 

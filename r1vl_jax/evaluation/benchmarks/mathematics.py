@@ -19,7 +19,9 @@ _LETTER_AT_END = re.compile(r"\s\(?([A-E])\)?\.\Z")
 _LETTER_AT_START = re.compile(r"\(?([A-E])\)?[ \t]*(?:\n|\Z)")
 _LETTER_AND_TEXT = re.compile(r"\(?([A-E])\)?[:.]\s")  # as our responses name an option: "B: 45"
 _PHRASE = re.compile(r"the\s+(?:final\s+|correct\s+)?answer\s+(?:is|should\s+be)\b[\s:]*", re.IGNORECASE)
+_NUMBER_AT_END = re.compile(r"\bis ([-+]?\d+(?:\.\d+)?)\.?\Z")
 _PHRASE_END = re.compile(r"\n|\.\s")
+_RELATION = re.compile(r"=|\\approx(?![A-Za-z])")
 _UNIT = re.compile(r"\s*(?:°|\\?%|(?<![a-z])(?:km|m\^3|units?))\Z")
 _OPTION_LINE = re.compile(r"^\s*\(?([A-H])\)?\s*[:.]\s*(.*?)\s*$", re.MULTILINE)
 _MAX_LENGTH = 200  # characters of an expression that is looked into
@@ -64,10 +66,12 @@ def are_equal(gold: str, prediction: str) -> bool:
 
 
 def _mathvision_answer(text: str, *, has_choices: bool) -> str:
-    """A letter at the end or the start, else the last box, else what follows "the answer is", else all."""
+    """A letter at the end or the start, else a number behind the last "is", a box, "the answer is", else all."""
     letter = _LETTER_AT_END.search(text[-8:]) or _LETTER_AT_START.match(text)
     if letter or (has_choices and (letter := _LETTER_AND_TEXT.match(text))):
         return letter[1]
+    if number := _NUMBER_AT_END.search(text[-_MAX_LENGTH:]):
+        return number[1]
     if "\\boxed" in text:
         return plain_text(to_text(reading.anywhere(to_bytes(text))))
     phrases = list(_PHRASE.finditer(text))
@@ -75,11 +79,11 @@ def _mathvision_answer(text: str, *, has_choices: bool) -> str:
 
 
 def _normal(text: str) -> str:
-    """An answer without wrapping, what stands before its last `=`, the separators of thousands, and its unit."""
+    """An answer without wrapping, what stands before its last `=` or `≈`, the separators of thousands, and its unit."""
     text = plain_text(text)
     if len(text) > _MAX_LENGTH:
         return text
-    text = text.rpartition("=")[2].strip()
+    text = _RELATION.split(text)[-1].strip()
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text) if not text.startswith("(") else text
     text = _UNIT.sub("", text).strip()
     return text.strip("()") if re.fullmatch(r"\([A-Ea-e]\)", text) else text

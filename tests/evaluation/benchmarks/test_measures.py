@@ -115,3 +115,17 @@ def test_one_cluster_has_no_interval():
 @pytest.mark.parametrize(("model", "expected"), zip(PUBLISHED, (41.2, 41.4, 45.8, 53.3, 51.4, 57.1), strict=True))
 def test_published_averages_are_cut(model, expected):
     assert average(PUBLISHED[model]) == expected
+
+
+def test_sizes_of_the_benchmarks():
+    sizes = {name: benchmark.num_rows for name, benchmark in BENCHMARKS.items()}
+    assert sizes == {
+        "mmstar": 1500,
+        "chartqa": 2 * 1250,
+        "hallusionbench": 951,
+        "mme": 2374,
+        "mathvista": 1000,
+        "mathvision": 3040,
+        "dynamath": 501 * 10,
+        "mathverse": 788 * 5,
+    }
