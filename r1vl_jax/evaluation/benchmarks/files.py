@@ -5,7 +5,7 @@ A row is a mapping of columns to texts, without its pictures.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from r1vl_jax.evaluation.benchmarks.outcome import Row
@@ -44,15 +44,10 @@ def read_predictions(path: Path, benchmark: Benchmark, data: Path | None = None)
     rows = read_benchmark(data, benchmark)
     if unknown := predicted.keys() - {row["index"] for row in rows}:
         raise ValueError(
-            f"{path}: {_count(unknown)} of its {len(predicted)} predictions are on no question of {data}: indices"
+            f"{path}: {len(unknown)} of its {len(predicted)} predictions are on no question of {data}: indices"
             f" {_named(sorted(unknown))}; give the file that the questions were taken from"
         )
     return [row | {PREDICTION: predicted.get(row["index"], {}).get(PREDICTION, "")} for row in rows]
-
-
-def is_picture(column: str) -> bool:
-    """Whether a column holds pictures, by its name."""
-    return _PICTURE.fullmatch(column) is not None
 
 
 def _read(path: Path, benchmark: Benchmark, required: Sequence[str]) -> list[Row]:
@@ -63,12 +58,16 @@ def _read(path: Path, benchmark: Benchmark, required: Sequence[str]) -> list[Row
     _check_columns(path, benchmark, table.columns, [name for name, found in column_of.items() if found is None])
     renamed = {found: name for name, found in column_of.items() if found}
     rows: list[Row] = []
-    for number, cells in enumerate(table.rows(lambda name: not is_picture(name) and name not in _RESULTS), start=1):
+    for number, cells in enumerate(table.rows(lambda name: not _is_picture(name) and name not in _RESULTS), start=1):
         row = {"index": str(number - 1)} | {renamed.get(name, name): to_text(cell) for name, cell in cells.items()}
         _check_lengths(path, number, row)
         rows.append(row)
     _check_indices(path, benchmark, rows)
     return rows
+
+
+def _is_picture(column: str) -> bool:
+    return _PICTURE.fullmatch(column) is not None
 
 
 def _column(name: str, columns: Sequence[str], benchmark: Benchmark) -> str | None:
@@ -102,7 +101,7 @@ def _check_indices(path: Path, benchmark: Benchmark, rows: Sequence[Row]) -> Non
     if repeated := {index: numbers for index, numbers in rows_of.items() if len(numbers) > 1}:
         index, numbers = next(iter(repeated.items()))
         raise ValueError(
-            f"{path}: {_count(repeated)} of {len(rows_of)} indices stand on several rows, such as {index!r} on rows"
+            f"{path}: {len(repeated)} of {len(rows_of)} indices stand on several rows, such as {index!r} on rows"
             f" {', '.join(map(str, numbers[:_NUM_NAMED]))}; keep one row of each"
         )
     if not rows:
@@ -112,10 +111,6 @@ def _check_indices(path: Path, benchmark: Benchmark, rows: Sequence[Row]) -> Non
             f"{path}: expected indices of six parts joined by _, of which the last three are set, figure and question;"
             f" got {_named(wrong)}"
         )
-
-
-def _count(items: Iterable[str]) -> int:
-    return len(list(items))
 
 
 def _named(items: Sequence[str]) -> str:

@@ -115,7 +115,7 @@ def problem_of_version(row: Row) -> str:
     return row.get("problem_index", "").strip() or row["index"]
 
 
-def means(units: Units) -> dict[str, float]:
+def unit_means(units: Units) -> dict[str, float]:
     """The mean of each measure's units, a fraction."""
     return {name: sum(value for _, value in each) / len(each) for name, each in units.items()}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from r1vl_jax.evaluation.benchmarks.bootstrap import bootstrap_interval
 from r1vl_jax.evaluation.benchmarks.files import PREDICTION
-from r1vl_jax.evaluation.benchmarks.measures import means
+from r1vl_jax.evaluation.benchmarks.measures import unit_means
 from r1vl_jax.evaluation.benchmarks.outcome import Outcome, Row, score_response
 from r1vl_jax.evaluation.benchmarks.rules import Rules
 from r1vl_jax.evaluation.benchmarks.tasks import Benchmark
@@ -32,7 +32,7 @@ def summarize(benchmark: Benchmark, rows: Sequence[Row], outcomes: Sequence[Outc
     is_right = [outcome.comparison.is_correct is True for outcome in outcomes]
     units = benchmark.measure(rows, is_right)
     intervals = bootstrap_interval(units, benchmark.scores)
-    values = benchmark.scores(means(units))
+    values = benchmark.scores(unit_means(units))
     num_missing = max(benchmark.num_rows - len(rows), 0)
     return {
         "benchmark": benchmark.name,

@@ -10,8 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.benchmark_files import QUESTIONS, row, write_tsv
 
-from r1vl_jax.evaluation.benchmarks import BENCHMARKS, read_benchmark, read_predictions
+from r1vl_jax.evaluation.benchmarks import (
+    BENCHMARKS,
+    RULES,
+    read_benchmark,
+    read_predictions,
+    score_rows,
+    summarize,
+)
 from r1vl_jax.evaluation.benchmarks.tables import MAX_CELL
+from r1vl_jax.rewards import Judge
 
 
 def write_parquet(path, rows):
@@ -97,6 +105,57 @@ def test_a_set_of_the_hub_without_index_is_counted(tmp_path):
     assert [each["index"] for each in read] == ["0", "1"]
     assert read[0]["split"] == "human"
     assert "image" not in read[0]
+
+
+_PICTURE = {"bytes": b"x", "path": None}
+_HUB = {  # rows in the layout of the sets' pages on the hub
+    "mme": {"question_id": "count/1.png", "image": _PICTURE, "question": "?", "answer": "Yes", "category": "count"},
+    "mathvista": {
+        "pid": "7",
+        "question": "?",
+        "decoded_image": _PICTURE,
+        "choices": ["a", "b"],
+        "precision": None,
+        "answer": "a",
+        "question_type": "multi_choice",
+        "answer_type": "text",
+        "metadata": {"task": "geometry"},
+    },
+    "mathvision": {
+        "id": "7",
+        "question": "?",
+        "options": ["1", "2", "3"],
+        "answer": "B",
+        "level": 3,
+        "subject": "algebra",
+        "decoded_image": _PICTURE,
+    },
+    "mathverse": {
+        "sample_index": "7",
+        "problem_index": "2",
+        "problem_version": "Vision Only",
+        "question": "",
+        "question_for_eval": "?\nChoices:\nA:1\nB:2",
+        "answer": "B",
+        "question_type": "multi-choice",
+        "metadata": {"subject": "Plane Geometry"},
+        "image": _PICTURE,
+    },
+}
+
+
+@pytest.mark.parametrize("name", _HUB)
+def test_sets_of_the_hub_are_scored_with_their_answers(tmp_path, name):
+    data = write_parquet(tmp_path / "data.parquet", [_HUB[name]])
+    index = "0" if name == "mme" else "7"
+    rows = predictions(tmp_path, name, [{"index": index, "prediction": _HUB[name]["answer"]}], data=data)
+    with Judge() as judge:
+        outcomes = score_rows(BENCHMARKS[name], rows, RULES["2026-08"], judge)
+    assert outcomes[0].comparison.is_correct
+    scores = summarize(BENCHMARKS[name], rows, outcomes, RULES["2026-08"])["scores"]
+    assert scores["score"]["value"] == 100.0
+    if name == "mathverse":
+        assert "subject/Plane Geometry" in scores
 
 
 def test_results_of_an_earlier_scoring_are_left_out(tmp_path):

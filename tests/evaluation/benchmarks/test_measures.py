@@ -6,13 +6,13 @@ from helpers.benchmark_files import row
 
 from r1vl_jax.evaluation.benchmarks import BENCHMARKS
 from r1vl_jax.evaluation.benchmarks.bootstrap import bootstrap_interval
-from r1vl_jax.evaluation.benchmarks.measures import means, percent_scores, subject_in_metadata
+from r1vl_jax.evaluation.benchmarks.measures import percent_scores, subject_in_metadata, unit_means
 from r1vl_jax.evaluation.benchmarks.published import PUBLISHED, average
 
 
 def scores_of(name, rows, is_right):
     benchmark = BENCHMARKS[name]
-    return benchmark.scores(means(benchmark.measure(rows, is_right)))
+    return benchmark.scores(unit_means(benchmark.measure(rows, is_right)))
 
 
 def test_accuracy_of_all_and_by_category():
