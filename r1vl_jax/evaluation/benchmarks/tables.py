@@ -92,13 +92,13 @@ def _read_tsv(path: Path, keep: Callable[[str], bool]) -> Iterator[list[Any]]:
 def _short_lines(file: IO[str]) -> Iterator[str]:
     """The lines of a file; of a cell beyond the limit only the beginning and the last piece."""
     kept: list[str] = []
-    length = 0  # of the cell so far
+    length = 0  # of whole pieces of one cell
     while piece := file.readline(_PIECE):
-        end = max(map(piece.rfind, _CELL_ENDS))
-        if end < 0 and length > MAX_CELL:
+        is_within_cell = not any(end in piece for end in _CELL_ENDS)
+        if is_within_cell and length > MAX_CELL:
             continue
         kept.append(piece)
-        length = len(piece) - end - 1 if end >= 0 else length + len(piece)
+        length = length + len(piece) if is_within_cell else 0
         if piece.endswith(("\n", "\r")):
             yield "".join(kept)
             kept = []
