@@ -4,8 +4,8 @@
 
 Task: the embedded one (`data.source = "digits"`). Stages: `vision_pretrain` on 4,000 single digits, `warmup`
 (supervised fine-tuning) on 24,000 records with a reasoning response, hasty where the remainder by 23 is asked for,
-and `step_grpo` on 5,000 such records with question, answer and key steps only. docs/results/embedded_task.md has time,
-memory and accuracy.
+and `step_grpo` on 5,000 such records with question, answer and key steps only.
+docs/results/embedded_task.md says how the task came about.
 """
 
 from r1vl_jax.config import default

