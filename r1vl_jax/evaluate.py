@@ -1,18 +1,25 @@
-"""Evaluates a model on a data set: its answers, which of them are right and why, and their rewards.
+"""Evaluates a model on a data set, or on benchmarks: its answers, which are right and why, and on data its rewards.
 
     python -m r1vl_jax.evaluate --model=DIR --data=FILE --out=DIR [--split=test] [--limit=500] [--adapter=DIR]
     python -m r1vl_jax.evaluate --run=WORKDIR --out=DIR [--stage=warmup] [--step=100] [--data=FILE]
         [--samples=8 --temperature=1.0] [--max_new_tokens=512] [--batch_size=16] [--semantics=paper] [--dtype=bfloat16]
+    python -m r1vl_jax.evaluate --model=DIR --benchmark=chartqa --data=FILE --out=DIR [--rules=2026-08] [--limit=500]
+        [--instruction_file=FILE] [--xlsx]
+    python -m r1vl_jax.evaluate --model=DIR --benchmark=all --data=DIR --out=DIR ...
 
 `--model` is a directory in Hugging Face's layout or a name on the hub; `--run` the workdir of a run, whose newest
 checkpoint, or that of `--step`, is exported into OUT first. `--data` is anything that `data.source` takes, with
 `--images`, `--layout`, `--columns` and `--max_frames` as in `data`; for a run, by default, its own data. Interrupted
 and started again, it goes on where it stopped. OUT/predictions.parquet has every answer, OUT/summary.json the accuracy
 and what it is a fraction of.
+
+With `--benchmark`, `--data` is the benchmark's file, TSV or Parquet, and OUT has what `evaluation.score` writes; for
+all, a directory of such files, each of which has results in a directory of its name, and OUT/table.md has the scores
+beside the published ones.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,48 +31,23 @@ from rich.console import Console
 from r1vl_jax import config, rewards
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Pretrained, load
+from r1vl_jax.chat.prompter import Prompter
 from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
 from r1vl_jax.checkpoint.hf.export import export_run, find_checkpoint, load_settings
-from r1vl_jax.config import Data
-from r1vl_jax.data.fingerprint import combined_fingerprint
+from r1vl_jax.config import Data, read_instruction
 from r1vl_jax.data.pipeline import NO_ANSWER
 from r1vl_jax.data.prompts import EncodedPrompt, encode
-from r1vl_jax.data.records import Record, Split, UnusableRecord
-from r1vl_jax.data.sources.prepare import Prepared
-from r1vl_jax.evaluation.predictions import Predictions, score_answers, summarize
-from r1vl_jax.observe.progress import Progress
+from r1vl_jax.data.records import Record, UnusableRecord
+from r1vl_jax.evaluation.benchmarks import ALL, BENCHMARKS, RULES, Reporting
+from r1vl_jax.evaluation.benchmarks.asking import Model, ask_all, ask_and_report, open_questions
+from r1vl_jax.evaluation.predictions import Predictions, ask_usable, name_reasons, score_answers, summarize
 from r1vl_jax.runtime import compilation_cache, libtpu
 from r1vl_jax.sharding.mesh import make_mesh
-from r1vl_jax.training.sources import open_held_out, prepare_sources
+from r1vl_jax.training.held_out import DataSource, data_of
 
-
-@dataclass(frozen=True)
-class DataSource:
-    """Where the records are.
-
-    Attributes:
-        settings: `source`, with its mixtures and names on the hub, and how its files become records.
-        split: of the data; "" is "test", or else the only one.
-        limit: the first so many records; 0 for all.
-    """
-
-    settings: Data
-    split: str = ""
-    limit: int = 0
-
-    def open(self, cache: Path) -> tuple[Split, dict[str, Any]]:
-        """The split, and what is known of it; files of other formats are prepared in `cache`, or `settings.directory`.
-
-        Raises:
-            FileNotFoundError, ValueError: there are no such data, or no such split; says why.
-        """
-        cache = Path(self.settings.directory or cache)
-        is_embedded = self.settings.source == "digits"
-        prepared = [Prepared(cache, ())] if is_embedded else prepare_sources(self.settings, cache)
-        directories = [each.directory for each in prepared]
-        split, name, notes = open_held_out(directories, self.split)
-        notes = [*(line for each in prepared for line in each.summary), *notes]
-        return split, {"split": name, "sha256": combined_fingerprint(directories), "notes": notes}
+# Flags that would be ignored.
+_OF_RECORDS = ("images", "layout", "columns", "max_frames", "split", "samples", "semantics")
+_OF_BENCHMARKS = ("rules", "instruction_file", "xlsx", "timeout_s")
 
 
 def evaluate(
@@ -93,42 +75,35 @@ def evaluate(
     """
     split, about = data.open(out / "data")
     num_records = min(data.limit or len(split), len(split))
-    kept = {"model": name, "data": about, "num_records": num_records, "semantics": semantics}
-    for kind, directory in {"weights": model.directory, "adapter": model.adapter}.items():
-        kept[kind] = "" if directory is None else weights_fingerprint(str(directory))
-    kept |= {"batch_size": batch_size} | vars(settings)
-    predictions = Predictions(out, kept)
-    starts = range(0, num_records, batch_size)
-    with rewards.Judge() as judge, Progress("evaluate", len(starts), console=console) as progress:
-        for batch, start in enumerate(starts):
-            if not predictions.has(batch):
-                records = [split[index] for index in range(start, min(start + batch_size, num_records))]
-                usable, prompts, dropped = _encode_usable(model, records)
-                answers = model.answer(prompts, settings) if usable else []
-                rows = score_answers(usable, answers, semantics=semantics, judge=judge)
-                predictions.write(batch, rows, dropped=dropped)
-            progress.update(batch + 1)
-    rows, dropped = predictions.finish(len(starts))
+    kept = {"data": about, "num_records": num_records, "semantics": semantics, "batch_size": batch_size}
+    predictions = Predictions(out, kept | _identify(model, name, settings))
+    with rewards.Judge() as judge:
+
+        def predict(numbers: range) -> tuple[list[dict[str, Any]], dict[str, str]]:
+            records = [split[number] for number in numbers]
+            answer = partial(model.answer, settings=settings)
+            usable, answers, dropped = ask_usable(records, partial(_encode, model.prompter), answer)
+            return score_answers(usable, answers, semantics=semantics, judge=judge), dropped
+
+        rows, dropped = predictions.make(num_records, batch_size, predict, console=console)
     summary = summarize(rows, num_records=num_records, dropped=dropped) | {"data": about}
     predictions.write_summary(summary)
     return summary
 
 
-def _encode_usable(
-    model: Pretrained, records: Sequence[Record]
-) -> tuple[list[Record], list[EncodedPrompt], dict[str, str]]:
-    """The records that can be asked, their prompts, and why the others cannot, by id."""
-    usable, prompts, dropped = [], [], {}
-    for record in records:
-        try:
-            prompt = encode(record, model.prompter.processor, instruction=model.prompter.instruction)
-            if not record.answer.strip():
-                raise UnusableRecord(record.id, NO_ANSWER)
-            prompts.append(prompt)
-            usable.append(record)
-        except UnusableRecord as error:
-            dropped[record.id] = error.reason
-    return usable, prompts, dropped
+def _identify(model: Pretrained, name: str, settings: Settings) -> dict[str, Any]:
+    """What decides the answers of a model, as JSON values."""
+    directories = {"weights": model.directory, "adapter": model.adapter}
+    prints = {kind: "" if each is None else weights_fingerprint(str(each)) for kind, each in directories.items()}
+    return {"model": name, "dtype": model.definition.dtype} | prints | vars(settings)
+
+
+def _encode(prompter: Prompter, record: Record) -> EncodedPrompt:
+    """The prompt of a record that has an answer."""
+    prompt = encode(record, prompter.processor, instruction=prompter.instruction)
+    if not record.answer.strip():
+        raise UnusableRecord(record.id, NO_ANSWER)
+    return prompt
 
 
 def main() -> None:
@@ -149,71 +124,107 @@ def main() -> None:
     limit = flags.DEFINE_integer("limit", 0, "Evaluate the first so many records; 0 for all.", lower_bound=0)
     samples = flags.DEFINE_integer("samples", 1, "Answers to each record.")
     temperature = flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest token each time.")
-    max_new_tokens = flags.DEFINE_integer("max_new_tokens", 512, "Most tokens of an answer.")
+    max_new_tokens = flags.DEFINE_integer(
+        "max_new_tokens", None, "Most tokens of an answer; by default 512, of a benchmark 2048.", lower_bound=1
+    )
     seed = flags.DEFINE_integer("seed", 0, "Of the random numbers.")
     batch_size = flags.DEFINE_integer("batch_size", 16, "Records that are answered at one time.", lower_bound=1)
     semantics = flags.DEFINE_enum("semantics", "paper", ["paper", "released"], "Of the rewards.")
     dtype = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights and the computation.")
     cache = flags.DEFINE_string("compile_cache", "~/.cache/r1vl_jax", "Directory for compiled programs; '' for none.")
+    benchmark = flags.DEFINE_enum(
+        "benchmark", None, [*BENCHMARKS, ALL], "Ask a benchmark, whose file is --data; for all, a directory of files."
+    )
+    version = flags.DEFINE_enum("rules", "2026-08", list(RULES), "Version of the benchmark's rules.")
+    instruction_file = flags.DEFINE_string(
+        "instruction_file", "", "Text with the benchmark's reasoning instruction; by default the model's own."
+    )
+    xlsx = flags.DEFINE_bool("xlsx", False, "Write a benchmark's predictions.xlsx, too.")
+    timeout_s = flags.DEFINE_float(
+        "timeout_s", 5.0, "Processor time in seconds of comparing a benchmark's answer.", lower_bound=0.1
+    )
 
     def start(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         compilation_cache.enable_compilation_cache(cache.value)
         directory = Path(out.value)
         try:
-            settings = Settings(max_new_tokens.value, temperature.value, samples.value, seed=seed.value)
-            if bool(model.value) == bool(run.value) or (adapter.value and run.value):
-                raise ValueError("expected --model=DIR, with --adapter or without, or --run=WORKDIR")
-            of_data = (
-                data_of(run.value)
-                if not data.value
-                else Data(
-                    source=data.value,
-                    images=images.value,
-                    layout=layout.value,
-                    columns=columns.value,
-                    max_frames=max_frames.value,
-                )
-            )
-            source = DataSource(of_data, split.value, limit.value)
-            source.open(directory / "data")  # what is not there is said before the weights are read
-            path = model.value
-            if run.value:
-                path = _export(run.value, stage.value, step.value, directory, dtype.value)
-            loaded = load(path, dtype=dtype.value, mesh=_mesh(), param_dtype=dtype.value, adapter=adapter.value)
-            summary = evaluate(
-                loaded,
-                source,
-                directory,
-                settings=settings,
-                batch_size=batch_size.value,
-                semantics=semantics.value,
-                name=path,
-                console=Console(),
-            )
+            if benchmark.value:
+                evaluate_benchmarks(directory, benchmark.value)
+            else:
+                evaluate_records(directory)
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from None
-        passes = [f"pass@{k} {value:.3f}" for k, value in summary["pass_at_k"].items() if int(k) > 1]
-        print(f"accuracy {summary['accuracy']:.3f} of {summary['num_records']} records", *passes, sep=", ")
-        print("\n".join(summary["data"]["notes"]))
-        if dropped := summary["dropped"]:
-            print(f"dropped {len(dropped)}: " + "; ".join(f"{name}: {why}" for name, why in list(dropped.items())[:5]))
+
+    def evaluate_records(directory: Path) -> None:
+        _refuse(_OF_BENCHMARKS, "expected with --benchmark alone")
+        settings = Settings(max_new_tokens.value or 512, temperature.value, samples.value, seed=seed.value)
+        check_model()
+        of_data = (
+            data_of(run.value)
+            if not data.value
+            else Data(
+                source=data.value,
+                images=images.value,
+                layout=layout.value,
+                columns=columns.value,
+                max_frames=max_frames.value,
+            )
+        )
+        source = DataSource(of_data, split.value, limit.value)
+        source.open(directory / "data")  # what is not there is said before the weights are read
+        loaded, name = load_model(directory)
+        asking = {"batch_size": batch_size.value, "name": name, "console": Console()}
+        _print_summary(evaluate(loaded, source, directory, settings=settings, semantics=semantics.value, **asking))
         print(f"{directory / 'predictions.parquet'}, {directory / 'summary.json'}")
+
+    def evaluate_benchmarks(directory: Path, which: str) -> None:
+        _refuse(_OF_RECORDS, "not with --benchmark")
+        settings = Settings(max_new_tokens.value or 2048, temperature.value, seed=seed.value)
+        check_model()
+        reporting = Reporting(RULES[version.value], timeout_s.value, writes_xlsx=xlsx.value)
+        instruction = read_instruction(Data(instruction_file=instruction_file.value))
+        questions = open_questions(which, data.value, limit=limit.value)
+        loaded, name = load_model(directory)
+        asked = Model(
+            loaded.prompter.encode,
+            partial(loaded.answer, settings=settings),
+            instruction or loaded.prompter.instruction,
+            _identify(loaded, name, settings),
+        )
+        asking = {"batch_size": batch_size.value, "console": Console()}
+        if which == ALL:
+            ask_all(questions, asked, reporting, directory, name=Path(name).name, **asking)
+        else:
+            ask_and_report(questions[0], asked, reporting, directory, **asking)
+
+    def check_model() -> None:
+        if bool(model.value) == bool(run.value) or (adapter.value and run.value):
+            raise ValueError("expected --model=DIR, with --adapter or without, or --run=WORKDIR")
+
+    def load_model(directory: Path) -> tuple[Pretrained, str]:
+        path = model.value
+        if run.value:
+            path = _export(run.value, stage.value, step.value, directory, dtype.value)
+        loaded = load(path, dtype=dtype.value, mesh=_mesh(), param_dtype=dtype.value, adapter=adapter.value)
+        return loaded, path
 
     libtpu.skip_without_tpu()
     app.run(start)
 
 
-def data_of(run: str) -> Data:
-    """The data settings of a run, with the directory that its prepared data are in.
+def _refuse(names: Sequence[str], reason: str) -> None:
+    """Raises ValueError for flags that would be ignored."""
+    if given := [f"--{name}" for name in names if flags.FLAGS[name].present]:
+        raise ValueError(f"{', '.join(given)}: {reason}")
 
-    Raises:
-        FileNotFoundError, ValueError: no run is given, or there is none.
-    """
-    if not run:
-        raise ValueError("--data: expected a file or directory of records")
-    settings = load_settings(epath.Path(run)).data
-    return replace(settings, directory=settings.directory or str(Path(run) / "data"))
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    passes = [f"pass@{k} {value:.3f}" for k, value in summary["pass_at_k"].items() if int(k) > 1]
+    print(f"accuracy {summary['accuracy']:.3f} of {summary['num_records']} records", *passes, sep=", ")
+    print("\n".join(summary["data"]["notes"]))
+    if dropped := summary["dropped"]:
+        print(f"dropped {len(dropped)}: {name_reasons(dropped)}")
 
 
 def _export(run: str, stage: str, step: int, out: Path, dtype: str) -> str:

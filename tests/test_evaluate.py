@@ -1,5 +1,6 @@
 """A model is evaluated on a data set: predictions are kept, resumed, and counted over all records that were asked."""
 
+import base64
 import dataclasses
 import io
 import json
@@ -7,24 +8,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.benchmark_files import row, write_tsv
 from helpers.chat_model import write_chat_model
 from PIL import Image
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
 import r1vl_jax
+import r1vl_jax.evaluate
 from r1vl_jax import rewards
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Answer, Pretrained
 from r1vl_jax.config import Data, default, resolve
 from r1vl_jax.data.digits import task
-from r1vl_jax.evaluate import DataSource, data_of, evaluate
+from r1vl_jax.evaluate import evaluate
 from r1vl_jax.evaluation.pass_at_k import pass_at_k
 from r1vl_jax.evaluation.predictions import SCHEMA
 from r1vl_jax.observe import write_manifest
+from r1vl_jax.training.held_out import DataSource, data_of
 from r1vl_jax.training.sources import prepare_sources
 
 SETTINGS = Settings(max_new_tokens=8)
@@ -122,6 +127,12 @@ def test_predictions_of_other_settings_are_not_mixed(model, directory, tmp_path)
         run(model, directory, tmp_path, settings=Settings(max_new_tokens=9))
 
 
+def test_a_file_of_something_else_is_not_taken_for_predictions(model, directory, tmp_path):
+    (tmp_path / "predictions.parquet").touch()
+    with pytest.raises(ValueError, match="predictions.parquet: is of something else; name another --out"):
+        run(model, directory, tmp_path)
+
+
 def test_samples_and_pass_at_k(model, directory, tmp_path):
     summary = run(model, directory, tmp_path, settings=Settings(max_new_tokens=4, temperature=1.0, n=3))
     rows = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
@@ -146,6 +157,52 @@ def test_the_command(directory, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert "of 2 records" in ended.stdout
     assert len(parquet.read_table(tmp_path / "predictions.parquet")) == 2
+
+
+@pytest.fixture(scope="module")
+def chartqa(directory: Path) -> Path:
+    """Two questions of ChartQA, about pictures of `directory`."""
+    pictures = [base64.b64encode((directory / f"{number}.png").read_bytes()).decode() for number in (0, 1)]
+    rows = [row("chartqa", number, image=picture) for number, picture in enumerate(pictures)]
+    return write_tsv(directory / "ChartQA.tsv", rows)
+
+
+def test_the_command_asks_a_benchmark(model, directory, chartqa, tmp_path):
+    (tmp_path / "instruction.txt").write_text("What is the value?\n")
+    arguments = [f"--model={directory / 'model'}", "--benchmark=chartqa", f"--data={chartqa}", f"--out={tmp_path}"]
+    instruction = f"--instruction_file={tmp_path / 'instruction.txt'}"
+    ended = command(*arguments, instruction, "--max_new_tokens=4", "--compile_cache=")
+    assert ended.returncode == 0, ended.stderr
+    assert "ChartQA, rules 2026-08, 2 rows" in ended.stdout
+    rows = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    asking = {"max_new_tokens": 4, "instruction": "What is the value?"}
+    expected = [model.generate("How much?", str(directory / f"{number}.png"), **asking) for number in (0, 1)]
+    assert [row["prediction"] for row in rows] == expected
+    assert json.loads((tmp_path / "evaluation.json").read_text())["instruction"] == "What is the value?"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model=absent", "--benchmark=mme"], "looks like a file of ChartQA, --benchmark=chartqa"),
+        (["--run=absent", "--benchmark=chartqa", "--data="], "--data: expected the file of the benchmark"),
+    ],
+    ids=["another benchmark", "run without data"],
+)
+def test_a_benchmark_that_cannot_be_asked_is_one_sentence(chartqa, tmp_path, arguments, sentence):
+    """Before the weights are read."""
+    ended = command(f"--data={chartqa}", *arguments, f"--out={tmp_path}")
+    assert ended.returncode == 1
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert sentence in ended.stderr
+
+
+def test_flags_that_would_be_ignored_are_refused(monkeypatch):
+    given = {name: SimpleNamespace(present=name == "split") for name in ("images", "split")}
+    monkeypatch.setattr(r1vl_jax.evaluate.flags, "FLAGS", given)
+    with pytest.raises(ValueError, match="--split: not with --benchmark"):
+        r1vl_jax.evaluate._refuse(("images", "split"), "not with --benchmark")
+    r1vl_jax.evaluate._refuse(("images",), "not with --benchmark")
 
 
 def test_data_have_a_name_on_the_hub(directory, tmp_path, monkeypatch):

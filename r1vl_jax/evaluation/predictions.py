@@ -4,27 +4,35 @@ OUT/evaluation.json      what is evaluated, and how
 OUT/parts/*.parquet      a file for each batch, until all are there
 OUT/predictions.parquet  a row for each sample of each record, without the pictures
 OUT/summary.json         accuracies and rewards, see `summarize`
+
+Of a benchmark, OUT/answers.parquet has what was said, and `benchmarks.report` writes the rest.
 """
 
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from etils import epath
 from pyarrow import parquet
+from rich.console import Console
 
 from r1vl_jax import rewards
-from r1vl_jax.data.records import Record
+from r1vl_jax.data.prompts import EncodedPrompt
+from r1vl_jax.data.records import Record, UnusableRecord
 from r1vl_jax.evaluation.pass_at_k import pass_at_powers
 from r1vl_jax.observe.files import atomic_write, read_json, write_json
+from r1vl_jax.observe.progress import Progress
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
+# Of prompts, for each its samples: strings with `has_ended`.
+AnswerFn = Callable[[Sequence[EncodedPrompt]], Sequence[Sequence[Any]]]
 
 _DROPPED = b"dropped"  # metadata of the files: id -> reason, as JSON
 _REWARDS = ("total", "step_accuracy", "step_validity", "key_step_match", "complete", "ordered")
@@ -43,15 +51,27 @@ class Predictions:
     Args:
         directory: is made.
         settings: what decides the predictions, as JSON values.
+        schema: of the rows.
+        file: that all rows are joined in.
 
     Raises:
-        ValueError: the directory has predictions of other settings; names those that differ.
+        ValueError: the directory has predictions of other settings, or of unknown ones; names those that differ.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any]):
-        self._directory = epath.Path(directory)
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any],
+        *,
+        schema: pa.Schema = SCHEMA,
+        file: str = "predictions.parquet",
+    ):
+        self._directory, self._schema = epath.Path(directory), schema
+        self._joined = self._directory / file
         path = self._directory / "evaluation.json"
         earlier = read_json(path)
+        if not earlier and self._joined.exists():
+            raise ValueError(f"{self._joined}: is of something else; name another --out, or delete it")
         if changed := {name for name in settings.keys() | earlier.keys() if settings.get(name) != earlier.get(name)}:
             if earlier:
                 shown = [f"{name}: {earlier.get(name)!r}, now {settings.get(name)!r}" for name in sorted(changed)]
@@ -61,32 +81,84 @@ class Predictions:
                 )
             write_json(path, dict(settings))
 
-    def has(self, batch: int) -> bool:
-        """Whether a batch was predicted already."""
-        return self._part(batch).exists()
+    def make(
+        self,
+        num_items: int,
+        batch_size: int,
+        predict: Callable[[range], tuple[list[Row], dict[str, str]]],
+        *,
+        stage: str = "evaluate",
+        console: Console | None = None,
+    ) -> tuple[list[Row], dict[str, str]]:
+        """Predicts the batches that are not there yet; returns the rows and reasons of all.
 
-    def write(self, batch: int, rows: Sequence[Row], *, dropped: Mapping[str, str]) -> None:
-        """Keeps the rows of a batch, and the reasons why records of it have none."""
-        atomic_write(self._part(batch), _to_parquet(rows, dropped))
-
-    def finish(self, num_batches: int) -> tuple[list[Row], dict[str, str]]:
-        """Joins the parts of all batches; returns their rows and reasons."""
-        rows: list[Row] = []
-        dropped: dict[str, str] = {}
-        for batch in range(num_batches):
-            table = _read(self._part(batch))
-            rows += table.to_pylist()
-            dropped |= json.loads((table.schema.metadata or {}).get(_DROPPED, b"{}"))
-        atomic_write(self._directory / "predictions.parquet", _to_parquet(rows, dropped))
-        return rows, dropped
+        Args:
+            predict: numbers of items -> their rows, and the reasons why items have none, by name.
+            stage: label of the progress that `console` shows.
+        """
+        batches = [range(num_items)[start : start + batch_size] for start in range(0, num_items, batch_size)]
+        with Progress(stage, len(batches), console=console) as progress:
+            for number, batch in enumerate(batches):
+                if not self._has(number):
+                    atomic_write(self._part(number), self._to_parquet(*predict(batch)))
+                progress.update(number + 1)
+        return self._join(len(batches))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes what `summarize` says, and removes the parts, which are joined."""
+        """Writes what `summarize` says."""
         write_json(self._directory / "summary.json", dict(summary))
-        (self._directory / "parts").rmtree(missing_ok=True)
+
+    def _has(self, batch: int) -> bool:
+        return self._joined.exists() or self._part(batch).exists()
 
     def _part(self, batch: int) -> epath.Path:
         return self._directory / "parts" / f"part_{batch:05d}.parquet"
+
+    def _join(self, num_batches: int) -> tuple[list[Row], dict[str, str]]:
+        """The rows and reasons of all batches, whose parts become one file."""
+        files = [self._joined] if self._joined.exists() else [self._part(batch) for batch in range(num_batches)]
+        rows: list[Row] = []
+        dropped: dict[str, str] = {}
+        for file in files:
+            table = _read(file)
+            rows += table.to_pylist()
+            dropped |= json.loads((table.schema.metadata or {}).get(_DROPPED, b"{}"))
+        if not self._joined.exists():
+            atomic_write(self._joined, self._to_parquet(rows, dropped))
+        (self._directory / "parts").rmtree(missing_ok=True)
+        return rows, dropped
+
+    def _to_parquet(self, rows: Sequence[Row], dropped: Mapping[str, str]) -> bytes:
+        schema = self._schema.with_metadata({_DROPPED: json.dumps(dict(dropped)).encode()})
+        buffer = io.BytesIO()
+        parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
+        return buffer.getvalue()
+
+
+def ask_usable(
+    items: Sequence[Item], encode: Callable[[Item], EncodedPrompt], answer: AnswerFn
+) -> tuple[list[Item], Sequence[Sequence[Any]], dict[str, str]]:
+    """Asks those of several items that can be asked, in one batch.
+
+    Args:
+        encode: raises `UnusableRecord` for an item that cannot be asked.
+
+    Returns:
+        The usable items, the samples of each, and why the others cannot be asked, by name.
+    """
+    usable, prompts, dropped = [], [], {}
+    for item in items:
+        try:
+            prompts.append(encode(item))
+            usable.append(item)
+        except UnusableRecord as error:
+            dropped[error.name] = error.reason
+    return usable, answer(prompts) if prompts else [], dropped
+
+
+def name_reasons(reasons: Mapping[str, str], *, most: int = 5) -> str:
+    """The first of several reasons, with the names of what they are about."""
+    return "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:most])
 
 
 def score_answers(
@@ -145,13 +217,6 @@ def summarize(rows: Sequence[Row], *, num_records: int, dropped: Mapping[str, st
 
 def _mean(values: Sequence[Any]) -> float:
     return float(np.mean(values)) if values else 0.0
-
-
-def _to_parquet(rows: Sequence[Row], dropped: Mapping[str, str]) -> bytes:
-    schema = SCHEMA.with_metadata({_DROPPED: json.dumps(dict(dropped)).encode()})
-    buffer = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
-    return buffer.getvalue()
 
 
 def _read(path: epath.Path) -> pa.Table:

@@ -14,10 +14,11 @@ import pytest
 from etils import epath
 from helpers.benchmark_files import QUESTIONS, row, write_tsv
 
-from r1vl_jax.evaluation.benchmarks import BENCHMARKS, RULES, read_predictions, score_rows, summarize
+from r1vl_jax.evaluation.benchmarks import BENCHMARKS, RULES, Reporting, read_predictions, score_rows, summarize
 from r1vl_jax.evaluation.score import score_directory, score_file
 from r1vl_jax.rewards import Judge
 
+RULES_2026 = Reporting(RULES["2026-08"])
 HEADING = "### The final answer is:"
 
 
@@ -30,7 +31,7 @@ def chartqa(tmp_path_factory):
 
 @pytest.mark.parametrize(("rules", "right"), [("2026-08", [0, 1]), ("2025-03", [1])])
 def test_scores_a_file(chartqa, tmp_path, rules, right):
-    results = score_file(BENCHMARKS["chartqa"], chartqa, RULES[rules], out=epath.Path(tmp_path))
+    results = score_file(BENCHMARKS["chartqa"], chartqa, Reporting(RULES[rules]), out=epath.Path(tmp_path))
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert results["scores"]["score"]["value"] == 25.0 * len(right)
     assert (results["rules"], results["num_rows"], results["num_missing"], results["num_empty"]) == (rules, 4, 2496, 1)
@@ -44,7 +45,7 @@ def test_scores_a_file(chartqa, tmp_path, rules, right):
 
 
 def test_what_was_written_is_scored_again_and_handed_on(chartqa, tmp_path):
-    score = functools.partial(score_file, BENCHMARKS["chartqa"], rules=RULES["2026-08"])
+    score = functools.partial(score_file, BENCHMARKS["chartqa"], reporting=RULES_2026)
     first = score(chartqa, out=epath.Path(tmp_path))
     with (tmp_path / "predictions.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, dialect="excel-tab"))
@@ -57,7 +58,7 @@ def test_what_was_written_is_scored_again_and_handed_on(chartqa, tmp_path):
 def test_a_question_without_prediction_is_wrong(tmp_path):
     data = write_tsv(tmp_path / "data.tsv", [row("chartqa", i) for i in range(4)])
     path = write_tsv(tmp_path / "p.tsv", [{"index": 2, "prediction": "100"}])
-    results = score_file(BENCHMARKS["chartqa"], path, RULES["2026-08"], data)
+    results = score_file(BENCHMARKS["chartqa"], path, RULES_2026, data)
     assert results["scores"]["score"]["value"] == 25.0
     assert results["num_empty"] == 3
 
@@ -80,20 +81,20 @@ def test_all_files_of_a_directory_fill_the_published_table(tmp_path):
         rows = [row(name, i, prediction=QUESTIONS[name]["answer"] if i else "none of it") for i in range(4)]
         write_tsv(tmp_path / f"Model-7B_{BENCHMARKS[name].title}_TEST.tsv", rows)
     out = tmp_path / "out"
-    scores = score_directory(tmp_path, RULES["2026-08"], out=epath.Path(out))
+    scores = score_directory(tmp_path, RULES_2026, out=epath.Path(out))
     assert scores == dict.fromkeys(BENCHMARKS, 75.0) | {"mme": 75.0, "hallusionbench": pytest.approx((75 + 0 + 75) / 3)}
     *_, published, ours = (out / "table.md").read_text().splitlines()
     assert published == "| R1-VL-7B | 63.5 | 60.0 | 24.7 | 83.9 | 45.2 | 54.7 | 40.0 | 2376 | 57.1 |"
     average = int(10 * (6 * 75 + 50 + 75 / 28) / 8) / 10
     assert ours.endswith(f", rules 2026-08 | 75.0 | 75.0 | 75.0 | 75.0 | 75.0 | 50.0 | 75.0 | 75 | {average} |")
     assert json.loads((out / "table.json").read_text())["scores"] == scores
-    again = score_directory(out, RULES["2026-08"])  # what was written
+    again = score_directory(out, RULES_2026)  # what was written
     assert again == scores
 
 
 def test_a_benchmark_without_file_has_no_figure(tmp_path, chartqa):
     (tmp_path / "chartqa.tsv").write_bytes(chartqa.read_bytes())
-    score_directory(tmp_path, RULES["2026-08"], out=epath.Path(tmp_path / "out"))
+    score_directory(tmp_path, RULES_2026, out=epath.Path(tmp_path / "out"))
     ours = (tmp_path / "out" / "table.md").read_text().splitlines()[-1]
     assert ours.endswith("| – | – | – | 50.0 | – | – | – | – | – |")
 
@@ -103,19 +104,19 @@ def test_a_directory_of_benchmarks_gives_what_predictions_lack(tmp_path):
         (tmp_path / directory).mkdir()
     write_tsv(tmp_path / "data" / "MMStar.tsv", [row("mmstar", i) for i in range(2)])
     write_tsv(tmp_path / "predictions" / "x_MMStar.tsv", [{"index": 1, "prediction": "B"}])
-    scores = score_directory(tmp_path / "predictions", RULES["2026-08"], tmp_path / "data")
+    scores = score_directory(tmp_path / "predictions", RULES_2026, tmp_path / "data")
     assert scores == {"mmstar": 50.0}
 
 
 def test_directories_that_cannot_be_scored(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file here has one of mmstar, chartqa"):
-        score_directory(tmp_path, RULES["2026-08"])
+        score_directory(tmp_path, RULES_2026)
     with pytest.raises(FileNotFoundError, match="expected a directory with a file for each benchmark"):
-        score_directory(tmp_path / "x", RULES["2026-08"])
+        score_directory(tmp_path / "x", RULES_2026)
     for name in ("a_MME.tsv", "b_mme_result.xlsx", "mmevol.tsv"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="a_MME.tsv, b_mme_result.xlsx are all mme's; keep one"):
-        score_directory(tmp_path, RULES["2026-08"])
+        score_directory(tmp_path, RULES_2026)
 
 
 _WORDS = (

@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from r1vl_jax.evaluation.benchmarks.hub import find_layout
 from r1vl_jax.evaluation.benchmarks.outcome import Row
 from r1vl_jax.evaluation.benchmarks.tables import MAX_CELL, Table, to_text
 from r1vl_jax.evaluation.benchmarks.tasks import BENCHMARKS, COMMON_COLUMNS, Benchmark
 
 PREDICTION = "prediction"
-_PICTURE = re.compile(r"(?:decoded_)?images?(?:_\d+|_bytes)?|visual_input")
+_PICTURE = re.compile(r"(?:decoded_)?images?(?:_\d+|_bytes)?")
 _RESULTS = ("extracted", "correct", "reason")  # of an earlier scoring, which are made anew
 _INDEX_NAMES = ("id",)  # where predictions have their index, besides in `index`
 _NUM_NAMED = 5  # of many indices
@@ -52,8 +53,11 @@ def read_predictions(path: Path, benchmark: Benchmark, data: Path | None = None)
 
 def _read(path: Path, benchmark: Benchmark, required: Sequence[str]) -> list[Row]:
     table = Table(path)
-    column_of = {name: _column(name, table.columns, benchmark) for name in required}
-    if path.suffix == ".parquet" and PREDICTION not in required and column_of["index"] is None:
+    layout = find_layout(benchmark.name, table.columns)
+    column_of = {
+        name: _column(name, table.columns, benchmark) for name in required if layout is None or name not in layout.makes
+    }
+    if path.suffix == ".parquet" and PREDICTION not in required and column_of.get("index", "") is None:
         column_of.pop("index")  # of a data set on the hub, which counts its rows
     _check_columns(path, benchmark, table.columns, [name for name, found in column_of.items() if found is None])
     renamed = {found: name for name, found in column_of.items() if found}
@@ -62,6 +66,7 @@ def _read(path: Path, benchmark: Benchmark, required: Sequence[str]) -> list[Row
         row = {"index": str(number - 1)} | {renamed.get(name, name): to_text(cell) for name, cell in cells.items()}
         _check_lengths(path, number, row)
         rows.append(row)
+    rows = rows if layout is None else layout.convert(rows)
     _check_indices(path, benchmark, rows)
     return rows
 

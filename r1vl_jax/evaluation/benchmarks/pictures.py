@@ -2,56 +2,91 @@
 
 import base64
 import binascii
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from r1vl_jax.data.sources.literals import parse_list
 from r1vl_jax.evaluation.benchmarks.tables import MAX_CELL, Table, to_text
 
+_COLUMNS = ("decoded_image", "image")  # where a set of the hub has both, `image` is a path
 _MAX_POINTER = 64  # characters
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures by index of their questions.
+class Pictures(contextlib.AbstractContextManager):
+    """The picture files of each row of a benchmark's file, held in a temporary file until it is left.
 
-    Attributes:
-        encoded: the picture files of a question.
-        broken: why a question has none.
-    """
+        with Pictures(path) as pictures:
+            pictures.files_of(0)  # of the first row
 
-    encoded: dict[str, list[bytes]]
-    broken: dict[str, str]
-
-
-def read_pictures(path: Path) -> Pictures:
-    """The pictures of every question of a file with the columns `index` and `image`.
+    Args:
+        path: a file of `tables.Table`; it is read once, a few rows at a time.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, it is damaged, or lacks the columns.
+        FileNotFoundError, ValueError: there is no such file, it is damaged, or has no pictures.
     """
-    table = Table(path)
-    if missing := [name for name in ("index", "image") if name not in table.columns]:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; its columns are {', '.join(table.columns)}")
-    cell_of = {to_text(row["index"]): row["image"] for row in table.rows(lambda name: name in ("index", "image"))}
-    pictures = Pictures({}, {})
-    for index, cell in cell_of.items():
+
+    def __init__(self, path: Path):
+        self._spans: dict[int, list[tuple[int, int]]] = {}  # row -> offset and length of each of its files
+        self._pointers: dict[int, str] = {}
+        self._broken: dict[int, str] = {}
+        self._row_of: dict[str, int] = {}  # by index
+        table = Table(path)
+        column = picture_column(path, table.columns)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        for row, cells in enumerate(table.rows(lambda name: name in ("index", column))):
+            self._row_of[to_text(cells.get("index"))] = row
+            self._keep(row, cells[column])
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def files_of(self, row: int) -> list[bytes]:
+        """The encoded picture files of a row, counted from 0.
+
+        Raises:
+            ValueError: it has none; says why.
+        """
+        if (pointer := self._pointers.get(row)) is not None:
+            row = self._row_of.get(pointer.strip(), row)
+            if row in self._pointers:
+                raise ValueError(f"its image {pointer!r} is the index of no row with a picture")
+        if row in self._broken:
+            raise ValueError(self._broken[row])
+        return [self._read(*span) for span in self._spans[row]]
+
+    def _keep(self, row: int, cell: Any) -> None:
+        if isinstance(cell, str) and len(cell) <= _MAX_POINTER:
+            self._pointers[row] = cell
+            return
         try:
-            pictures.encoded[index] = _decode(cell, cell_of)
+            self._spans[row] = [self._write(content) for content in _decode(cell)]
         except ValueError as error:
-            pictures.broken[index] = str(error)
-    return pictures
+            self._broken[row] = str(error)
+
+    def _write(self, content: bytes) -> tuple[int, int]:
+        return self._file.tell(), self._file.write(content)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(length)
 
 
-def _decode(cell: Any, cell_of: Mapping[str, Any]) -> list[bytes]:
-    """The picture files that a cell holds, or the cell that it points to."""
-    if isinstance(cell, str) and len(cell) <= _MAX_POINTER:
-        target = cell_of.get(cell.strip())
-        if target is None or (isinstance(target, str) and len(target) <= _MAX_POINTER):
-            raise ValueError(f"its image {cell!r} is the index of no row with a picture")
-        cell = target
+def picture_column(path: Path, columns: Sequence[str]) -> str:
+    """The column with a file's pictures.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name in _COLUMNS:
+        if name in columns:
+            return name
+    raise ValueError(f"{path}: lacks image, the pictures that are asked about; its columns are {', '.join(columns)}")
+
+
+def _decode(cell: Any) -> list[bytes]:
     value = parse_list(cell)
     return [_decode_one(each) for each in (value if isinstance(value, list) else [value])]
 

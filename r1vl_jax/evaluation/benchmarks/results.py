@@ -10,29 +10,32 @@ from etils import epath
 from pyarrow import parquet
 from rich.table import Table
 
+from r1vl_jax.evaluation.benchmarks.excel import to_xlsx
 from r1vl_jax.evaluation.benchmarks.outcome import Outcome, Row
 from r1vl_jax.evaluation.benchmarks.tasks import Benchmark
 from r1vl_jax.observe.files import atomic_write, write_json
 
 
 def write_results(
-    directory: epath.Path, rows: Sequence[Row], outcomes: Sequence[Outcome], results: dict[str, Any]
+    directory: epath.Path,
+    rows: Sequence[Row],
+    outcomes: Sequence[Outcome],
+    results: dict[str, Any],
+    *,
+    writes_xlsx: bool = False,
 ) -> None:
-    """Writes `predictions.parquet`, the same as `predictions.tsv` for VLMEvalKit, and `results.json`."""
-    scored = [
-        {**row, "extracted": outcome.extracted, "reason": outcome.comparison.reason}
-        for row, outcome in zip(rows, outcomes, strict=True)
-    ]
-    table = pa.Table.from_pydict({name: pa.array([row[name] for row in scored], pa.string()) for name in scored[0]})
-    is_right = pa.array([outcome.comparison.is_correct is True for outcome in outcomes])
-    buffer = io.BytesIO()
-    parquet.write_table(table.append_column("correct", is_right), buffer)
-    atomic_write(directory / "predictions.parquet", buffer.getvalue())
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), dialect="excel-tab", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(directory / "predictions.tsv", text.getvalue().encode())
+    """Writes `predictions.parquet`, the predictions alone for VLMEvalKit, and `results.json`.
+
+    Args:
+        results: get notes on what an Excel file cannot hold.
+        writes_xlsx: `predictions.xlsx` beside `predictions.tsv`.
+    """
+    atomic_write(directory / "predictions.parquet", _to_parquet(rows, outcomes))
+    atomic_write(directory / "predictions.tsv", _to_tsv(rows))
+    if writes_xlsx:
+        content, notes = to_xlsx(rows)
+        atomic_write(directory / "predictions.xlsx", content)
+        results["notes"] += notes
     write_json(directory / "results.json", results)
 
 
@@ -48,3 +51,23 @@ def to_table(benchmark: Benchmark, results: dict[str, Any]) -> Table:
     for model, value in results["published"].items():
         table.add_row(f"published: {model}", str(value), "")
     return table
+
+
+def _to_parquet(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> bytes:
+    scored = [
+        {**row, "extracted": outcome.extracted, "reason": outcome.comparison.reason}
+        for row, outcome in zip(rows, outcomes, strict=True)
+    ]
+    table = pa.Table.from_pydict({name: pa.array([row[name] for row in scored], pa.string()) for name in scored[0]})
+    is_right = pa.array([outcome.comparison.is_correct is True for outcome in outcomes])
+    buffer = io.BytesIO()
+    parquet.write_table(table.append_column("correct", is_right), buffer)
+    return buffer.getvalue()
+
+
+def _to_tsv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), dialect="excel-tab", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

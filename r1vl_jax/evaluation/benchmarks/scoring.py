@@ -1,22 +1,39 @@
 """Scores predictions on a benchmark, and says how sure the scores are."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from r1vl_jax.evaluation.benchmarks.bootstrap import bootstrap_interval
 from r1vl_jax.evaluation.benchmarks.files import PREDICTION
 from r1vl_jax.evaluation.benchmarks.measures import unit_means
-from r1vl_jax.evaluation.benchmarks.outcome import Outcome, Row, score_response
+from r1vl_jax.evaluation.benchmarks.outcome import Outcome, Row, score_response, unreadable
 from r1vl_jax.evaluation.benchmarks.rules import Rules
 from r1vl_jax.evaluation.benchmarks.tasks import Benchmark
 from r1vl_jax.rewards import Judge
 from r1vl_jax.rewards.explain import decide
 
 
-def score_rows(benchmark: Benchmark, rows: Sequence[Row], rules: Rules, judge: Judge) -> list[Outcome]:
-    """The outcome of each row's prediction, all decided; one that exceeds the judge's time is wrong."""
-    outcomes = [score_response(benchmark.score, row, row[PREDICTION], rules) for row in rows]
+def score_rows(
+    benchmark: Benchmark,
+    rows: Sequence[Row],
+    rules: Rules,
+    judge: Judge,
+    *,
+    not_asked: Mapping[str, str] = MappingProxyType({}),
+) -> list[Outcome]:
+    """The outcome of each row's prediction, all decided; one that exceeds the judge's time is wrong.
+
+    Args:
+        not_asked: index -> why this question, which is wrong, was not asked.
+    """
+    outcomes = [
+        unreadable(not_asked[row["index"]])
+        if row["index"] in not_asked
+        else score_response(benchmark.score, row, row[PREDICTION], rules)
+        for row in rows
+    ]
     decided = decide([outcome.comparison for outcome in outcomes], judge)
     return [Outcome(outcome.extracted, comparison) for outcome, comparison in zip(outcomes, decided, strict=True)]
 

@@ -14,6 +14,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r1vl_jax.evaluation.benchmarks.excel import import_openpyxl
+
 MAX_CELL = 1 << 24  # characters
 SUFFIXES = (".tsv", ".parquet", ".xlsx")
 _PIECE = 1 << 16  # characters that are read at a time
@@ -117,16 +119,12 @@ def _read_parquet(path: Path, keep: Callable[[str], bool]) -> Iterator[list[Any]
 def _read_xlsx(path: Path, keep: Callable[[str], bool]) -> Iterator[list[Any]]:
     """The first sheet; a formula is the text that was written, since an answer "=4" is one to Excel."""
     try:
-        # Imported here because openpyxl is an extra.
-        from openpyxl import load_workbook
-        from openpyxl.utils.exceptions import InvalidFileException
-    except ImportError:
-        raise ValueError(
-            f"{path}: Excel files need openpyxl: pip install 'r1vl_jax[xlsx]', or save the file as TSV"
-        ) from None
+        openpyxl = import_openpyxl()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     try:
-        workbook = load_workbook(path, read_only=True)
-    except InvalidFileException as error:
+        workbook = openpyxl.load_workbook(path, read_only=True)
+    except openpyxl.utils.exceptions.InvalidFileException as error:
         raise ValueError(f"{path}: is no Excel file: {error}") from error
     with contextlib.closing(workbook):
         sheet = workbook.worksheets[0]

@@ -128,3 +128,4 @@ _TABLE = (
     ),
 )
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _TABLE}
+ALL = "all"  # in place of a name

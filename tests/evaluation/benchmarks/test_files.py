@@ -110,6 +110,36 @@ def test_a_set_of_the_hub_without_index_is_counted(tmp_path):
 _PICTURE = {"bytes": b"x", "path": None}
 _HUB = {  # rows in the layout of the sets' pages on the hub
     "mme": {"question_id": "count/1.png", "image": _PICTURE, "question": "?", "answer": "Yes", "category": "count"},
+    "mmstar": {
+        "index": 7,
+        "question": "What is it?\nOptions: A: a car, red., B: a bus., C: a bicycle., D: none.",
+        "image": _PICTURE,
+        "answer": "B",
+        "category": "logic",
+        "l2_category": "code",
+        "meta_info": {"source": "x"},
+    },
+    "hallusionbench": {
+        "category": "VS",
+        "subcategory": "chart",
+        "visual_input": "1",
+        "set_id": "2",
+        "figure_id": "3",
+        "question_id": "4",
+        "question": "Is it?",
+        "gt_answer": "1",
+        "image": _PICTURE,
+    },
+    "dynamath": {
+        "id": "7",
+        "question": "?",
+        "image": "images/7.png",
+        "decoded_image": _PICTURE,
+        "ground_truth": "2.5",
+        "answer_type": "float",
+        "subject": "algebra",
+        "knowledge_level": "high school",
+    },
     "mathvista": {
         "pid": "7",
         "question": "?",
@@ -147,8 +177,9 @@ _HUB = {  # rows in the layout of the sets' pages on the hub
 @pytest.mark.parametrize("name", _HUB)
 def test_sets_of_the_hub_are_scored_with_their_answers(tmp_path, name):
     data = write_parquet(tmp_path / "data.parquet", [_HUB[name]])
-    index = "0" if name == "mme" else "7"
-    rows = predictions(tmp_path, name, [{"index": index, "prediction": _HUB[name]["answer"]}], data=data)
+    index = {"mme": "0", "hallusionbench": "VS_chart_1_2_3_4", "dynamath": "7_1"}.get(name, "7")
+    said = {"hallusionbench": "Yes", "dynamath": "2.5"}.get(name) or _HUB[name]["answer"]
+    rows = predictions(tmp_path, name, [{"index": index, "prediction": said}], data=data)
     with Judge() as judge:
         outcomes = score_rows(BENCHMARKS[name], rows, RULES["2026-08"], judge)
     assert outcomes[0].comparison.is_correct
@@ -156,6 +187,29 @@ def test_sets_of_the_hub_are_scored_with_their_answers(tmp_path, name):
     assert scores["score"]["value"] == 100.0
     if name == "mathverse":
         assert "subject/Plane Geometry" in scores
+
+
+def test_options_of_the_hubs_mmstar_stand_in_its_questions(tmp_path):
+    two = _HUB["mmstar"] | {"index": 8, "question": "Is it?\nOptions: A: Yes, B: No"}
+    none = _HUB["mmstar"] | {"index": 9, "question": "Is it?"}
+    read = read_benchmark(write_parquet(tmp_path / "t.parquet", [_HUB["mmstar"], two, none]), BENCHMARKS["mmstar"])
+    assert [[row[letter] for letter in "ABCD"] for row in read] == [
+        ["a car, red.", "a bus.", "a bicycle.", "none."],
+        ["Yes", "No", "", ""],
+        [""] * 4,
+    ]
+    assert [row["question"] for row in read] == ["What is it?", "Is it?", "Is it?"]
+
+
+def test_variants_of_the_hubs_dynamath_are_counted(tmp_path):
+    rows = [_HUB["dynamath"] | {"id": name} for name in ("7", "8", "7", "8")]
+    read = read_benchmark(write_parquet(tmp_path / "test.parquet", rows), BENCHMARKS["dynamath"])
+    assert [(row["index"], row["qid"], row["varid"]) for row in read] == [
+        ("7_1", "7", "1"),
+        ("8_1", "8", "1"),
+        ("7_2", "7", "2"),
+        ("8_2", "8", "2"),
+    ]
 
 
 def test_results_of_an_earlier_scoring_are_left_out(tmp_path):
@@ -230,7 +284,7 @@ def test_a_damaged_excel_file_is_refused(tmp_path):
 def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     (tmp_path / "a.xlsx").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"Excel files need openpyxl: pip install 'r1vl_jax\[xlsx\]', or save"):
+    with pytest.raises(ValueError, match=r"Excel files need openpyxl: pip install 'r1vl_jax\[xlsx\]', or use TSV"):
         read_predictions(tmp_path / "a.xlsx", BENCHMARKS["chartqa"])
 
 

@@ -1,28 +1,29 @@
 """Pictures of a benchmark: base64, lists, rows that point to others, bytes of the hub; what is broken is named."""
 
 import base64
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.benchmark_files import write_tsv
 
-from r1vl_jax.evaluation.benchmarks import read_pictures
+from r1vl_jax.evaluation.benchmarks.pictures import Pictures
 
 ONE, TWO = (bytes([number]) * 100 for number in (1, 2))
 CODED = [base64.b64encode(each).decode() for each in (ONE, TWO)]
 
 
-def read(tmp_path, **cells):
-    rows = [{"index": index, "image": cell} for index, cell in cells.items()]
-    return read_pictures(write_tsv(tmp_path / "b.tsv", rows))
+def write(tmp_path, **cells):
+    return write_tsv(tmp_path / "b.tsv", [{"index": index, "image": cell} for index, cell in cells.items()])
 
 
 def test_base64_lists_and_pointers(tmp_path):
     wrapped = f"{CODED[1][:76]}\n{CODED[1][76:]}"
-    pictures = read(tmp_path, a="b", b=CODED[0], c=str(CODED), d="b", e=wrapped)
-    assert pictures.encoded == {"a": [ONE], "b": [ONE], "c": [ONE, TWO], "d": [ONE], "e": [TWO]}
-    assert pictures.broken == {}
+    path = write(tmp_path, a="b", b=CODED[0], c=str(CODED), d=" b ", e=wrapped)
+    with Pictures(path) as pictures:
+        assert [pictures.files_of(row) for row in range(5)] == [[ONE], [ONE], [ONE, TWO], [ONE], [TWO]]
 
 
 @pytest.mark.parametrize(
@@ -38,20 +39,52 @@ def test_base64_lists_and_pointers(tmp_path):
     ids=range(6),
 )
 def test_what_is_broken_is_named_and_the_rest_is_read(tmp_path, cell, reason):
-    pictures = read(tmp_path, a=cell, b=CODED[0])
-    assert pictures.encoded == {"b": [ONE]}
-    assert list(pictures.broken) == ["a"]
-    assert reason in pictures.broken["a"]
+    with Pictures(write(tmp_path, a=cell, b=CODED[0], c="a")) as pictures:
+        assert pictures.files_of(1) == [ONE]
+        for row in (0, 2):  # the latter points to the former
+            with pytest.raises(ValueError, match=reason if row == 0 or len(cell) > 64 else "index of no row"):
+                pictures.files_of(row)
 
 
 def test_bytes_of_the_hub(tmp_path):
     rows = [{"index": 3, "image": {"bytes": ONE, "path": "x.png"}}, {"index": 4, "image": {"bytes": None, "path": ""}}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
-    pictures = read_pictures(tmp_path / "b.parquet")
-    assert pictures.encoded == {"3": [ONE]}
-    assert list(pictures.broken) == ["4"]
+    with Pictures(tmp_path / "b.parquet") as pictures:
+        assert pictures.files_of(0) == [ONE]
+        with pytest.raises(ValueError, match="is no base64"):
+            pictures.files_of(1)
+
+
+def test_a_set_of_the_hub_without_index_has_its_pictures_beside_their_paths(tmp_path):
+    rows = [{"image": f"images/{name}.jpg", "decoded_image": {"bytes": name * 100}} for name in (b"x", b"y")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    with Pictures(tmp_path / "b.parquet") as pictures:
+        assert pictures.files_of(1) == [b"y" * 100]
 
 
 def test_a_file_without_pictures(tmp_path):
-    with pytest.raises(ValueError, match="lacks image; its columns are index, answer"):
-        read_pictures(write_tsv(tmp_path / "b.tsv", [{"index": 1, "answer": 2}]))
+    with pytest.raises(
+        ValueError, match="lacks image, the pictures that are asked about; its columns are index, answer"
+    ):
+        Pictures(write_tsv(tmp_path / "b.tsv", [{"index": 1, "answer": 2}]))
+
+
+_READ = """
+import resource, sys
+from pathlib import Path
+from r1vl_jax.evaluation.benchmarks.pictures import Pictures
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with Pictures(Path(sys.argv[1])) as pictures:
+    sizes = {len(content) for row in range(60) for content in pictures.files_of(row)}
+print(sizes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_pictures_are_not_held_in_memory(tmp_path):
+    picture = base64.b64encode(bytes(3_000_000)).decode()
+    path = write_tsv(tmp_path / "b.tsv", [{"index": row, "image": picture} for row in range(60)])
+    command = [sys.executable, "-c", _READ, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    sizes, kib = out.rsplit(" ", 1)
+    assert sizes == "{3000000}"
+    assert int(kib) < 80 * 1024  # of 60 pictures, 180 MB
