@@ -1,7 +1,6 @@
 """Files of benchmarks and predictions: TSV, Parquet and Excel; what is refused, and how it is said."""
 
 import re
-import subprocess
 import sys
 import zipfile
 
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.benchmark_files import QUESTIONS, row, write_tsv
+from helpers.peak_memory import peak_kib
 
 from r1vl_jax.evaluation.benchmarks import (
     BENCHMARKS,
@@ -294,12 +294,8 @@ def test_no_such_file(tmp_path):
 
 
 _READ = """
-import sys; from pathlib import Path
-from r1vl_jax.evaluation.benchmarks.tables import Table
-import resource
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = list(Table(Path(sys.argv[1])).rows(lambda name: name != "image"))
-print([row["answer"] for row in rows], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print([row["answer"] for row in rows])
 """
 
 
@@ -309,11 +305,9 @@ def test_a_picture_of_100_mb_is_not_held(tmp_path):
         for _ in range(100):
             file.write("A" * 1_000_000)
         file.write("\tfirst\n1\tAAAA\tsecond\n")
-    command = [sys.executable, "-c", _READ, str(tmp_path / "big.tsv")]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    answers, kib = out.rsplit(" ", 1)
+    answers, kib = peak_kib("from r1vl_jax.evaluation.benchmarks.tables import Table", _READ, tmp_path / "big.tsv")
     assert answers == "['first', 'second']"
-    assert int(kib) < 160 * 1024  # a reader of whole cells needs 400 MiB
+    assert kib < 160 * 1024  # a reader of whole cells needs 400 MiB
 
 
 def test_a_prediction_that_would_be_cut_is_refused(tmp_path):

@@ -1,13 +1,12 @@
 """Pictures of a benchmark: base64, lists, rows that point to others, bytes of the hub; what is broken is named."""
 
 import base64
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.benchmark_files import write_tsv
+from helpers.peak_memory import peak_kib
 
 from r1vl_jax.evaluation.benchmarks.pictures import Pictures
 
@@ -70,21 +69,14 @@ def test_a_file_without_pictures(tmp_path):
 
 
 _READ = """
-import resource, sys
-from pathlib import Path
-from r1vl_jax.evaluation.benchmarks.pictures import Pictures
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with Pictures(Path(sys.argv[1])) as pictures:
-    sizes = {len(content) for row in range(60) for content in pictures.files_of(row)}
-print(sizes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print({len(content) for row in range(60) for content in pictures.files_of(row)})
 """
 
 
 def test_pictures_are_not_held_in_memory(tmp_path):
     picture = base64.b64encode(bytes(3_000_000)).decode()
     path = write_tsv(tmp_path / "b.tsv", [{"index": row, "image": picture} for row in range(60)])
-    command = [sys.executable, "-c", _READ, str(path)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    sizes, kib = out.rsplit(" ", 1)
+    sizes, kib = peak_kib("from r1vl_jax.evaluation.benchmarks.pictures import Pictures", _READ, path)
     assert sizes == "{3000000}"
-    assert int(kib) < 80 * 1024  # of 60 pictures, 180 MB
+    assert kib < 80 * 1024  # of 60 pictures, 180 MB
