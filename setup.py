@@ -37,7 +37,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["r1vl_jax", "r1vl_jax.*"]),
-    package_data={"r1vl_jax.report": ["templates/*"]},
+    package_data={"r1vl_jax.report": ["templates/*"], "r1vl_jax.data.key_steps": ["prompts/*"]},
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",
@@ -56,6 +56,7 @@ setup(
         "pillow",
         "pyarrow",
         "regex",
+        "requests",
         "rich",
         "safetensors",
         "scikit-learn",

@@ -32,6 +32,7 @@ PROGRAMS = {
         "evaluate",
         "aot.__main__",
         "checkpoint.hf_export",
+        "data.key_steps.__main__",
         "evaluation.score",
         "report.__main__",
         "rewards.math_verify_worker",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from r1vl_jax.config.settings import COLUMN_FIELDS, LAYOUTS
+from r1vl_jax.config.settings import COLUMN_FIELDS, KEY_STEPS, KEY_STEPS_SUFFIX, LAYOUTS
 
 _WEIGHTED = re.compile(r"(.+):(\d+\.?\d*|\.\d+)")
 
@@ -52,9 +52,13 @@ def preparation_errors(settings: Any) -> Iterator[str]:
     Args:
         settings: the section `data`, or a `data.sources.preparation.Preparation`, whose fields have the same names.
     """
-    for name, choices in (("layout", ("", *LAYOUTS)), ("key_steps", ("rule", "none"))):
-        if (value := getattr(settings, name)) not in choices:
-            yield f"data.{name}={value!r}: expected one of {choices}"
+    if settings.layout not in (layouts := ("", *LAYOUTS)):
+        yield f"data.layout={settings.layout!r}: expected one of {layouts}"
+    if settings.key_steps not in KEY_STEPS and not settings.key_steps.endswith(KEY_STEPS_SUFFIX):
+        yield (
+            f"data.key_steps={settings.key_steps!r}: expected one of {KEY_STEPS}, or a file of key steps that ends"
+            f" in {KEY_STEPS_SUFFIX}"
+        )
     yield from _column_errors(settings.columns)
     for name in ("validation_size", "test_size"):
         if not 0 <= (size := getattr(settings, name)) < math.inf:

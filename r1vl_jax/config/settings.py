@@ -53,6 +53,8 @@ class Model:
     freeze_language_model: bool = False
 
 
+# Values of `data.key_steps`, or else how a file ends.
+KEY_STEPS, KEY_STEPS_SUFFIX = ("rule", "none"), ".jsonl"
 # Names of `data.sources.layouts`, and fields of a record that `data.columns` can name.
 LAYOUTS = (
     *("mulberry", "messages", "r1vl", "trl", "verl", "easyr1", "prompt", "geometry3k", "llava", "llava-cot"),
@@ -83,7 +85,8 @@ class Data:
             files are of these: a share if below 1, or else their number; 0 is none.
         split_seed: decides which records are held out, apart from `seed`, so that runs agree on them.
         key_steps: of rows that have none: "rule" takes equations and named quantities from their solution or response
-            (docs/data.md), "none" leaves the records without.
+            (docs/data.md), "none" leaves the records without. Or a file of key steps, as `python -m
+            r1vl_jax.data.key_steps` writes it, whose records have those alone; the others keep their own.
         max_frames: of a video, which is sampled at 2 frames a second; of more, so many are taken at equal distances.
         instruction: how to reason, part of every prompt: after leading images and before the question. A question that
             contains it already does not get it again. "" is none. An export carries it, so that the model is asked as

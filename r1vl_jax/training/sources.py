@@ -5,6 +5,7 @@ from pathlib import Path
 
 from r1vl_jax.config import Data
 from r1vl_jax.config.data_source import parse_sources
+from r1vl_jax.config.settings import KEY_STEPS
 from r1vl_jax.config.validation import SOURCE_SETTINGS, source_settings_without_effect
 from r1vl_jax.data.records import Split, is_record_directory, open_split, split_names
 from r1vl_jax.data.sources.files import find_files, local_source
@@ -33,6 +34,10 @@ def find_sources(data: Data, names: Sequence[str], absent: list[str]) -> None:
             )
         open_splits([Path(source.name) for source in sources], [None] * len(sources), names, absent)
         return
+    if data.key_steps not in KEY_STEPS and not Path(data.key_steps).is_file():
+        absent.append(
+            f"config.data.key_steps={data.key_steps!r}: no such file; make it with python -m r1vl_jax.data.key_steps"
+        )
     for source in sources:
         try:
             if not is_record_directory(source.name):

@@ -41,6 +41,14 @@ _VALUE = re.compile(rf"-?(?:{_NUMBER.pattern}|\(?\d+\)?/\(?\d+\)?)?(?:\*?sqrt\(\
 _ARITHMETIC = re.compile(r"(?:[\d.+*/^()%-]|sqrt|pi)+")
 _DECIMAL = re.compile(r"-?\d+(?:\.\d+)?")
 _FUNCTIONS = re.compile(r"sqrt|sin|cos|tan|log|ln|pi")
+_TRANSCENDENTAL = re.compile("sin|cos|tan|log|ln")
+_OPERATION = re.compile(r"(?<=[\w)%])[-+*/^]|\d[A-Za-z(]|[a-z]\(|sin|cos|tan")
+_OWN_NUMBER = re.compile(r"(?<![\^_\d.])\d")  # neither exponent nor index
+_LETTER = re.compile(r"[^\W\d]|\\")
+_DIGIT = re.compile(r"\d")
+_PRODUCT = re.compile(r"(?<=[\d)i])(?=\(|sqrt|pi)|(?<=\))(?=\d)")
+_PLACES = re.compile(r"-?\d*(?:\.(\d+))?(%)?")
+_ATOM = re.compile(r"\s*[\w.]*\s*")
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -71,7 +79,7 @@ def is_symbol(expression: str) -> bool:
 def is_value(expression: str) -> bool:
     r"""Whether it is the end of a computation: a number, a fraction of numbers, a multiple of a root or of pi."""
     text = plain(expression)
-    if _VALUE.fullmatch(text) is None or re.search(r"\d", text) is None:
+    if _VALUE.fullmatch(text) is None or _DIGIT.search(text) is None:
         return False
     return "/" not in text or not (value(text) or 0.5).is_integer()
 
@@ -79,13 +87,12 @@ def is_value(expression: str) -> bool:
 def is_computation(expression: str) -> bool:
     """Whether it has an operation and a number that is neither exponent nor index."""
     text = plain(expression)
-    has_operation = re.search(r"(?<=[\w)%])[-+*/^]|\d[A-Za-z(]|[a-z]\(|sin|cos|tan", text) is not None
-    return has_operation and re.search(r"(?<![\^_\d.])\d", text) is not None
+    return _OPERATION.search(text) is not None and _OWN_NUMBER.search(text) is not None
 
 
 def has_symbols(expression: str) -> bool:
     """Whether it has quantities that are not known."""
-    return re.search(r"[^\W\d]|\\", _FUNCTIONS.sub("", plain(expression))) is not None
+    return _LETTER.search(_FUNCTIONS.sub("", plain(expression))) is not None
 
 
 def is_less(one: str, other: str) -> bool:
@@ -97,7 +104,7 @@ def may_be_equal(one: str, other: str) -> bool:
     """Whether two expressions are equal up to rounding, or not both can be computed; percents count either way."""
     texts = plain(one), plain(other)
     if any(not _ARITHMETIC.fullmatch(text) for text in texts):
-        return any(has_symbols(text) or re.search("sin|cos|tan|log|ln", text) for text in texts)
+        return any(has_symbols(text) or _TRANSCENDENTAL.search(text) for text in texts)
     is_equal = _are_equal(texts, percent=0.01)
     return is_equal or ("%" in "".join(texts) and _are_equal(texts, percent=1.0))
 
@@ -107,11 +114,12 @@ def _are_equal(texts: tuple[str, str], *, percent: float) -> bool:
     return left is not None and right is not None and abs(left - right) <= _rounding(texts, (left, right), percent)
 
 
+@functools.lru_cache(maxsize=4_096)
 def value(text: str) -> float | None:
     """The value of plain arithmetic; None if it has none, or is too long or too large to compute."""
     if _DECIMAL.fullmatch(text):
         return float(text)
-    text = re.sub(r"(?<=[\d)i])(?=\(|sqrt|pi)|(?<=\))(?=\d)", "*", text.replace("%", "/100"))
+    text = _PRODUCT.sub("*", text.replace("%", "/100"))
     if len(text) > _MAX_LENGTH:
         return None
     try:
@@ -139,7 +147,7 @@ def _evaluate(node: ast.expr) -> float:
 
 def _rounding(texts: tuple[str, str], values: tuple[float, float], percent: float) -> float:
     """How far two sides may differ because one of them is a rounded number."""
-    numbers = [re.fullmatch(r"-?\d*(?:\.(\d+))?(%)?", text) for text in texts]
+    numbers = [_PLACES.fullmatch(text) for text in texts]
     places = [
         (1.0 if number[1] else 0.5) * 10.0 ** -len(number[1] or "") * (percent if number[2] else 1.0)
         for number in numbers
@@ -157,4 +165,4 @@ def _quotient(fraction: re.Match[str]) -> str:
 
 
 def _in_parentheses(text: str) -> str:
-    return text if re.fullmatch(r"\s*[\w.]*\s*", text) else f"({text})"
+    return text if _ATOM.fullmatch(text) else f"({text})"

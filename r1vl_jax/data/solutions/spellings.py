@@ -12,11 +12,14 @@ from r1vl_jax.rewards.normal_form import normal_form
 from r1vl_jax.rewards.strings import to_bytes
 
 MAX_SPELLINGS = 16
+MAX_MERGED = 24
 _MIN_REVERSED = 6  # bytes: "3 + 4 = x" has `4=x`, too
 _WORDS = {"*": " times ", "+": " plus ", "-": " minus ", "/": " divided by "}
 _BETWEEN = re.compile(r"(?<=[\w)%}])([-+*/])")  # an operator that is no sign
 _QUOTIENT = re.compile(r"(?<![\w.)^])([\d.]+)/([\d.]+)(?![\w.(^])")
 _SIMPLE = re.compile(r"-?[\d.]+(?:[-+*/][\d.]+){1,3}")
+_OF_TWO = re.compile(r"(-?[\d.]+)([-+*])([\d.]+)")
+_NOUNS = {"+": "sum", "-": "difference", "*": "product"}
 _COMMUTING = re.compile(r"(-?[\d.]+)([+*])([\d.]+)")
 
 
@@ -24,6 +27,11 @@ def spellings(statement: Statement) -> tuple[str, ...]:
     """The spellings of one key step, as the solution has it first."""
     write = {"equation": _equation, "comparison": _comparison, "name": _quantity}[statement.kind]
     return tuple(dict.fromkeys((statement.text, *write(statement))))[:MAX_SPELLINGS]
+
+
+def merge(group: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    """The spellings of two key steps that are one."""
+    return tuple(dict.fromkeys((*group, *other)))[:MAX_MERGED]
 
 
 def _equation(statement: Statement) -> list[str]:
@@ -36,6 +44,8 @@ def _equation(statement: Statement) -> list[str]:
     written = [f"{computation}={value}", f"{computation} = {value}", f"{spaced} = {value}", f"{latex} = {value}"]
     if spoken:
         written += [f"{spoken} is {value}", f"{spoken} equals {value}"]
+    if of_two := _OF_TWO.fullmatch(computation):
+        written.append(f"{_NOUNS[of_two[2]]} of {of_two[1]} and {of_two[3]} is {value}")
     written += [f"{value}={computation}", f"{value} = {spaced}", f"{value} = {latex}"]
     if "*" in computation or "/" in computation:
         written.append(f"{spaced.replace('*', '×').replace('/', '÷')} = {value}")

@@ -49,6 +49,9 @@ _WORD = re.compile(
     rf"(?<![\\A-Za-z}}\d])(?!{OPERATOR_WORD}\b|(?:by|sqrt|sin|cos|tan|log|ln)\b)(?:[A-Za-z]*[a-z]{{2}}[A-Za-z]*|[A-Z][a-z]\b)"
     r"|[\u3040-\u9fff]+"
 )
+_ARTICLE = re.compile(r"[aAI]\s[\d(\\$]")
+_NUMBER_AT_END = re.compile(r"\d\s?$")
+_BEHIND_UNIT = re.compile(r"[²³\d^{}]*\s*(?:[-+*/×·÷∙−–)]|x\s?\d|\\|$)")
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ class _Side:
         return self.is_words or arithmetic.is_symbol(self.text)
 
 
-def read_statements(text: str) -> Iterator[Statement]:
+def read_statements(doubts: Doubts) -> Iterator[Statement]:
     """What a text states and neither denies nor asks nor supposes, and arithmetic does not refute, in order."""
-    doubts = Doubts.read(text)
+    text = doubts.text
     for statement in _mentioned(text.translate(_NARROW)):
         is_true_anyway = statement.kind != "name" and not arithmetic.has_symbols(statement.left + statement.right)
         if doubts.leave(statement.start, is_true_anyway=is_true_anyway):
@@ -201,13 +204,13 @@ def _without_opening(text: str, first: int) -> int:
     """Where an expression begins that may stand behind a dollar, an open bracket or an article."""
     first += len(text[first:]) - len(text[first:].lstrip(" $*_:"))
     first += text[first:].startswith("(") and text[first:].count("(") > text[first:].count(")")
-    return first + (2 if re.match(r"[aAI]\s[\d(\\$]", text[first:]) else 0)
+    return first + (2 if _ARTICLE.match(text, first) else 0)
 
 
 def _is_unit(text: str, word: re.Match[str]) -> bool:
     """Whether a word stands behind a number and before an operator or the end."""
-    is_behind_number = re.search(r"\d\s?$", text[max(0, word.start() - 2) : word.start()]) is not None
-    return is_behind_number and re.match(r"[²³\d^{}]*\s*(?:[-+*/×·÷∙−–)]|x\s?\d|\\|$)", text[word.end() :]) is not None
+    is_behind_number = _NUMBER_AT_END.search(text, max(0, word.start() - 2), word.start()) is not None
+    return is_behind_number and _BEHIND_UNIT.match(text, word.end()) is not None
 
 
 def _without_unit(text: str, start: int) -> _Side:

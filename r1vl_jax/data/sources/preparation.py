@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from r1vl_jax.config.data_source import preparation_errors
+from r1vl_jax.config.settings import KEY_STEPS
+from r1vl_jax.data.key_steps.file import KeyStepsFile
 from r1vl_jax.data.record import Record, UnusableRecord, check
 from r1vl_jax.data.sources.files import TRAIN, Row, count_rows, read_rows
 from r1vl_jax.data.sources.layouts import parse_columns, recognise
-from r1vl_jax.data.sources.rows import RowReader
+from r1vl_jax.data.sources.rows import NO_KEY_STEPS, RowReader
 from r1vl_jax.data.sources.videos import MAX_FRAMES
 
+FROM_FILE = "key steps of data.key_steps"  # a note
 _NUM_SAMPLED = 100  # rows of a file that the layout is recognised by
 
 
@@ -31,7 +34,8 @@ class Preparation:
         columns: "FIELD=COLUMN,...": columns that have another name than in the layout.
         validation_size, test_size: training records that are held out: a share if below 1, or else their number.
         split_seed: decides which.
-        key_steps: of rows that have none: "rule" takes them from the solution or response, "none" does not.
+        key_steps: of rows that have none: "rule" takes them from the solution or response, "none" does not. Or a file
+            of key steps, which come before those of the rows.
         max_frames: of a video; of more, so many are taken at equal distances.
 
     Raises:
@@ -65,6 +69,16 @@ class Preparation:
         name = Path(self.name or os.path.abspath(self.source)).name
         return re.sub(r"\W+", "-", name.split(".")[0]).strip("-") or "data"
 
+    def key_steps_file(self) -> KeyStepsFile | None:
+        """Key steps of a file, if there are to be any.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        if self.key_steps in KEY_STEPS:
+            return None
+        return KeyStepsFile(Path(self.key_steps))
+
     def reader(self, files: Sequence[Path]) -> RowReader:
         """The reader of the rows of files, which are of one layout.
 
@@ -77,7 +91,7 @@ class Preparation:
             layout = self.layout or recognise(rows, columns)
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from error
-        return RowReader(layout, columns, self.root, self.stem, self.key_steps, self.max_frames)
+        return RowReader(layout, columns, self.root, self.stem, self.key_steps == "rule", self.max_frames)
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,7 @@ class Part:
         files_split: the split that the files are of, which rows are numbered in.
         num_rows: of all files; None if not counted.
         numbers: of the rows; None for all.
+        key_steps: of records, in place of those that their rows have.
     """
 
     split: str
@@ -96,6 +111,7 @@ class Part:
     reader: RowReader
     num_rows: int | None = None
     numbers: frozenset[int] | None = None
+    key_steps: KeyStepsFile | None = None
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         rows = enumerate(itertools.chain.from_iterable(read_rows(path) for path in self.files))
@@ -112,9 +128,10 @@ def split_parts(preparation: Preparation, files: Mapping[str, Sequence[Path]]) -
         )
     if sizes and TRAIN not in files:
         raise ValueError(f"data.{next(iter(sizes))}_size: {preparation.source} has no training records to hold out of")
+    key_steps = preparation.key_steps_file()
     for split, paths in files.items():
         num_rows = sum(map(count_rows, paths))
-        part = Part(split, split, paths, preparation.reader(paths), num_rows)
+        part = Part(split, split, paths, preparation.reader(paths), num_rows, key_steps=key_steps)
         if split != TRAIN or not sizes:
             yield part
             continue
@@ -158,6 +175,9 @@ def valid_records(
 
 def _read(part: Part, row: Row, number: int) -> tuple[Record, list[str]]:
     record, notes = part.reader.read(row, split=part.files_split, number=number)
+    if part.key_steps and (line := part.key_steps.find(part.files_split, record.id, number)):
+        record = replace(record, key_steps=line.found.groups)
+        notes = [FROM_FILE if record.key_steps else NO_KEY_STEPS, *(note for note in notes if note != NO_KEY_STEPS)]
     try:
         check(record)
     except ValueError as error:

@@ -9,16 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from r1vl_jax.config.settings import KEY_STEPS
 from r1vl_jax.data.records import Record, UnusableRecord, hash_files, write_splits
 from r1vl_jax.data.sources.account import Account
 from r1vl_jax.data.sources.files import find_files
-from r1vl_jax.data.sources.preparation import Part, Preparation, split_parts, valid_records
+from r1vl_jax.data.sources.preparation import FROM_FILE, Part, Preparation, split_parts, valid_records
 
 # (iterable, name, length) -> the same iterable, whose progress is shown.
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 _SUMMARY, _DROPPED = "summary.json", "dropped.txt"
-_VERSION = 6  # of what rows become: a new one prepares again
+_VERSION = 7  # of what rows become: a new one prepares again
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def prepare(preparation: Preparation, cache: Path, *, track: Track | None = None
         FileNotFoundError, ValueError: the source is not there, cannot be read, or a split has no usable record.
     """
     files = find_files(preparation.source)
+    if preparation.key_steps not in KEY_STEPS and not Path(preparation.key_steps).is_file():
+        raise FileNotFoundError(f"data.key_steps={preparation.key_steps!r}: no such file")
     cache.mkdir(parents=True, exist_ok=True)
     directory = cache / f"{preparation.stem}-{_digest(preparation, files, cache)[:12]}"
     if not _is_finished(directory):
@@ -78,6 +81,8 @@ def _digest(preparation: Preparation, files: Mapping[str, Sequence[Path]], cache
     by_name = {path.relative_to(root).as_posix(): path for paths in files.values() for path in paths}
     content = hash_files(by_name, cache / f"{preparation.stem}-files.json")
     settings = asdict(preparation) | {"source": preparation.stem, "images": str(preparation.root)}
+    if preparation.key_steps not in KEY_STEPS:
+        settings["key_steps"] = hashlib.sha256(Path(preparation.key_steps).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps([_VERSION, content, settings]).encode()).hexdigest()
 
 
@@ -96,7 +101,10 @@ def _write(preparation: Preparation, files: Mapping[str, Sequence[Path]], direct
         split, _, name = place.partition(" ")
         account.drop(split, name, reason)
     layouts = [f"{part.split}: layout {part.reader.layout}" for part in parts if part.split == part.files_split]
-    summary = [*layouts, *account.lines()]
+    lines = list(account.lines())
+    if preparation.key_steps not in KEY_STEPS and not any(FROM_FILE in line for line in lines):
+        lines.append(f"{preparation.key_steps} has key steps of none of these records: are they of other data?")
+    summary = [*layouts, *lines]
     (directory / _DROPPED).write_text("".join(f"{line}\n" for line in account.dropped()), "utf-8")
     (directory / _SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
 

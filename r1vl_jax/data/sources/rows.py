@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r1vl_jax.data import fields
-from r1vl_jax.data.key_steps import key_steps_by_rule
+from r1vl_jax.data.key_steps.rule import explain_texts
 from r1vl_jax.data.placeholders import VIDEO_PLACEHOLDER, match_placeholders
 from r1vl_jax.data.record import Record, UnusableRecord, pair_turns
 from r1vl_jax.data.sources.answers import (
@@ -23,8 +23,10 @@ from r1vl_jax.data.sources.layouts import LAYOUTS, rename
 from r1vl_jax.data.sources.pictures import list_pictures, read_picture
 from r1vl_jax.data.sources.readers import Cells
 from r1vl_jax.data.sources.videos import MAX_FRAMES, list_videos, read_video
-from r1vl_jax.rewards.answers import compare_any
 from r1vl_jax.rewards.key_steps import parse_key_steps, read_groups
+
+NO_KEY_STEPS = "no key steps"  # a note
+_MAX_WORDS_OF_MARKS = 3  # beside an answer, as in "Answer: \\boxed{5}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class RowReader:
         columns: field -> column, as `data.columns` renames them.
         root: of relative paths of pictures.
         source: name of the data set, part of the ids that rows lack.
-        key_steps: "rule" takes those of rows without any from their solution or response; "none" leaves them out.
+        finds_key_steps: whether those of rows without any are taken from their solution or response, by rule.
         max_frames: of a video.
     """
 
@@ -44,7 +46,7 @@ class RowReader:
     columns: Mapping[str, str]
     root: Path
     source: str
-    key_steps: str = "rule"
+    finds_key_steps: bool = True
     max_frames: int = MAX_FRAMES
 
     def read(self, row: Row, *, split: str, number: int) -> tuple[Record, list[str]]:
@@ -78,16 +80,18 @@ class RowReader:
         notes += [each for each in (change, video_change) if each]
         clips = [read_video(video, self.root, max_frames=self.max_frames, fps=fps) for video, fps in videos]
         problem = list_choices(texts[-1], choices)
+        solution = _worked_solution(cells)
         key_steps, change = _own_key_steps(cells.key_steps)
         notes += [change] if change else []
-        if not key_steps and self.key_steps == "rule":
-            key_steps = _key_steps("\n".join((cells.system, *texts[:-1], problem)), cells, answers)
+        if not key_steps and self.finds_key_steps:
+            question = "\n".join((cells.system, *texts[:-1], problem))
+            key_steps = explain_texts(question, (solution, cells.response), answers).groups
             notes += ["key steps by rule"] if key_steps else []
         record = Record(
             id=record_id,
             images=tuple(read_picture(picture, self.root) for picture in pictures),
             problem=problem,
-            solution=cells.solution or answer,
+            solution=solution or answer,
             answer=answer,
             key_steps=key_steps,
             response=cells.response,
@@ -130,6 +134,18 @@ def _answers(cells: Cells, choices: tuple[str, ...]) -> tuple[list[str], list[st
     return [answer] if answer else [], notes
 
 
+def _worked_solution(cells: Cells) -> str:
+    """Of its own column, or of the one that has the answer at its end, as in GSM8K."""
+    texts = [cell for cell in cells.answers.values() if isinstance(cell, str)]
+    own_answers = [answer_in_response(text) for text in texts]
+    worked = (
+        text
+        for text, own_answer in zip(texts, own_answers, strict=True)
+        if own_answer and len(text.split()) > len(own_answer.split()) + _MAX_WORDS_OF_MARKS
+    )
+    return cells.solution or next(worked, "")
+
+
 def _own_key_steps(cell: Any) -> tuple[tuple[tuple[str, ...], ...], str]:
     """Those that the row has, and what was changed in them."""
     if not cell or (isinstance(cell, Mapping) and cell.get("Steps", ()) is None):
@@ -141,20 +157,9 @@ def _own_key_steps(cell: Any) -> tuple[tuple[tuple[str, ...], ...], str]:
     return groups, "" if groups == read_groups(cell) else "empty key steps left out"
 
 
-def _key_steps(question: str, cells: Cells, answers: list[str]) -> tuple[tuple[str, ...], ...]:
-    """Of the solution, or else the response; none of a text whose own answer is wrong."""
-    for text in (cells.solution, cells.response):
-        own_answer = answer_in_response(text)
-        is_marked = own_answer not in ("", text.strip())
-        is_wrong = bool(answers) and is_marked and compare_any(answers, own_answer).is_correct is False
-        if not is_wrong and (groups := key_steps_by_rule(question, text)):
-            return groups
-    return ()
-
-
 def _notes(record: Record) -> Iterator[str]:
     if not record.key_steps:
-        yield "no key steps"
+        yield NO_KEY_STEPS
     if not record.answer:
         yield "no answer, so for supervised stages only"
     if record.history:

@@ -7,9 +7,9 @@ from r1vl_jax.rewards import key_step_spans
 
 # solution: a spelling of each group expected
 FACTORS = {
-    "perimeter = 2 (3 + 4) = 14": ["perimeter = 2 (3 + 4) = 14", "2 (3 + 4) = 14"],
-    "Area = 1/2 (6)(8) = 24": ["Area = 1/2 (6)(8) = 24", "1/2 (6)(8) = 24"],
-    r"A = \frac{1}{2} (6) (8) = 24": [r"A = \frac{1}{2} (6) (8) = 24", r"\frac{1}{2} (6) (8) = 24"],
+    "perimeter = 2 (3 + 4) = 14": ["perimeter = 2 (3 + 4) = 14"],
+    "Area = 1/2 (6)(8) = 24": ["Area = 1/2 (6)(8) = 24"],
+    r"A = \frac{1}{2} (6) (8) = 24": [r"A = \frac{1}{2} (6) (8) = 24"],
     r"C = 2\pi (7)": [],
     "f(2) = 3 (2)^2 = 12": ["3 (2)^2 = 12"],
     "y = 2 (x + 1)": [],
@@ -21,7 +21,6 @@ FACTORS = {
     "y = 12 m, and z = 13 L.": ["y = 12", "z = 13"],
     r"V = \frac{4}{3}\pi r^3 = \frac{4}{3}\pi (3)^3 = 36\pi": [
         r"V = \frac{4}{3}\pi r^3 = \frac{4}{3}\pi (3)^3 = 36\pi",
-        r"\frac{4}{3}\pi (3)^3 = 36\pi",
     ],
     r"y = 2\frac{1}{2}": [],
     "share = 20% of 50": ["20%"],  # no name of it
@@ -32,10 +31,7 @@ FACTORS = {
     "The price was 31 in 2019.": ["price was 31"],
     "y = 12 or 13": [],
     "y = 2 3/4": [],
-    r"total = 5 \left( 3 + 4 \right) = 35": [
-        r"total = 5 \left( 3 + 4 \right) = 35",
-        r"5 \left( 3 + 4 \right) = 35",
-    ],
+    r"total = 5 \left( 3 + 4 \right) = 35": [r"total = 5 \left( 3 + 4 \right) = 35"],
     "The interval is 5..7": [],
     "y = 2 to 5": [],
 }
@@ -77,7 +73,7 @@ STRUCTURE = {
 }
 EASY = {
     r"\frac12 \times 8 = 4": [r"\frac12 \times 8 = 4"],
-    r"\begin{aligned} a &= 13 + 4 \\ &= 17 \\ b &= 17 - 5 = 12 \end{aligned}": ["b &= 17 - 5 = 12", "17 - 5 = 12"],
+    r"\begin{aligned} a &= 13 + 4 \\ &= 17 \\ b &= 17 - 5 = 12 \end{aligned}": ["b &= 17 - 5 = 12"],
     "- 5 + 6 = 11\n- 3 + 4 = 7": ["5 + 6 = 11", "3 + 4 = 7"],
     "1{,}000 + 500 = 1{,}500": ["1{,}000 + 500 = 1{,}500"],
     "３＋４＝７": ["３＋４＝７"],
@@ -85,7 +81,7 @@ EASY = {
 SHORT = {
     "x = 2 + 2 = 4": ["2 + 2 = 4"],
     "x = 4": ["x = 4"],
-    "x = 20 + 4 = 24": ["x = 20 + 4 = 24", "20 + 4 = 24"],
+    "x = 20 + 4 = 24": ["x = 20 + 4 = 24"],
 }
 CASES = FACTORS | DOUBTS | STRUCTURE | EASY | SHORT
 COPIES = {

@@ -37,14 +37,13 @@ TABLE = {
     "Geometry, a root": (
         "Find AB.",
         r"By Pythagoras, $AB = \sqrt{3^2+4^2} = 5$.",
-        [r"AB = \sqrt{3^2+4^2} = 5", r"\sqrt{3^2+4^2} = 5"],
+        [r"AB = \sqrt{3^2+4^2} = 5"],
     ),
     "Geometry, fractions and units": (
         "What is the area?",
         r"\text{Area} = \frac{1}{2} \cdot 6 \cdot 8 = 24 \text{ cm}^2, and 5 cm * 3 cm = 15 cm^2.",
         [
             r"\text{Area} = \frac{1}{2} \cdot 6 \cdot 8 = 24",
-            r"\frac{1}{2} \cdot 6 \cdot 8 = 24",
             "5 cm * 3 cm = 15",
         ],
     ),
@@ -54,7 +53,6 @@ TABLE = {
         [
             r"\angle A = 90",
             r"\angle B = 180^\circ - 90^\circ - 37^\circ = 53",
-            r"180^\circ - 90^\circ - 37^\circ = 53",
         ],
     ),
     "Geometry, trigonometry and brackets": (
@@ -70,7 +68,7 @@ TABLE = {
     "ChartQA": (
         "How much higher is it than in 2018?",
         "The value for 2019 is 31.4%, 2.5 higher than 28.9. The difference is 31.4 - 28.9 = 2.5.",
-        ["value for 2019 is 31.4%", "difference is 31.4 - 28.9 = 2.5", "31.4 - 28.9 = 2.5"],
+        ["value for 2019 is 31.4%", "difference is 31.4 - 28.9 = 2.5"],
     ),
     "ChartQA, numbers with units where there is nothing else": (
         "Which is the warmest month?",
@@ -113,7 +111,7 @@ TABLE = {
     "numbers equal to numbers": ("Q?", "3 km = 3000 m, 1.50 = 1.5, 0.5 = 50%.", []),
     "a single digit with a unit": ("Q?", "It is 5 km away, and it takes us 3 h to go.\nIt is 7% warmer.", []),
 }
-PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+PAGE = Path(__file__).parents[3] / "docs" / "data.md"
 TABLE_CASES = pytest.mark.parametrize("name", TABLE)
 
 
@@ -127,6 +125,20 @@ def test_the_example_of_the_page_is_what_it_says():
     (example,) = re.findall(r"```pycon\n(.*?)```", PAGE.read_text(), re.DOTALL)
     test = doctest.DocTestParser().get_doctest(example, {}, "data.md", None, None)
     assert doctest.DocTestRunner(verbose=False).run(test) == (0, 3)
+
+
+def test_a_named_quantity_and_its_computation_are_one_key_step_which_either_earns():
+    (group,) = key_steps_by_rule("Find AB.", r"So $AB = 12 \times 4 = 48$.")
+    for stated in ("AB = 48", "AB is 48", "12 * 4 = 48", "4 times 12 is 48", "the product of 12 and 4 is 48"):
+        assert rewards.key_step_spans(f"Here {stated}.", [group], semantics="paper")[0], stated
+    for stated in ("AB = 12", "12 * 4 = 49", "4 + 12 = 48"):
+        assert not rewards.key_step_spans(f"Here {stated}.", [group], semantics="paper")[0], stated
+
+
+def test_of_a_named_quantity_that_the_question_has_the_computation_stays():
+    (group,) = key_steps_by_rule("Why is AB = 48?", r"So $AB = 12 \times 4 = 48$.")
+    assert group[0] == r"12 \times 4 = 48"
+    assert "AB = 48" not in group
 
 
 def test_spellings_are_plain_latex_and_words_with_either_side_first():
@@ -189,8 +201,8 @@ def test_a_response_equal_to_the_solution_matches_all():
         for semantics in ("paper", "released"):
             asked = response_format.compose("A.", "B.", [question], "C")
             assert not any(rewards.key_step_spans(asked, groups, semantics=semantics)), question
-        assert all(1 < len(group) <= 16 and max(map(len, group)) < 100 for group in groups)
-    assert num_groups > 800
+        assert all(1 < len(group) <= 24 and max(map(len, group)) < 100 for group in groups)
+    assert num_groups > 600
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,128 @@
+"""Key steps for the records of a data set, by rule or by a language model, and a page to look at them.
+
+    python -m r1vl_jax.data.key_steps --data=SOURCE --out=key_steps.jsonl [--page=key_steps.html] [--images=DIR]
+    python -m r1vl_jax.data.key_steps --data=SOURCE --out=key_steps.jsonl --model=DIR
+    python -m r1vl_jax.data.key_steps --data=SOURCE --out=key_steps.jsonl --model=NAME --endpoint=http://localhost:8000/v1
+        [--max_calls=1000] [--prompts=DIR]
+
+`--data` is what `data.source` takes, files or a name on the hub, with `--images`, `--layout` and `--columns` as in
+`data`. OUT gets a line for each record that has no key steps of its own; lines that it has already, edited or not, stay
+as they are. A run reads it with `data.key_steps=OUT`. A model is a checkpoint or, with `--endpoint`, one behind an
+OpenAI-compatible endpoint, whose key is that of the environment variable OPENAI_API_KEY. Its replies are kept beside
+OUT, so that nothing is asked twice.
+"""
+
+import contextlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from absl import app, flags, logging
+from etils import epath
+from rich.console import Console
+
+import r1vl_jax
+from r1vl_jax.data.key_steps.by_model import OWN_PROMPTS, Prompts, key_steps_by_model
+from r1vl_jax.data.key_steps.endpoint import Endpoint
+from r1vl_jax.data.key_steps.file import KeyStepsFile
+from r1vl_jax.data.key_steps.over_files import Find, by_rule, find_key_steps, read_records
+from r1vl_jax.data.key_steps.replies import Ask, Cache, Reply, limited
+from r1vl_jax.data.record import UnusableRecord
+from r1vl_jax.data.records import is_record_directory
+from r1vl_jax.data.sources.files import find_files, local_source
+from r1vl_jax.data.sources.preparation import Part, Preparation, split_parts
+from r1vl_jax.observe.progress import Progress
+from r1vl_jax.report.key_steps import write_page
+
+_RULE = "rule"
+_ROWS = 16  # prompts that a checkpoint is asked at one time
+_MAX_NEW_TOKENS = 1024
+
+
+def main() -> None:
+    data = flags.DEFINE_string("data", None, "File, directory or name on the hub.", required=True)
+    images = flags.DEFINE_string("images", "", "Root of relative paths of pictures.")
+    layout = flags.DEFINE_string("layout", "", "Layout of the rows; by default it is recognised.")
+    columns = flags.DEFINE_string("columns", "", "Columns of other names, as problem=question,answer=label.")
+    out = flags.DEFINE_string("out", None, "File of key steps, a JSON object a line.", required=True)
+    limit = flags.DEFINE_integer("limit", 0, "The first so many records of each split; 0 for all.", lower_bound=0)
+    page = flags.DEFINE_string("page", "", "HTML page that shows records with their key steps.")
+    num_shown = flags.DEFINE_integer("page_records", 50, "Records on the page, the first ones.", lower_bound=1)
+    model = flags.DEFINE_string("model", "", "Directory of a checkpoint, or a model's name at the endpoint.")
+    endpoint = flags.DEFINE_string("endpoint", "", "URL of an OpenAI-compatible endpoint, up to /v1.")
+    prompts = flags.DEFINE_string("prompts", str(OWN_PROMPTS), "Directory with extract.txt, keep.txt and spell.txt.")
+    max_calls = flags.DEFINE_integer("max_calls", 1_000_000, "Most calls of the model.", lower_bound=1)
+    timeout_s = flags.DEFINE_float("timeout_s", 120.0, "Of a reply of the endpoint, in seconds.", lower_bound=0.1)
+
+    def start(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        path, by = Path(out.value), model.value or _RULE
+        try:
+            if endpoint.value and not model.value:
+                raise ValueError("--endpoint: expected the model's name there, too: --model=NAME")
+            parts = _parts(data.value, images.value, layout.value, columns.value)
+            with contextlib.ExitStack() as stack:
+                if not model.value:
+                    find = stack.enter_context(by_rule())
+                else:
+                    read = Prompts.read(Path(prompts.value))
+                    ask = stack.enter_context(_ask(by, endpoint.value, timeout_s.value))
+                    replies = Cache(path.with_suffix(".replies"), {"model": by, "endpoint": endpoint.value})
+                    ask = stack.enter_context(replies).cached(limited(ask, max_calls.value))
+                    find = partial(key_steps_by_model, ask=ask, prompts=read)
+                account = _find(parts, path, find, by=by, limit=limit.value)
+            if page.value:
+                items = read_records(parts, drop=lambda _: None, limit=num_shown.value)
+                write_page(epath.Path(page.value), itertools.islice(items, num_shown.value), KeyStepsFile(path))
+        except (ValueError, OSError) as error:
+            raise SystemExit(str(error)) from None
+        print(*account, path, *([page.value] if page.value else []), sep="\n")
+
+    app.run(start)
+
+
+def _parts(data: str, images: str, layout: str, columns: str) -> list[Part]:
+    source = str(local_source(data))
+    if is_record_directory(source):
+        raise ValueError(f"--data={data}: expected files; this is a directory of records, which have their key steps")
+    preparation = Preparation(source, data, images, layout, columns, key_steps="none")
+    return list(split_parts(preparation, find_files(source)))
+
+
+@contextlib.contextmanager
+def _ask(model: str, endpoint: str, timeout_s: float) -> Iterator[Ask]:
+    if endpoint:
+        with Endpoint(endpoint, model, timeout_s=timeout_s) as asked:
+            yield asked.ask
+    else:
+        checkpoint = r1vl_jax.load(model)
+        yield lambda prompts: [
+            Reply(answer) if answer.has_ended else Reply(error=f"longer than {_MAX_NEW_TOKENS} tokens")
+            for batch in _batched(prompts, _ROWS)
+            for answer in checkpoint.generate(batch, max_new_tokens=_MAX_NEW_TOKENS, instruction="")
+        ]
+
+
+def _batched(prompts: Sequence[str], size: int) -> Iterator[list[str]]:
+    return (list(prompts[start : start + size]) for start in range(0, len(prompts), size))
+
+
+def _find(parts: Sequence[Part], path: Path, find: Find, *, by: str, limit: int) -> list[str]:
+    """The account of all records, with those that could not be read."""
+    num_rows = sum(min(part.num_rows or 0, limit or math.inf) for part in parts)
+    left_out = Counter[str]()
+
+    def drop(error: UnusableRecord) -> None:
+        left_out[f"cannot be used: {error.reason}"] += 1
+
+    with Progress("key steps", int(num_rows), console=Console()) as progress:
+        items = read_records(parts, limit=limit, drop=drop)
+        account = find_key_steps(items, path, find, by=by, advance=progress.update)
+    return [*account, *(f"{count:,} records: {what}" for what, count in left_out.most_common(5))]
+
+
+if __name__ == "__main__":
+    main()

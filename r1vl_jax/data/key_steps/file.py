@@ -1,0 +1,121 @@
+"""A file of key steps: a JSON object a line, written while they are found, edited by hand, read by a run.
+
+    {"split": "train", "id": "mulberry/train/0", "by": "rule", "key_steps": [["8 * 6 = 48", "8 times 6 is 48"]],
+     "reasons": {"8 * 6 = 48": "a computation with its value"}, "left_out": {}}
+
+`id` and `key_steps` are enough.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from r1vl_jax.data.key_steps.found import KeySteps
+from r1vl_jax.rewards.key_steps import parse_key_steps
+
+
+@dataclass(frozen=True)
+class Line:
+    """The key steps of one record.
+
+    Attributes:
+        number: of the line, from 1.
+        split, id: of the record; a line without a split is of the record in any.
+        by: what found them; "" if the line does not say.
+    """
+
+    number: int
+    split: str
+    id: str
+    by: str
+    found: KeySteps
+
+
+class KeyStepsFile:
+    """The lines of a file, found by split and id.
+
+    Args:
+        path: of the file; an absent one is empty.
+
+    Raises:
+        ValueError: a line cannot be read, or two are of one record; says which, and why. A last line that was not
+            written to its end is left out.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lines: dict[tuple[str, str], Line] = {}
+        for line in _read(path) if path.exists() else ():
+            if earlier := self._lines.get(key := (line.split, line.id)):
+                raise ValueError(f"{path}: lines {earlier.number} and {line.number} are both of record {line.id!r}")
+            self._lines[key] = line
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def find(self, split: str, record_id: str, row: int | None = None) -> Line | None:
+        """Of a record of a split; with its row, by the id that the row states.
+
+        Of several rows that state one id all but the first have `ID#ROW` in the file.
+        """
+        names = (record_id,) if row is None else (f"{record_id}#{row}", record_id)
+        keys = ((each, name) for name in names for each in (split, ""))
+        return next((self._lines[key] for key in keys if key in self._lines), None)
+
+    def makers(self) -> set[str]:
+        """What found the key steps in it."""
+        return {line.by for line in self._lines.values()}
+
+
+def append(file: IO[str], found: Iterable[tuple[str, str, KeySteps]], *, by: str) -> None:
+    """Writes the key steps of records, each with its split and id, and hands them to the operating system."""
+    for split, record_id, key_steps in found:
+        line = {"split": split, "id": record_id, "by": by, "key_steps": key_steps.groups}
+        line |= {"reasons": key_steps.reasons, "left_out": key_steps.left_out}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    file.flush()
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """The file, ready for a further line: what is left of one that was not written to its end is cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    file.seek(0)
+    whole, newline, last = file.read().rpartition("\n")
+    if last and not _is_json(last):
+        file.truncate(len((whole + newline).encode()))
+    elif last:  # as an editor may leave it
+        file.write("\n")
+    return file
+
+
+def _read(path: Path) -> Iterator[Line]:
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a file of key steps: {error}") from error
+    for number, text in enumerate(lines, start=1):
+        if not text.strip() or (number == len(lines) and not _is_json(text)):
+            continue
+        try:
+            yield _parse(json.loads(text), number)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: line {number}: {error}") from None
+
+
+def _parse(line: Any, number: int) -> Line:
+    if not isinstance(line, dict) or not isinstance(line.get("id"), str) or "key_steps" not in line:
+        raise ValueError(f"expected an object with `id`, a text, and `key_steps`, got {str(line)[:60]}")
+    reasons, left_out = (value if isinstance(value := line.get(name), dict) else {} for name in ("reasons", "left_out"))
+    found = KeySteps(parse_key_steps(line["key_steps"]), reasons, left_out)
+    return Line(number, str(line.get("split", "")), line["id"], str(line.get("by", "")), found)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

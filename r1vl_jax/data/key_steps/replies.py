@@ -1,0 +1,113 @@
+"""What a language model replies to prompts: kept on disk, so that nothing is asked twice, and limited in number."""
+
+import hashlib
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_BRACKETS = re.compile(r"[\[{]")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply to a prompt, or why there is none.
+
+    Attributes:
+        text: as the model wrote it.
+        error: "" where there is a text.
+    """
+
+    text: str = ""
+    error: str = ""
+
+
+# prompts -> a reply to each
+Ask = Callable[[Sequence[str]], Sequence[Reply]]
+
+
+def limited(ask: Ask, max_calls: int) -> Ask:
+    """Asks no more than so many prompts in all; the others get an error."""
+    num_left = max_calls
+
+    def ask_limited(prompts: Sequence[str]) -> list[Reply]:
+        nonlocal num_left
+        asked = prompts[:num_left]
+        num_left -= len(asked)
+        error = Reply(error=f"the limit of {max_calls:,} calls is reached")
+        return [*(ask(asked) if asked else ()), *[error] * (len(prompts) - len(asked))]
+
+    return ask_limited
+
+
+class Cache:
+    """Replies on disk, by everything that decides them; a context manager.
+
+    Args:
+        path: an SQLite file; is made.
+        made_by: model and settings.
+
+    Raises:
+        ValueError: the file is none of this kind.
+    """
+
+    def __init__(self, path: Path, made_by: dict[str, Any]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._prefix = json.dumps(made_by, sort_keys=True)
+        self._connection = sqlite3.connect(path)
+        try:
+            with self._connection:
+                self._connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT)")
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path}: expected a file of replies that this program wrote: {error}") from error
+
+    def __enter__(self) -> "Cache":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
+
+    def cached(self, ask: Ask) -> Ask:
+        """Asks only what has no reply yet; errors are not kept."""
+
+        def ask_new(prompts: Sequence[str]) -> list[Reply]:
+            replies = {prompt: self._find(prompt) for prompt in prompts}
+            new = [prompt for prompt, reply in replies.items() if reply is None]
+            for prompt, reply in zip(new, ask(new) if new else (), strict=True):
+                replies[prompt] = reply
+                self._keep(prompt, reply)
+            return [reply for prompt in prompts if (reply := replies[prompt]) is not None]
+
+        return ask_new
+
+    def _find(self, prompt: str) -> Reply | None:
+        row = self._connection.execute("SELECT text FROM replies WHERE key = ?", (self._key(prompt),)).fetchone()
+        return None if row is None else Reply(row[0])
+
+    def _keep(self, prompt: str, reply: Reply) -> None:
+        if not reply.error:
+            with self._connection:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO replies VALUES (?, ?)", (self._key(prompt), reply.text)
+                )
+
+    def _key(self, prompt: str) -> str:
+        return hashlib.sha256(f"{self._prefix}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_json(text: str) -> Any:
+    """The first JSON list or object in a reply, which may stand in a code block or between sentences.
+
+    Raises:
+        ValueError: there is none.
+    """
+    decoder = json.JSONDecoder()
+    for bracket in _BRACKETS.finditer(text):
+        try:
+            return decoder.raw_decode(text, bracket.start())[0]
+        except (ValueError, RecursionError):
+            continue
+    raise ValueError(f"expected JSON in the reply, got {text.strip()[:60]!r}")

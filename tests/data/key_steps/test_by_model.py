@@ -1,0 +1,146 @@
+"""Key steps by a language model: three passes, with replies that are checked, kept and limited in number."""
+
+import json
+
+import pytest
+
+from r1vl_jax.data.key_steps.by_model import OWN_PROMPTS, Prompts, key_steps_by_model
+from r1vl_jax.data.key_steps.found import KeySteps
+from r1vl_jax.data.key_steps.replies import Cache, Reply, limited, read_json
+from r1vl_jax.data.records import Record
+
+PROMPTS = Prompts("extract {question} {solution}", "keep {question} {solution} {steps} {max_steps}", "spell {steps}")
+SOLUTION = "Each row has 8 * 6 = 48 squares. With the 5 of {the rest} that makes 48 + 5 = 53.\n#### 53"
+
+
+def record(number=0, **changes) -> Record:
+    fields = {"problem": "There are 5 more. How many?", "solution": SOLUTION, "answer": "53", "id": f"r-{number}"}
+    return Record.make(**fields | changes)
+
+
+class Model:
+    """A model that replies to each pass, as told; what it was asked is kept."""
+
+    def __init__(self, **replies):
+        self.replies = {
+            "extract": ["8 * 6 = 48", "48 + 5 = 53", "8 * 6 = 49", "5", "There are 5 more", "53", "x" * 300],
+            "keep": ["8 * 6 = 48", "48 + 5 = 53", "of its own"],
+            "spell": {"8 * 6 = 48": ["8*6=48", "8 times 6 is 48", "8*7=56", "48 is right"], "48 + 5 = 53": []},
+        } | replies
+        self.asked: list[str] = []
+
+    def __call__(self, prompts):
+        self.asked += prompts
+        replies = [self.replies[prompt.split(" ")[0]] for prompt in prompts]
+        return [
+            each if isinstance(each, Reply) else Reply(each if isinstance(each, str) else json.dumps(each))
+            for each in replies
+        ]
+
+
+def test_what_a_model_names_is_kept_where_the_solution_has_it():
+    (found,) = key_steps_by_model([record()], Model(extract=[*Model().replies["extract"], "the rest"]), PROMPTS)
+    assert found.groups == (("8 * 6 = 48", "8*6=48", "8 times 6 is 48"), ("48 + 5 = 53",))
+    assert found.reasons == dict.fromkeys(("8 * 6 = 48", "48 + 5 = 53"), "of the core, says the model")
+    assert found.left_out == {
+        "8 * 6 = 49": "not in the solution",
+        "5": "so short that it is found by chance",
+        "There are 5 more": "not in the solution",
+        "53": "the final answer alone",
+        "x" * 300: "longer than 200 characters",
+        "the rest": "not of the core, says the model",
+    }
+
+
+def test_what_the_question_says_is_no_key_step():
+    asked = record(problem="We know 8 * 6 = 48. How many?")
+    (found,) = key_steps_by_model([asked], Model(), PROMPTS)
+    assert found.groups == (("48 + 5 = 53",),)
+    assert found.left_out["8 * 6 = 48"] == "the question says it already"
+
+
+def test_prompts_have_question_solution_and_steps_as_they_are():
+    key_steps_by_model([record()], model := Model(), PROMPTS)
+    extract, keep, spell = model.asked
+    assert extract == f"extract There are 5 more. How many? {SOLUTION}".replace("There", "\nThere")
+    assert "{the rest}" in keep
+    assert '"8 * 6 = 48"' in keep
+    assert keep.endswith(" 8")
+    assert "of its own" not in spell
+
+
+def test_a_record_without_a_worked_solution_is_not_asked_about():
+    assert key_steps_by_model([record(solution="53")], model := Model(), PROMPTS) == [KeySteps()]
+    assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    ("replies", "message"),
+    [
+        ({"extract": "Sorry, I cannot."}, "pass extract: expected JSON in the reply, got 'Sorry, I cannot.'"),
+        ({"extract": {"a": 1}}, "pass extract: expected a list of texts"),
+        ({"extract": [1, 2]}, "pass extract: expected a list of texts"),
+        ({"keep": Reply(error="status 500")}, "pass keep: status 500"),
+        ({"spell": ["8*6=48"]}, "pass spell: expected an object of lists"),
+        ({"spell": {"8 * 6 = 48": "8*6=48"}}, "pass spell: expected a list of texts"),
+    ],
+)
+def test_nonsense_fails_a_record_by_name_and_no_other_pass_follows(replies, message):
+    (found,) = key_steps_by_model([record()], model := Model(**replies), PROMPTS)
+    assert found.startswith(message)
+    assert len(model.asked) == 1 + ["extract", "keep", "spell"].index(next(iter(replies)))
+
+
+def test_one_that_fails_takes_no_other_with_it():
+    def ask(prompts):
+        replies = Model()(prompts)
+        return [
+            Reply(error="cut") if "two?" in prompt else reply for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+
+    found = key_steps_by_model([record(1), record(2, problem="two?"), record(3)], ask, PROMPTS)
+    assert [isinstance(each, KeySteps) for each in found] == [True, False, True]
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "Here you are:\n```json\n[1, 2]\n```\nDone.", "[x] is [1, 2], and {}"])
+def test_json_is_found_in_a_reply(text):
+    assert read_json(text) == [1, 2]
+
+
+def test_our_prompts_have_their_placeholders_and_a_directory_without_one_is_refused(tmp_path):
+    assert Prompts.read(OWN_PROMPTS).keep.count("{max_steps}") == 1
+    with pytest.raises(ValueError, match=r"--prompts: .*extract.txt cannot be read"):
+        Prompts.read(tmp_path)
+    for name in ("extract", "keep", "spell"):
+        (tmp_path / f"{name}.txt").write_text("{solution} {question}")
+    with pytest.raises(ValueError, match=r"keep.txt lacks \{steps\}"):
+        Prompts.read(tmp_path)
+
+
+def test_nothing_is_asked_twice_and_errors_are_asked_again(tmp_path):
+    model = Model(extract="a", keep=Reply(error="cut"))
+    for _ in range(2):
+        with Cache(tmp_path / "replies", {"model": "m"}) as cache:
+            assert cache.cached(model)(["extract 1", "keep 1", "extract 1"])[::2] == [Reply("a")] * 2
+    assert model.asked == ["extract 1", "keep 1", "keep 1"]
+    with Cache(tmp_path / "replies", {"model": "another"}) as cache:
+        cache.cached(model)(["extract 1"])
+    assert model.asked[3:] == ["extract 1"]
+
+
+def test_a_file_of_another_kind_is_no_cache(tmp_path):
+    (tmp_path / "replies").write_text("no data base" * 100)
+    with pytest.raises(ValueError, match="expected a file of replies that this program wrote"):
+        Cache(tmp_path / "replies", {})
+
+
+def test_calls_are_limited():
+    ask = limited(model := Model(extract="a"), 3)
+    assert [reply.error for reply in [*ask(["extract 1", "extract 2"]), *ask(["extract 3", "extract 4"])]] == [
+        "",
+        "",
+        "",
+        "the limit of 3 calls is reached",
+    ]
+    assert len(model.asked) == 3
+    assert ask(["extract 5"])[0].error

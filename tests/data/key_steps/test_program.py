@@ -1,0 +1,90 @@
+"""`python -m r1vl_jax.data.key_steps` on files of a data set, and the page that it makes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from r1vl_jax.data.key_steps.file import KeyStepsFile
+from r1vl_jax.data.key_steps.found import KeySteps
+from r1vl_jax.data.key_steps.over_files import by_rule, find_key_steps, read_records
+from r1vl_jax.data.sources.files import find_files
+from r1vl_jax.data.sources.preparation import Preparation, split_parts
+
+GSM = "In each month she sold {n}, so {n} * 40 = <<{n}*40={m}>>{m} clips.\n#### {m}"
+
+
+def rows(num_rows):
+    return [{"question": "How many clips?", "answer": GSM.format(n=n, m=40 * n)} for n in range(20, 20 + num_rows)]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "r1vl_jax.data.key_steps", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def items(source):
+    parts = split_parts(Preparation(str(source), key_steps="none"), find_files(source))
+    return read_records(list(parts), drop=lambda error: None)
+
+
+def find(records):
+    return [KeySteps(((record.answer,),)) if record.answer != "840" else "no reply" for record in records]
+
+
+def test_the_program_writes_a_line_a_record_and_a_page_and_keeps_what_is_there(write_json, tmp_path):
+    source, out, page = write_json("gsm.json", rows(5)), tmp_path / "out.jsonl", tmp_path / "page.html"
+    out.write_text('{"split": "train", "id": "gsm/train/1", "key_steps": [["by <hand>"]]}\n')
+    done = run(f"--data={source}", f"--out={out}", f"--page={page}", "--page_records=3")
+    assert done.returncode == 0, done.stderr
+    assert "4 records: with key steps\n1 records: in the file already" in done.stdout
+    file = KeyStepsFile(out)
+    assert file.find("train", "gsm/train/0").found.groups[0][0] == "20*40=800"
+    assert file.find("train", "gsm/train/0").found.reasons == {"20*40=800": "a computation with its value"}
+    assert file.find("train", "gsm/train/1").found.groups == (("by <hand>",),)
+    text = page.read_text()
+    assert "by &lt;hand&gt;" in text
+    assert "written by hand" in text
+    assert "out.jsonl, line 2" in text
+    assert "<mark" in text
+    assert "gsm/train/3" not in text
+
+
+def test_what_cannot_be_done_is_said_in_a_sentence(write_json, tmp_path):
+    done = run(f"--data={write_json('gsm.json', rows(1))}", f"--out={tmp_path / 'out.jsonl'}", "--endpoint=localhost")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "--endpoint: expected the model's name there, too: --model=NAME"
+
+
+def test_records_that_failed_are_tried_again_in_the_next_call(write_json, tmp_path):
+    source, out = write_json("gsm.json", rows(3)), tmp_path / "out.jsonl"
+    account = find_key_steps(items(source), out, find, by="m", advance=lambda number: None)
+    assert account == [
+        "2 records: with key steps",
+        "1 records: failed, and are tried again in the next call: no reply",
+    ]
+    asked = []
+
+    def find_all(records):
+        asked.extend(record.id for record in records)
+        return [KeySteps()] * len(records)
+
+    account = find_key_steps(items(source), out, find_all, by="m", advance=lambda number: None)
+    assert asked == ["gsm/train/1"]
+    assert account == ["2 records: in the file already", "1 records: without a key step in them"]
+    with pytest.raises(ValueError, match="has key steps by m; name another --out for those by rule"):
+        find_key_steps(items(source), out, find_all, by="rule", advance=lambda number: None)
+
+
+def test_records_with_key_steps_of_their_own_keep_them(write_json, tmp_path):
+    row = {"problem": "Q?", "answer": "5", "solution": "2 * 20 = 40.", "key_steps": [["own"]]}
+    source = write_json("own.json", [row])
+    account = find_key_steps(items(source), tmp_path / "out.jsonl", find, by="rule", advance=lambda number: None)
+    assert account == ["1 records: with key steps of their own"]
+
+
+def test_processes_find_what_one_finds(write_json):
+    records = [record for _, record in items(write_json("gsm.json", rows(40)))]
+    with by_rule(2) as find_by_rule:
+        found = find_by_rule(records)
+    assert [each.groups[0][0] for each in found] == [f"{n}*40={40 * n}" for n in range(20, 60)]
