@@ -18,7 +18,7 @@ def get_config():
 
     config.train.stages = ("vision_pretrain", "warmup", "step_grpo")
     config.data.difficulty = 2
-    config.data.shortcut_probability = 0.9
+    config.data.shortcut_probability = 0.95
     config.data.vision_pretrain_records = 4_000
     config.data.warmup_records = 24_000
     config.data.train_records = 5_000

@@ -13,7 +13,7 @@ from r1vl_jax import rewards
 from r1vl_jax.data.digits.puzzles import HARD_KIND
 from r1vl_jax.data.records import Record, open_split, split_names, write_splits
 
-_WHOLE = 0.4  # of the paths of `one_habit`, as many as the recipe's chances to go on by a step
+_WHOLE = 0.05  # of the paths of `one_habit`, as many as the recipe's chances to go on by a step
 
 
 def key_steps_alone(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:

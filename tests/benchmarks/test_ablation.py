@@ -92,7 +92,7 @@ def test_one_habit_is_a_draw_for_the_whole_path(data, tmp_path):
     controls.write_changed("one_habit", data, tmp_path / "out")
     hard = [record for record in open_split(tmp_path / "out", "warmup") if record.kind == "by_23"]
     is_whole = [record.response == record.solution for record in hard]
-    assert 0.3 < np.mean(is_whole) < 0.5
+    assert 0.02 < np.mean(is_whole) < 0.1
     for record, whole in zip(hard, is_whole, strict=True):
         assert whole or record.response.count("### Step") == 1
         reward = rewards.score([record.response], [{"answer": record.answer, "key_steps": record.key_steps}])
