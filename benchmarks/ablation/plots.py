@@ -23,7 +23,7 @@ _TITLES = {
 def plot(results: Results, path: Path, arms: Sequence[str] = _SHOWN) -> None:
     """Writes a picture: above, curves of these arms; below, held-out accuracy of all arms, a point for each seed.
 
-    A curve is a mean over the seeds, its band goes from the lowest to the highest.
+    A strong curve is the mean over the seeds, the faint ones are the seeds.
     """
     color = {arm: f"C{number}" for number, arm in enumerate(arms)}
     layout = [list(_TITLES), ["arms"] * len(_TITLES)]
@@ -35,8 +35,8 @@ def plot(results: Results, path: Path, arms: Sequence[str] = _SHOWN) -> None:
         axes[name].set(title=title, xlabel="update of StepGRPO")
         axes[name].grid(alpha=0.3)
     axes["answer_correct"].set_ylim(bottom=0)
-    if results:
-        axes["key_step_match"].legend(fontsize="small")
+    handles, labels = axes["answer_correct"].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(arms))
     _plot_arms(axes["arms"], results, color)
     figure.savefig(path, dpi=100)
     plt.close(figure)
@@ -58,5 +58,5 @@ def _plot_curve(ax: Axes, of_seed: Mapping[str, Any], name: str, *, label: str, 
     length = min(map(len, curves))
     values = np.array([curve[:length] for curve in curves])
     updates = BLOCK * np.arange(1, length + 1)
-    ax.plot(updates, values.mean(axis=0), label=label, color=color)
-    ax.fill_between(updates, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+    ax.plot(updates, values.T, color=color, alpha=0.35, linewidth=0.8)
+    ax.plot(updates, values.mean(axis=0), label=label, color=color, linewidth=2.2)

@@ -46,10 +46,11 @@ def write_page(path: epath.Path, items: Iterable[tuple[str, Record]], file: KeyS
 
 
 def _show(split: str, record: Record, file: KeyStepsFile) -> Shown:
-    line = file.find(split, record.id)
+    line = file.find(split, record)
     found = line.found if line else KeySteps(record.key_steps, {group[0]: _OWN for group in record.key_steps})
-    text = next(iter(worked_solutions(record)), "")
-    spans = rewards.key_step_spans(text, found.groups, semantics="paper")
+    texts = [(text, rewards.key_step_spans(text, found.groups, semantics="paper")) for text in worked_solutions(record)]
+    none_found: list[list[tuple[int, int]]] = [[] for _ in found.groups]
+    text, spans = max(texts, key=lambda each: sum(map(bool, each[1])), default=("", none_found))
     pictures = (*record.images, *(frames[0] for frames in record.videos))
     return Shown(
         id=f"{split} {record.id}",

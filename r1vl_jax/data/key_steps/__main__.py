@@ -25,6 +25,7 @@ from etils import epath
 from rich.console import Console
 
 import r1vl_jax
+from r1vl_jax.config.settings import KEY_STEPS_SUFFIX
 from r1vl_jax.data.key_steps.by_model import OWN_PROMPTS, Prompts, key_steps_by_model
 from r1vl_jax.data.key_steps.endpoint import Endpoint
 from r1vl_jax.data.key_steps.file import KeyStepsFile
@@ -54,13 +55,19 @@ def main() -> None:
     model = flags.DEFINE_string("model", "", "Directory of a checkpoint, or a model's name at the endpoint.")
     endpoint = flags.DEFINE_string("endpoint", "", "URL of an OpenAI-compatible endpoint, up to /v1.")
     prompts = flags.DEFINE_string("prompts", str(OWN_PROMPTS), "Directory with extract.txt, keep.txt and spell.txt.")
-    max_calls = flags.DEFINE_integer("max_calls", 1_000_000, "Most calls of the model.", lower_bound=1)
+    max_calls = flags.DEFINE_integer(
+        "max_calls", 1_000_000, "Most prompts that the model is asked; further tries do not count.", lower_bound=1
+    )
     timeout_s = flags.DEFINE_float("timeout_s", 120.0, "Of a reply of the endpoint, in seconds.", lower_bound=0.1)
 
     def start(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         path, by = Path(out.value), model.value or _RULE
         try:
+            if path.suffix != KEY_STEPS_SUFFIX or Path(page.value) == path:
+                raise ValueError(
+                    f"--out={path}: expected a file that ends in {KEY_STEPS_SUFFIX}, another one than --page"
+                )
             if endpoint.value and not model.value:
                 raise ValueError("--endpoint: expected the model's name there, too: --model=NAME")
             parts = _parts(data.value, images.value, layout.value, columns.value)
@@ -72,13 +79,15 @@ def main() -> None:
                     ask = stack.enter_context(_ask(by, endpoint.value, timeout_s.value))
                     replies = Cache(path.with_suffix(".replies"), {"model": by, "endpoint": endpoint.value})
                     ask = stack.enter_context(replies).cached(limited(ask, max_calls.value))
-                    find = partial(key_steps_by_model, ask=ask, prompts=read)
+                    find = partial(key_steps_by_model, ask=ask, prompts=read, forget=replies.forget)
                 account = _find(parts, path, find, by=by, limit=limit.value)
             if page.value:
                 items = read_records(parts, drop=lambda _: None, limit=num_shown.value)
                 write_page(epath.Path(page.value), itertools.islice(items, num_shown.value), KeyStepsFile(path))
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit(f"interrupted; what was found is in {path}, and another call goes on") from None
         print(*account, path, *([page.value] if page.value else []), sep="\n")
 
     app.run(start)

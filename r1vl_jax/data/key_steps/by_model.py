@@ -6,15 +6,18 @@ out, and so is a spelling with other numbers.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from r1vl_jax.data.key_steps.found import Group, KeySteps
 from r1vl_jax.data.key_steps.replies import Ask, Reply, read_json
-from r1vl_jax.data.key_steps.rule import numbers, occurs, question_of, worked_solutions
+from r1vl_jax.data.key_steps.rule import occurs, question_of, worked_solutions
 from r1vl_jax.data.record import Record
+from r1vl_jax.data.solutions.arithmetic import plain
+from r1vl_jax.data.solutions.doubts import Doubts
+from r1vl_jax.data.solutions.statements import Statement, read_statements
 from r1vl_jax.data.sources.answers import answer_in_response
 from r1vl_jax.rewards.normal_form import normal_form
 from r1vl_jax.rewards.strings import key_step_spans, to_bytes
@@ -26,6 +29,8 @@ _PLACEHOLDER = re.compile(r"\{(question|solution|steps|max_steps)\}")
 _MAX_SPELLINGS = 16
 _MAX_CHARACTERS = 200  # of a spelling
 _MIN_SIGNS = 2  # letters and digits
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_WORD = re.compile(r"[^\W\d]{4,}")
 _REASON = "of the core, says the model"
 
 
@@ -93,7 +98,9 @@ class _Work:
         try:
             if reply.error:
                 raise ValueError(reply.error)
-            getattr(self, f"_{name}")(read_json(reply.text))
+            value = read_json(reply.text)
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair cannot be kept
+            getattr(self, f"_{name}")(value)
         except ValueError as error:
             self.error = f"pass {name}: {error}"
 
@@ -118,33 +125,51 @@ class _Work:
         if not isinstance(value, dict):
             raise ValueError(f"expected an object of lists, got {str(value)[:60]!r}")
         for step in self.steps:
-            written = [text for text in _texts(value.get(step, [])) if _is_spelling(text, step)]
-            self.steps[step] = tuple(dict.fromkeys((step, *written)))[:_MAX_SPELLINGS]
+            written = {text: self._why_no_spelling(text, step) for text in _texts(value.get(step, []))}
+            self.left_out |= {text: reason for text, reason in written.items() if reason}
+            right = (text for text, reason in written.items() if not reason)
+            self.steps[step] = tuple(dict.fromkeys((step, *right)))[:_MAX_SPELLINGS]
 
     def _why_not(self, step: str) -> str:
         """Why a text that the model takes for a key step is none; "" if it is one."""
+        if not key_step_spans(self.solution, [(step,)], semantics="paper")[0]:
+            return "not in the solution"
+        return self._why_never(step)
+
+    def _why_no_spelling(self, text: str, step: str) -> str:
+        """Why a text is no other spelling of a key step; "" if it is one."""
+        if not _states_the_same(text, step):
+            return f"a spelling that may state something else than {step!r}"
+        return self._why_never(text)
+
+    def _why_never(self, step: str) -> str:
         if len(step) > _MAX_CHARACTERS:
             return f"longer than {_MAX_CHARACTERS} characters"
         if sum(map(str.isalnum, step)) < _MIN_SIGNS:
             return "so short that it is found by chance"
-        if not key_step_spans(self.solution, [(step,)], semantics="paper")[0]:
-            return "not in the solution"
         if normal_form(to_bytes(step)) == normal_form(to_bytes(self.answer)):
             return "the final answer alone"
         return "the question says it already" if occurs(step, self.question) else ""
 
 
-def key_steps_by_model(records: Sequence[Record], ask: Ask, prompts: Prompts) -> list[KeySteps | str]:
+def key_steps_by_model(
+    records: Sequence[Record], ask: Ask, prompts: Prompts, *, forget: Callable[[str], None] = lambda prompt: None
+) -> list[KeySteps | str]:
     """The key steps of each record, or why a model gave none; one call for each record and pass.
 
     Records without a worked solution have none, and are not asked about.
+
+    Args:
+        forget: is told a prompt whose reply cannot be used.
     """
     works = [_Work.of(record) for record in records]
     for name in PASSES:
         open_works = [work for work in works if not work.error and (work.steps if name != PASSES[0] else work.solution)]
-        replies = ask([work.prompt(getattr(prompts, name)) for work in open_works]) if open_works else []
-        for work, reply in zip(open_works, replies, strict=True):
+        asked = [work.prompt(getattr(prompts, name)) for work in open_works]
+        for work, prompt, reply in zip(open_works, asked, ask(asked) if asked else (), strict=True):
             work.take(name, reply)
+            if work.error:
+                forget(prompt)
     return [work.error or work.key_steps() for work in works]
 
 
@@ -154,6 +179,17 @@ def _texts(value: Any) -> list[str]:
     return [text for each in value if (text := each.strip())]
 
 
-def _is_spelling(text: str, step: str) -> bool:
-    """Whether a text may state the same: it is short, and has the same numbers."""
-    return len(text) <= _MAX_CHARACTERS and numbers(text) == numbers(step)
+def _gist(statement: Statement) -> tuple[str, str, str]:
+    """What other spellings of a statement have in common; a computation may be written in many ways."""
+    name = statement.left.strip(" $&").lower() if statement.kind == "name" else ""
+    return statement.kind, name, plain(statement.right)
+
+
+def _states_the_same(text: str, step: str) -> bool:
+    """Whether two texts state the same: the same numbers, and the same statement or else the same words."""
+    if sorted(_NUMBER.findall(text.replace(",", ""))) != sorted(_NUMBER.findall(step.replace(",", ""))):
+        return False
+    one, other = (list(read_statements(Doubts.read(each))) for each in (text, step))
+    if other:
+        return bool({*map(_gist, one)} & {*map(_gist, other)})
+    return set(_WORD.findall(step.lower())) <= set(_WORD.findall(text.lower()))

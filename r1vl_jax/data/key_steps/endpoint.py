@@ -5,9 +5,13 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import responses
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.util import Retry
 
 from r1vl_jax.data.key_steps.replies import Reply
@@ -18,8 +22,10 @@ _NUM_RETRIES_WITHOUT_A_WORD = 2  # each may take the whole time of a reply
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # statuses that may pass
 _HOPELESS = (401, 403, 404, 405)  # statuses that every further call would get
 _MAX_REPLY = 1 << 20  # bytes
-_CHUNK = 1 << 14
-_NO_CONNECTION = "no reply"
+_CHUNK = 1 << 16
+_MAX_PAUSE_S = 30.0
+_NOT_THERE = "no connection"
+_NO_REPLY = "no reply: the connection was cut, or the time was over"
 _HINT = f"are the URL up to /v1, the model's name, and {API_KEY} in the environment right?"
 
 
@@ -27,11 +33,19 @@ class EndpointError(ValueError):
     """An endpoint that gives no reply to any call."""
 
 
+class _Retry(Retry):
+    """Waits as long as the endpoint says, but not for hours."""
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        pause = super().get_retry_after(response)
+        return None if pause is None else min(pause, _MAX_PAUSE_S)
+
+
 class Endpoint:
     """Asks a model in chat form, several prompts at a time; a context manager.
 
-    The key is that of the environment variable OPENAI_API_KEY, if it is set; it gets into no message and no file.
-    Statuses that may pass, and connections that are cut, are tried again.
+    The key is that of the environment variable OPENAI_API_KEY, if it is set, and no other; it gets into no message and
+    no file. Redirects are not followed. Statuses that may pass, and connections that are cut, are tried again.
 
     Args:
         url: up to the version and with it, as "http://localhost:8000/v1".
@@ -41,16 +55,20 @@ class Endpoint:
         backoff_s: before the second retry; twice as long before each further one, or as long as the endpoint says.
 
     Raises:
-        EndpointError: the URL is none.
+        EndpointError: the URL is none, or has more than a host and a path; or the key is none.
     """
 
     def __init__(
         self, url: str, model: str, *, timeout_s: float = 120.0, num_parallel: int = 8, backoff_s: float = 1.0
     ):
-        if not url.startswith(("http://", "https://")):
-            raise EndpointError(f"--endpoint: expected a URL such as http://localhost:8000/v1, got {url!r}")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or parts.username or parts.query or parts.fragment:
+            raise EndpointError("--endpoint: expected a URL such as http://localhost:8000/v1, without user and query")
+        self._key = os.environ.get(API_KEY, "")
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise EndpointError(f"{API_KEY}: expected printable ASCII characters alone; is there a line break in it?")
         self._url, self._model, self._timeout_s = f"{url.rstrip('/')}/chat/completions", model, timeout_s
-        retries = Retry(
+        retries = _Retry(
             _NUM_RETRIES,
             read=_NUM_RETRIES_WITHOUT_A_WORD,
             backoff_factor=backoff_s,
@@ -61,15 +79,14 @@ class Endpoint:
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=retries, pool_maxsize=num_parallel))
-        if key := os.environ.get(API_KEY):
-            self._session.headers["Authorization"] = f"Bearer {key}"
+        self._session.auth = self._authorize  # so that no .netrc counts
         self._pool = ThreadPoolExecutor(num_parallel)
 
     def __enter__(self) -> "Endpoint":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._session.close()
 
     def ask(self, prompts: Sequence[str]) -> list[Reply]:
@@ -78,28 +95,40 @@ class Endpoint:
         Raises:
             EndpointError: the endpoint refuses whatever it is asked, or is not there.
         """
-        replies = list(self._pool.map(self._ask, prompts))
-        if replies and all(reply.error.startswith(_NO_CONNECTION) for reply in replies):
-            raise EndpointError(f"{self._url}: {replies[0].error}")
+        replies = [Reply(each.text, self._hide_key(each.error)) for each in self._pool.map(self._ask, prompts)]
+        if replies and all(reply.error == _NOT_THERE for reply in replies):
+            raise EndpointError(f"{self._url}: {_NOT_THERE}")
         return replies
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def _hide_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
 
     def _ask(self, prompt: str) -> Reply:
         body = {"model": self._model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
         try:
-            with self._session.post(self._url, json=body, timeout=self._timeout_s, stream=True) as response:
-                if response.status_code in _HOPELESS:
-                    raise EndpointError(f"{self._url}: status {response.status_code}, {response.reason}; {_HINT}")
-                if not response.ok:
-                    return Reply(error=f"status {response.status_code}, {response.reason}")
-                return _read_reply(self._read(response))
-        except requests.RequestException as error:
-            return Reply(error=f"{_NO_CONNECTION} ({type(error).__name__})")
+            with self._session.post(
+                self._url, json=body, timeout=self._timeout_s, stream=True, allow_redirects=False
+            ) as response:
+                status = f"status {response.status_code}, {responses.get(response.status_code, 'unknown')}"
+                if response.status_code in _HOPELESS or response.is_redirect:
+                    raise EndpointError(f"{self._url}: {status}; {_HINT}")
+                return _read_reply(self._read(response)) if response.ok else Reply(error=status)
+        except requests.ConnectionError as error:
+            reason = getattr(error.args[0] if error.args else None, "reason", None)
+            return Reply(error=_NOT_THERE if isinstance(reason, NewConnectionError) else _NO_REPLY)
+        except (requests.RequestException, HTTPError):
+            return Reply(error=_NO_REPLY)
 
     def _read(self, response: requests.Response) -> bytes:
         """The body, as far as it is neither too long nor too late."""
         end = time.monotonic() + self._timeout_s
         body = b""
-        for chunk in response.iter_content(_CHUNK):
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):  # as it comes
             body += chunk
             if len(body) > _MAX_REPLY or time.monotonic() > end:
                 raise requests.Timeout
@@ -112,4 +141,6 @@ def _read_reply(body: bytes) -> Reply:
         text = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return Reply(error=f"expected a chat completion, got {body[:60]!r}")
-    return Reply(text) if isinstance(text, str) else Reply(error="a chat completion without a text")
+    if not isinstance(text, str):
+        return Reply(error="a chat completion without a text")
+    return Reply(text.encode("utf-8", "replace").decode())  # without halves of surrogate pairs

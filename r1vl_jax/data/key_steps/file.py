@@ -1,11 +1,12 @@
 """A file of key steps: a JSON object a line, written while they are found, edited by hand, read by a run.
 
     {"split": "train", "id": "mulberry/train/0", "by": "rule", "key_steps": [["8 * 6 = 48", "8 times 6 is 48"]],
-     "reasons": {"8 * 6 = 48": "a computation with its value"}, "left_out": {}}
+     "reasons": {"8 * 6 = 48": "a computation with its value"}, "left_out": {}, "digest": "5c02a9d1e3f4"}
 
-`id` and `key_steps` are enough.
+`id` and `key_steps` are enough. A line with a `digest` is only of the record whose texts have it.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from r1vl_jax.data.key_steps.found import KeySteps
+from r1vl_jax.data.record import Record
 from r1vl_jax.rewards.key_steps import parse_key_steps
+
+_BEGIN = '{"split": "'  # of a line that `append` writes
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,14 @@ class Line:
         number: of the line, from 1.
         split, id: of the record; a line without a split is of the record in any.
         by: what found them; "" if the line does not say.
+        digest: of the record's texts; "" if the line does not say.
     """
 
     number: int
     split: str
     id: str
     by: str
+    digest: str
     found: KeySteps
 
 
@@ -55,25 +61,25 @@ class KeyStepsFile:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def find(self, split: str, record_id: str, row: int | None = None) -> Line | None:
+    def find(self, split: str, record: Record, row: int | None = None) -> Line | None:
         """Of a record of a split; with its row, by the id that the row states.
 
         Of several rows that state one id all but the first have `ID#ROW` in the file.
         """
-        names = (record_id,) if row is None else (f"{record_id}#{row}", record_id)
-        keys = ((each, name) for name in names for each in (split, ""))
-        return next((self._lines[key] for key in keys if key in self._lines), None)
+        names = (record.id,) if row is None else (f"{record.id}#{row}", record.id)
+        found = (self._lines.get((each, name)) for name in names for each in (split, ""))
+        return next((line for line in found if line and line.digest in ("", _digest(record))), None)
 
     def makers(self) -> set[str]:
         """What found the key steps in it."""
         return {line.by for line in self._lines.values()}
 
 
-def append(file: IO[str], found: Iterable[tuple[str, str, KeySteps]], *, by: str) -> None:
-    """Writes the key steps of records, each with its split and id, and hands them to the operating system."""
-    for split, record_id, key_steps in found:
-        line = {"split": split, "id": record_id, "by": by, "key_steps": key_steps.groups}
-        line |= {"reasons": key_steps.reasons, "left_out": key_steps.left_out}
+def append(file: IO[str], found: Iterable[tuple[str, Record, KeySteps]], *, by: str) -> None:
+    """Writes the key steps of records, each with its split, and hands them to the operating system."""
+    for split, record, key_steps in found:
+        line = {"split": split, "id": record.id, "by": by, "key_steps": key_steps.groups}
+        line |= {"reasons": key_steps.reasons, "left_out": key_steps.left_out, "digest": _digest(record)}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
     file.flush()
 
@@ -81,23 +87,30 @@ def append(file: IO[str], found: Iterable[tuple[str, str, KeySteps]], *, by: str
 def open_to_append(path: Path) -> IO[str]:
     """The file, ready for a further line: what is left of one that was not written to its end is cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
-    file.seek(0)
-    whole, newline, last = file.read().rpartition("\n")
-    if last and not _is_json(last):
-        file.truncate(len((whole + newline).encode()))
-    elif last:  # as an editor may leave it
-        file.write("\n")
-    return file
+    with path.open("ab+") as file:
+        file.seek(0)
+        content = file.read()
+        num_whole = content.rfind(b"\n") + 1
+        last = content[num_whole:].decode("utf-8", "replace")
+        if _is_cut(last):
+            file.truncate(num_whole)
+        elif last:  # as an editor may leave it
+            file.write(b"\n")
+    return path.open("a", encoding="utf-8")
+
+
+def _digest(record: Record) -> str:
+    texts = (record.system, *record.texts(), record.solution, record.response, record.answer)
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def _read(path: Path) -> Iterator[Line]:
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig", errors="strict").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as a file of key steps: {error}") from error
     for number, text in enumerate(lines, start=1):
-        if not text.strip() or (number == len(lines) and not _is_json(text)):
+        if not text.strip() or (number == len(lines) and _is_cut(text)):
             continue
         try:
             yield _parse(json.loads(text), number)
@@ -110,12 +123,14 @@ def _parse(line: Any, number: int) -> Line:
         raise ValueError(f"expected an object with `id`, a text, and `key_steps`, got {str(line)[:60]}")
     reasons, left_out = (value if isinstance(value := line.get(name), dict) else {} for name in ("reasons", "left_out"))
     found = KeySteps(parse_key_steps(line["key_steps"]), reasons, left_out)
-    return Line(number, str(line.get("split", "")), line["id"], str(line.get("by", "")), found)
+    split, by, digest = (str(line.get(name) or "") for name in ("split", "by", "digest"))
+    return Line(number, split, line["id"], by, digest, found)
 
 
-def _is_json(text: str) -> bool:
+def _is_cut(last: str) -> bool:
+    """Whether a last line without an end is one that `append` began."""
     try:
-        json.loads(text)
+        json.loads(last)
     except (ValueError, RecursionError):
-        return False
-    return True
+        return last.startswith(_BEGIN[: len(last)]) and last != ""
+    return False

@@ -4,9 +4,11 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +29,24 @@ _CHUNK = 16  # records that a process gets at a time
 @contextlib.contextmanager
 def by_rule(num_processes: int = os.cpu_count() or 1) -> Iterator[Find]:
     """Finds key steps by rule in several processes."""
-    with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-        yield lambda records: pool.map(explain_record, map(_without_pictures, records), _CHUNK)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_processes, context, initializer=_ignore_interrupt) as pool:
+
+        def find(records: Sequence[Record]) -> list[KeySteps]:
+            try:
+                return list(pool.map(explain_record, map(_without_pictures, records), chunksize=_CHUNK))
+            except BrokenProcessPool as error:
+                raise ValueError("a process was killed, perhaps since memory ran out; start again to go on") from error
+
+        try:
+            yield find
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C is for the program, which ends its processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _without_pictures(record: Record) -> Record:
@@ -85,7 +103,7 @@ def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
 
 def _is_done(item: Item, known: KeyStepsFile, counts: Counter[str]) -> bool:
     split, record = item
-    if known.find(split, record.id) is not None:
+    if known.find(split, record) is not None:
         counts["in the file already"] += 1
         return True
     if record.key_steps:
@@ -96,10 +114,10 @@ def _is_done(item: Item, known: KeyStepsFile, counts: Counter[str]) -> bool:
 
 def _successes(
     found: Iterator[tuple[Item, KeySteps | str]], counts: Counter[str]
-) -> Iterator[tuple[str, str, KeySteps]]:
+) -> Iterator[tuple[str, Record, KeySteps]]:
     for (split, record), key_steps in found:
         if isinstance(key_steps, str):
             counts[f"failed, and are tried again in the next call: {key_steps}"] += 1
         else:
             counts["with key steps" if key_steps.groups else "without a key step in them"] += 1
-            yield split, record.id, key_steps
+            yield split, record, key_steps

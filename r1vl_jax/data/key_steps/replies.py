@@ -1,6 +1,8 @@
 """What a language model replies to prompts: kept on disk, so that nothing is asked twice, and limited in number."""
 
+import contextlib
 import hashlib
+import itertools
 import json
 import re
 import sqlite3
@@ -10,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 _BRACKETS = re.compile(r"[\[{]")
+_MAX_TRIES = 200  # brackets that may begin JSON
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_COMMAND = re.compile(r"(?<!\\)\\(?=(?!u[0-9a-fA-F]{4})[A-Za-z]{2})")  # a backslash before a word
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class Cache:
     def __init__(self, path: Path, made_by: dict[str, Any]):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._prefix = json.dumps(made_by, sort_keys=True)
-        self._connection = sqlite3.connect(path)
         try:
+            self._connection = sqlite3.connect(path)
             with self._connection:
                 self._connection.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT)")
         except sqlite3.DatabaseError as error:
@@ -83,6 +88,11 @@ class Cache:
 
         return ask_new
 
+    def forget(self, prompt: str) -> None:
+        """Asks this again next time."""
+        with self._connection:
+            self._connection.execute("DELETE FROM replies WHERE key = ?", (self._key(prompt),))
+
     def _find(self, prompt: str) -> Reply | None:
         row = self._connection.execute("SELECT text FROM replies WHERE key = ?", (self._key(prompt),)).fetchone()
         return None if row is None else Reply(row[0])
@@ -99,15 +109,19 @@ class Cache:
 
 
 def read_json(text: str) -> Any:
-    """The first JSON list or object in a reply, which may stand in a code block or between sentences.
+    """The last JSON list or object in a reply, which may stand in a code block or between sentences.
+
+    Backslashes of LaTeX that a model forgot to double are read as such.
 
     Raises:
         ValueError: there is none.
     """
-    decoder = json.JSONDecoder()
-    for bracket in _BRACKETS.finditer(text):
-        try:
-            return decoder.raw_decode(text, bracket.start())[0]
-        except (ValueError, RecursionError):
-            continue
-    raise ValueError(f"expected JSON in the reply, got {text.strip()[:60]!r}")
+    answer = _COMMAND.sub(r"\\\\", _THOUGHT.sub("", text))
+    decoder, found, end = json.JSONDecoder(), None, 0
+    for bracket in itertools.islice(_BRACKETS.finditer(answer), _MAX_TRIES):
+        if bracket.start() >= end:
+            with contextlib.suppress(ValueError, RecursionError):
+                found, end = decoder.raw_decode(answer, bracket.start())
+    if found is None:
+        raise ValueError(f"expected JSON in the reply, got {text.strip()[:60]!r}")
+    return found

@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from r1vl_jax import response_format
 from r1vl_jax.data.key_steps.found import Group, KeySteps
@@ -21,6 +22,7 @@ from r1vl_jax.rewards.strings import to_bytes
 
 _MAX_CHARACTERS = 20_000  # of a solution that are read
 _MAX_SPELLING = 64  # characters
+_MAX_LINKS = 6  # of a chain of equal sides
 _ENOUGH = 3  # equations and named quantities, with which bare quantities are not needed
 _QUANTITY = re.compile(
     r"(?<![\w.\\{^=$])(\d[\d,]*(?:\.\d+)?)\s?(\\?%|°[CF]?|\^\\circ|[A-Za-z]{1,12}(?:/[A-Za-z]{1,6})?)(?![\w%])"
@@ -138,7 +140,7 @@ def _statements(path: Doubts, answer: str, question: _Question, left_out: dict[s
     """The groups of what a path states; what it states that is no key step is added to `left_out`."""
     found: dict[str, _Step] = {}
     answer_key = _key(answer)
-    last: tuple[Statement, _Step] | None = None
+    chain: list[tuple[Statement, _Step]] = []  # that a name may stand before: "AB = 48 / 4 = 12"
     for statement in read_statements(path):
         group = spellings(statement)
         keys = [_key(spelling) for spelling in group]
@@ -148,18 +150,22 @@ def _statements(path: Doubts, answer: str, question: _Question, left_out: dict[s
             left_out[group[0]] = reason
             continue
         step = statement.start, group, _REASONS[statement.kind]
-        if last and _have_one_end(statement, last[0]):
-            step = statement.start, merge(group, last[1][1]), f"{_REASONS['name']}, {_REASONS['equation']}"
-            keys += [key for key, value in found.items() if value == last[1]]
+        chain = [link for link in chain if _is_within(link[0], statement)] if statement.kind == "name" else chain
+        if statement.kind == "name" and chain:
+            links = [link for link, _ in chain if link.kind == "equation"]
+            whole = [replace(links[0], right=statement.right, text=group[0])] if len(links) > 1 else []
+            ends = [each for link, (_, each, _) in chain if link.kind == "equation" and link.right == statement.right]
+            groups = [*(spellings(each)[1:] for each in whole), *ends]
+            step = statement.start, merge(group, *groups), f"{_REASONS['name']}, {_REASONS['equation']}"
+            keys += [key for key, value in found.items() if value in [earlier for _, earlier in chain]]
         found |= dict.fromkeys(keys, step)
-        last = statement, step
+        chain = [*chain, (statement, step)][-_MAX_LINKS:]
     return sorted(set(found.values()))
 
 
-def _have_one_end(name: Statement, computation: Statement) -> bool:
-    """Whether two statements are one: the name of a quantity, and what it is computed from, as in `AB = 8 + 6 = 14`."""
-    is_one_chain = name.start < computation.start and name.text.endswith(computation.text)
-    return (name.kind, computation.kind) == ("name", "equation") and is_one_chain
+def _is_within(link: Statement, whole: Statement) -> bool:
+    """Whether a statement is part of a chain that ends with another one."""
+    return whole.start <= link.start and link.start + len(link.text) <= whole.start + len(whole.text)
 
 
 def _why_not(statement: Statement, group: Group, path: str, question: _Question, *, is_answer: bool) -> str:

@@ -17,9 +17,9 @@ _SUPPOSED = re.compile(
     re.IGNORECASE,
 )
 _CASE = re.compile(r"\b(?:for|at|or)\s+\$?$", re.IGNORECASE)  # "for x = 2"
-_RETRACTED = re.compile(
-    r"\s*(?:(?:no|but|wait|hmm)[,.]?\s+)*(?:that|this|it)(?:\s+is|['’]s)\s+(?:wrong|incorrect|false|impossible|not)\b"
-    r"|\s*(?:wrong|incorrect)\b",
+_RETRACTED = re.compile(  # white space is bounded, so that blank lines do not make this slow
+    r"\s{0,8}(?:but\s{1,8})?(?:that|this|it)(?:\s{1,8}is|['’]s)\s{1,8}(?:wrong|incorrect|false|impossible|not)\b"
+    r"|\s{0,8}(?:wrong|incorrect|wait|hmm+|oops|actually|no(?=[,.!]))\b",
     re.IGNORECASE,
 )
 

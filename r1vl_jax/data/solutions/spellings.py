@@ -4,6 +4,7 @@ Spellings that every matcher takes for one are not listed twice, but for spaces:
 `8*6=48` from `8 * 6 = 48`.
 """
 
+import itertools
 import re
 
 from r1vl_jax.data.solutions.arithmetic import may_be_equal, plain
@@ -29,9 +30,9 @@ def spellings(statement: Statement) -> tuple[str, ...]:
     return tuple(dict.fromkeys((statement.text, *write(statement))))[:MAX_SPELLINGS]
 
 
-def merge(group: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    """The spellings of two key steps that are one."""
-    return tuple(dict.fromkeys((*group, *other)))[:MAX_MERGED]
+def merge(*groups: tuple[str, ...]) -> tuple[str, ...]:
+    """The spellings of key steps that are one; of many the last ones are left out."""
+    return tuple(dict.fromkeys(itertools.chain(*groups)))[:MAX_MERGED]
 
 
 def _equation(statement: Statement) -> list[str]:

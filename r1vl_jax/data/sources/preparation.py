@@ -175,7 +175,7 @@ def valid_records(
 
 def _read(part: Part, row: Row, number: int) -> tuple[Record, list[str]]:
     record, notes = part.reader.read(row, split=part.files_split, number=number)
-    if part.key_steps and (line := part.key_steps.find(part.files_split, record.id, number)):
+    if part.key_steps and (line := part.key_steps.find(part.files_split, record, number)):
         record = replace(record, key_steps=line.found.groups)
         notes = [FROM_FILE if record.key_steps else NO_KEY_STEPS, *(note for note in notes if note != NO_KEY_STEPS)]
     try:

@@ -47,9 +47,44 @@ def test_what_a_model_names_is_kept_where_the_solution_has_it():
         "5": "so short that it is found by chance",
         "There are 5 more": "not in the solution",
         "53": "the final answer alone",
-        "x" * 300: "longer than 200 characters",
+        "x" * 300: "not in the solution",
         "the rest": "not of the core, says the model",
+        "8*7=56": "a spelling that may state something else than '8 * 6 = 48'",
+        "48 is right": "a spelling that may state something else than '8 * 6 = 48'",
     }
+
+
+@pytest.mark.parametrize(
+    ("step", "wrong", "right"),
+    [
+        ("x = 35", ("35", "35!", "x ≠ 35", "there are 35", "y = 35"), ("x=35", "35 = x", "x is 35")),
+        ("48 + 5 = 53", ("53 + 5 = 48", "53 - 5 = 48", "5 48 53", "not 48+5=53"), ("5 + 48 = 53", "48 plus 5 is 53")),
+        (
+            "the radius is five",
+            ("the radius is six", "the", "there are five dogs"),
+            ("radius is five", "five is the radius"),
+        ),
+    ],
+)
+def test_a_spelling_states_the_same(step, wrong, right):
+    asked = record(solution=f"We see that {step} holds.\n#### 99", answer="99")
+    model = Model(extract=[step], keep=[step], spell={step: [*wrong, *right]})
+    (found,) = key_steps_by_model([asked], model, PROMPTS)
+    assert found.groups == ((step, *right),)
+    assert set(found.left_out) == set(wrong)
+
+
+def test_half_of_a_surrogate_pair_fails_its_record_alone():
+    (found,) = key_steps_by_model([record()], Model(extract='["\\ud800 8 * 6 = 48"]'), PROMPTS)
+    assert found.startswith("pass extract: ")
+
+
+def test_a_reply_that_cannot_be_used_is_asked_for_again(tmp_path):
+    model = Model(extract="Sorry.")
+    with Cache(tmp_path / "replies", {}) as cache:
+        for _ in range(2):
+            key_steps_by_model([record()], cache.cached(model), PROMPTS, forget=cache.forget)
+    assert len(model.asked) == 2
 
 
 def test_what_the_question_says_is_no_key_step():
@@ -102,9 +137,33 @@ def test_one_that_fails_takes_no_other_with_it():
     assert [isinstance(each, KeySteps) for each in found] == [True, False, True]
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "Here you are:\n```json\n[1, 2]\n```\nDone.", "[x] is [1, 2], and {}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]",
+        "Here you are:\n```json\n[1, 2]\n```\nDone.",
+        "[x], {}, [1, 2].",
+        "<think>[3]</think>[1, 2]",
+        "[3] [1, 2]",
+    ],
+)
 def test_json_is_found_in_a_reply(text):
     assert read_json(text) == [1, 2]
+
+
+def test_backslashes_of_latex_need_not_be_doubled():
+    assert read_json(r'["8 \times 6 = 48", "\sqrt{25}", "8 \\times 6", "\u00d7", "\n"]') == [
+        r"8 \times 6 = 48",
+        r"\sqrt{25}",
+        r"8 \times 6",
+        "×",
+        "\n",
+    ]
+
+
+def test_a_megabyte_of_brackets_is_soon_refused():
+    with pytest.raises(ValueError, match="expected JSON"):
+        read_json("[" * 1_000_000)
 
 
 def test_our_prompts_have_their_placeholders_and_a_directory_without_one_is_refused(tmp_path):

@@ -32,7 +32,21 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.6)
             self.reply(200, b"{}")
         elif prompt.startswith("status"):
-            self.reply(int(prompt.split()[1]), f"you sent {self.headers['Authorization']}".encode())
+            self.reply(int(prompt.split()[1]), b"{}", reason=f"you sent {self.headers['Authorization']}")
+        elif prompt.startswith("secret"):
+            self.reply(200, f"bad key {self.headers['Authorization']}".encode())
+        elif prompt.startswith("elsewhere"):
+            self.send_response(307)
+            self.send_header("Location", "http://127.0.0.1:9/v1/chat/completions")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif prompt.startswith("drip"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            for _ in range(1000):
+                self.wfile.write(b" ")
+                time.sleep(0.1)
         elif prompt.startswith("nonsense"):
             self.reply(200, prompt.partition(" ")[2].encode())
         elif prompt.startswith("endless"):
@@ -43,8 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply(200, json.dumps({"choices": [{"message": {"content": f"re: {prompt}"}}]}).encode())
 
-    def reply(self, status: int, body: bytes) -> None:
-        self.send_response(status)
+    def reply(self, status: int, body: bytes, reason: str | None = None) -> None:
+        self.send_response(status, reason)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -97,6 +111,7 @@ def test_connections_that_are_cut_and_a_busy_server_are_tried_again(endpoint, se
         ("status 500", "status 500, Internal Server Error"),
         ("slow", "no reply"),
         ("endless", "no reply"),
+        ("drip", "no reply"),
     ],
 )
 def test_what_cannot_be_read_fails_that_prompt_alone(endpoint, prompt, error):
@@ -113,8 +128,34 @@ def test_an_endpoint_that_refuses_all_ends_the_program_and_no_key_is_told(endpoi
     assert SECRET not in str(raised.value)
 
 
+def test_the_key_is_told_to_nobody(endpoint):
+    assert endpoint.ask(["secret"])[0].error == "expected a chat completion, got b'bad key Bearer ***'"
+
+
+def test_redirects_are_not_followed(endpoint):
+    with pytest.raises(EndpointError, match="status 307, Temporary Redirect"):
+        endpoint.ask(["elsewhere"])
+
+
+def test_a_slow_reply_alone_does_not_end_the_program(endpoint):
+    assert endpoint.ask(["slow"])[0].error.startswith("no reply")
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://host/v1?key=secret", "ftp://host"])
+def test_urls_with_secrets_are_refused_and_not_repeated(url):
+    with pytest.raises(EndpointError, match="expected a URL such as") as raised:
+        Endpoint(url, "m")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_key_with_a_line_break_is_refused(monkeypatch):
+    monkeypatch.setenv(API_KEY, "sk-x\n")
+    with pytest.raises(EndpointError, match="OPENAI_API_KEY: expected printable ASCII characters alone"):
+        Endpoint("http://host/v1", "m")
+
+
 def test_an_endpoint_that_is_not_there_ends_the_program():
-    message = r"http://127.0.0.1:9/v1/chat/completions: no reply"
+    message = r"http://127.0.0.1:9/v1/chat/completions: no connection"
     with (
         Endpoint("http://127.0.0.1:9/v1", "m", backoff_s=0.001) as endpoint,
         pytest.raises(EndpointError, match=message),
@@ -123,5 +164,5 @@ def test_an_endpoint_that_is_not_there_ends_the_program():
 
 
 def test_a_url_is_expected():
-    with pytest.raises(EndpointError, match="expected a URL such as http://localhost:8000/v1, got 'localhost'"):
+    with pytest.raises(EndpointError, match="expected a URL such as http://localhost:8000/v1"):
         Endpoint("localhost", "m")

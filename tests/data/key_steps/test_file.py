@@ -8,7 +8,7 @@ import pytest
 from r1vl_jax.config import Data
 from r1vl_jax.data.key_steps.file import KeyStepsFile, append, open_to_append
 from r1vl_jax.data.key_steps.found import KeySteps
-from r1vl_jax.data.records import open_split
+from r1vl_jax.data.records import Record, open_split
 from r1vl_jax.data.sources.preparation import Preparation
 from r1vl_jax.data.sources.prepare import prepare
 from r1vl_jax.training.sources import find_sources
@@ -21,9 +21,15 @@ def path(tmp_path):
     return tmp_path / "below" / "key_steps.jsonl"
 
 
+def record(record_id, **changes):
+    return Record.make(
+        **{"problem": "How many?", "answer": "53", "solution": "48 + 5 = 53.", "id": record_id} | changes
+    )
+
+
 def write(path, *ids, split="train", by="rule"):
     with open_to_append(path) as file:
-        append(file, [(split, each, FOUND) for each in ids], by=by)
+        append(file, [(split, record(each), FOUND) for each in ids], by=by)
 
 
 def test_what_is_written_is_read_with_its_line(path):
@@ -31,13 +37,11 @@ def test_what_is_written_is_read_with_its_line(path):
     write(path, "c", split="test", by="a model")
     file = KeyStepsFile(path)
     assert (len(file), file.makers()) == (3, {"rule", "a model"})
-    assert file.find("train", "b").found == FOUND
-    assert [file.find(split, each).number for split, each in (("train", "a"), ("train", "b"), ("test", "c"))] == [
-        1,
-        2,
-        3,
-    ]
-    assert file.find("test", "a") is None
+    assert file.find("train", record("b")).found == FOUND
+    found = [file.find(split, record(each)) for split, each in (("train", "a"), ("train", "b"), ("test", "c"))]
+    assert [line.number for line in found] == [1, 2, 3]
+    assert file.find("test", record("a")) is None
+    assert file.find("train", record("a", problem="Another question?")) is None
 
 
 def test_an_absent_file_is_empty(path):
@@ -50,7 +54,7 @@ def test_a_line_that_a_crash_cut_off_is_none_and_is_replaced(path, cut):
     write(path, "a", "ü")
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    assert [KeyStepsFile(path).find("train", each) is not None for each in ("a", "ü")] == [True, cut == 1]
+    assert [KeyStepsFile(path).find("train", record(each)) is not None for each in ("a", "ü")] == [True, cut == 1]
     write(path, *(["ü"] if cut > 1 else []), "b")
     assert len(path.read_text().splitlines()) == len(KeyStepsFile(path)) == 3
 
@@ -58,9 +62,27 @@ def test_a_line_that_a_crash_cut_off_is_none_and_is_replaced(path, cut):
 def test_a_file_written_by_hand_needs_id_and_key_steps(path):
     path.parent.mkdir()
     path.write_text('\n{"id": "a", "key_steps": ["1+1=2", ["2*3=6", "3*2=6"], ""]}')
-    line = KeyStepsFile(path).find("any", "a")
+    line = KeyStepsFile(path).find("any", record("a"))
     assert line.found.groups == (("1+1=2",), ("2*3=6", "3*2=6"))
     assert (line.number, line.by) == (2, "")
+
+
+def test_what_another_program_or_hand_left_at_the_end_is_neither_skipped_nor_cut_off(path):
+    path.parent.mkdir()
+    for text in ("# my notes", '{"id": "a", "key_steps": [["1+1=2",],]}', "\ufeffnotes"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="line 1: "):
+            KeyStepsFile(path)
+        open_to_append(path).close()
+        assert path.read_text().strip() == text.strip()
+
+
+def test_byte_order_marks_and_line_ends_of_windows_are_read(path):
+    write(path, "a", "b")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b'{"split": "tra')
+    assert len(KeyStepsFile(path)) == 2
+    write(path, "c")
+    assert len(KeyStepsFile(path)) == 3
 
 
 @pytest.mark.parametrize(
@@ -101,7 +123,7 @@ def test_a_run_s_records_have_those_of_the_file(path, write_json, tmp_path):
     source = write_json("rows.json", rows("a", "b", "a"))
     path.parent.mkdir()
     lines = [
-        {"id": "a", "key_steps": [["first"]]},
+        {"id": "a", "key_steps": [["first"]], "split": None},
         {"split": "train", "id": "a#2", "key_steps": [["third"]]},
         {"split": "test", "id": "b", "key_steps": [["another split's"]]},
     ]
@@ -113,6 +135,17 @@ def test_a_run_s_records_have_those_of_the_file(path, write_json, tmp_path):
     held_out = prepare(replace(preparation, test_size=1, split_seed=2), tmp_path / "cache").directory
     found = key_steps(held_out) | key_steps(held_out, "test")
     assert sorted(found.values()) == [(), (("first",),), (("third",),)] or found["b"] == ()
+
+
+def test_key_steps_reach_no_record_of_other_texts(path, write_json, tmp_path):
+    """Of rows with one id, of another source with the same names, or of a source to which rows were added."""
+    write(path, "a")
+    other = [{"id": "a", "problem": "Another?", "answer": "9", "solution": "4 + 5 = 9."}]
+    source = write_json("rows.json", rows("a") + other)
+    assert key_steps(prepare(Preparation(str(source), key_steps=str(path)), tmp_path / "cache").directory) == {
+        "a": FOUND.groups,
+        "a#1": (),
+    }
 
 
 def test_an_edited_file_prepares_anew_and_one_of_other_data_is_noticed(path, write_json, tmp_path):

@@ -38,10 +38,14 @@ def test_the_program_writes_a_line_a_record_and_a_page_and_keeps_what_is_there(w
     done = run(f"--data={source}", f"--out={out}", f"--page={page}", "--page_records=3")
     assert done.returncode == 0, done.stderr
     assert "4 records: with key steps\n1 records: in the file already" in done.stdout
-    file = KeyStepsFile(out)
-    assert file.find("train", "gsm/train/0").found.groups[0][0] == "20*40=800"
-    assert file.find("train", "gsm/train/0").found.reasons == {"20*40=800": "a computation with its value"}
-    assert file.find("train", "gsm/train/1").found.groups == (("by <hand>",),)
+    file, records = KeyStepsFile(out), {record.id: record for _, record in items(source)}
+
+    def found(record_id):
+        return file.find("train", records[record_id]).found
+
+    assert found("gsm/train/0").groups[0][0] == "20*40=800"
+    assert found("gsm/train/0").reasons == {"20*40=800": "a computation with its value"}
+    assert found("gsm/train/1").groups == (("by <hand>",),)
     text = page.read_text()
     assert "by &lt;hand&gt;" in text
     assert "written by hand" in text

@@ -135,6 +135,23 @@ def test_a_named_quantity_and_its_computation_are_one_key_step_which_either_earn
         assert not rewards.key_step_spans(f"Here {stated}.", [group], semantics="paper")[0], stated
 
 
+@pytest.mark.parametrize(
+    ("chain", "stated"),
+    [
+        (r"AB = \sqrt{144} = 12", ("AB = 12", r"\sqrt{144} = 12")),
+        (r"P = \frac{3}{12} = \frac{1}{4} = 0.25", ("P = 0.25", r"\frac{3}{12} = 0.25", "1/4 = 0.25")),
+        ("Area = 6 * 8 / 2 = 48 / 2 = 24", ("Area is 24", "6 * 8 / 2 = 24", "48/2 = 24")),
+        ("slope = 15/12 = 1.25", ("slope is 1.25", "15 / 12 = 1.25")),
+    ],
+)
+def test_a_chain_with_a_name_is_one_key_step_whatever_its_links(chain, stated):
+    (group,) = key_steps_by_rule("Find it.", f"So ${chain}$.\n#### none")
+    for text in stated:
+        assert rewards.key_step_spans(f"Here {text}.", [group], semantics="paper")[0], text
+    for text in ("6 * 8 / 2 = 48 / 2", "3/12 = 1/4", "Area = 48"):  # which say nothing of the end
+        assert not rewards.key_step_spans(f"Here {text} = 99.", [group], semantics="paper")[0], text
+
+
 def test_of_a_named_quantity_that_the_question_has_the_computation_stays():
     (group,) = key_steps_by_rule("Why is AB = 48?", r"So $AB = 12 \times 4 = 48$.")
     assert group[0] == r"12 \times 4 = 48"
@@ -239,6 +256,8 @@ def test_a_wrong_path_does_not_match_what_it_gets_wrong():
         "8 km ",
         "<",
         "the ",
+        "\n",
+        " \n",
         "^",
     ],
 )
