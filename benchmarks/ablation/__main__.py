@@ -20,8 +20,6 @@ from benchmarks.ablation.arms import ARMS
 from benchmarks.ablation.runs import Runs
 from r1vl_jax.observe.markdown import provenance
 
-_RESULTS = Path("docs/results/ablation.json")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -33,11 +31,12 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="*", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=", ".join(ARMS)
     )
-    parser.add_argument("--results", type=Path, default=_RESULTS, help="JSON; the picture has the same name")
+    parser.add_argument("--results", type=Path, help="JSON, by default OUT/ablation.json; so is the picture")
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of all runs")
     arguments = parser.parse_args()
     if arguments.out == Path():
         parser.error("--out: expected a directory for the runs, got the current one")
+    arguments.results = arguments.results or arguments.out / "ablation.json"
     for seed, name in _wanted(arguments.arms, arguments.seeds):
         if str(seed) in results.read(arguments.results).get(name, {}):
             continue

@@ -77,7 +77,7 @@ ARMS: Mapping[str, Arm] = {
         "more than with G = 8, and still far from both", (*_ANSWER_ONLY, "sampling.num_generations=32"), num_seeds=1
     ),
     ONE_HABIT: Arm(
-        "a tie with answer only: one draw decides on the whole path, so whole paths are common",
+        "a tie with answer only: one draw decides on the whole path, so that one in twenty is whole",
         records="one_habit",
         base="",
         num_seeds=1,

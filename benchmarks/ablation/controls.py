@@ -22,7 +22,7 @@ def key_steps_alone(prompts: list[str], completions: list[str], **columns: list[
 
 
 def shuffled_rewards(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
-    """The recipe's rewards, each given to another completion of the same group: equal in number, void of meaning."""
+    """The recipe's rewards, permuted within each group: equal in number, void of meaning."""
     total = _score(completions, columns).total
     rng = np.random.default_rng(zlib.crc32("".join(completions).encode()))
     groups = itertools.groupby(range(len(total)), key=lambda row: columns["id"][row])

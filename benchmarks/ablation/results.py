@@ -3,13 +3,13 @@
 import datetime
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp
 
 from benchmarks.ablation.arms import ANSWER_ONLY, ARMS, BOTH, LONGER_WARM_UP
 from r1vl_jax.observe.markdown import markdown_table, processor
@@ -36,8 +36,9 @@ def of_run(workdir: Path, name: str) -> dict[str, Any]:
 
     Returns:
         `before` and `after`: accuracy on the hard kind, `greedy` and `sampled`, and on `all` kinds; `before` only where
-        the run has a warm-up of its own. `curves`: by name of `CURVES`, means of `BLOCK` updates. `held_out`: the
-        validation split, as (update, greedy, sampled). `seconds_an_update` is a median.
+        the run has a warm-up of its own. `kinds`: greedy accuracy by kind, after. `curves`: by name of `CURVES`, means
+        of `BLOCK` updates. `held_out`: the validation split, as (update, greedy, sampled). `seconds_an_update` is a
+        median.
     """
     summary = json.loads((workdir / "summary.json").read_text())
     stage = "warmup" if name == LONGER_WARM_UP else "step_grpo"
@@ -46,6 +47,7 @@ def of_run(workdir: Path, name: str) -> dict[str, Any]:
     seconds = [line["step_time"] for line in timings if line["stage"] == stage and "step_time" in line]
     result = {
         "after": _accuracy(summary, stage),
+        "kinds": summary["accuracy_by_kind"][stage],
         "updates": len(seconds),
         "seconds_an_update": round(float(np.median(seconds)), 2),
         "curves": _curves(lines, stage),
@@ -98,18 +100,10 @@ def add(path: Path, name: str, seed: int, result: Mapping[str, Any]) -> None:
 
 def table(results: Results) -> str:
     """Markdown: each arm's accuracy on the hard kind, and its differences from both and from answer-only."""
-    shown = Table()
-    for header in (
-        "arm",
-        "predicted",
-        "seeds",
-        "greedy",
-        "sampled",
-        "minus both",
-        "minus answer only",
-        "half are right",
-    ):
-        shown.add_column(header, justify="left" if header in ("arm", "predicted") else "right")
+    shown = Table("arm", "predicted")
+    differences = (f"minus {other}" for other in (BOTH, ANSWER_ONLY))
+    for header in ("greedy", "sampled, by seed", "all kinds", *differences, "updates to half right, by seed"):
+        shown.add_column(header, justify="right")
     if BOTH in results:
         before = {seed: result | {"after": result["before"], "curves": {}} for seed, result in results[BOTH].items()}
         shown.add_row("warm-up", "", *_cells(before, results))
@@ -119,37 +113,30 @@ def table(results: Results) -> str:
 
 
 def _cells(of_seed: Mapping[str, Any], results: Results) -> Iterator[str]:
-    yield str(len(of_seed))
-    for measure in ("greedy", "sampled"):
-        yield _mean_and_spread([result["after"][measure] for result in of_seed.values()])
+    after = [result["after"] for result in of_seed.values()]
+    yield f"{np.mean([each['greedy'] for each in after]):.2f}"
+    yield " ".join(f"{each['sampled']:.2f}" for each in after)
+    yield f"{np.mean([each['all'] for each in after]):.2f}"
     for other in (BOTH, ANSWER_ONLY):
         yield difference(of_seed, results.get(other, {}))
-    yield _time_to_half(list(of_seed.values()))
+    yield " ".join(map(_updates_to_half, of_seed.values()))
 
 
-def _mean_and_spread(values: Sequence[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
-
-
-def _time_to_half(results: Sequence[Mapping[str, Any]]) -> str:
-    """Seconds of StepGRPO until half of the samples of an update are right, and how many of the seeds got there."""
-    reached = [seconds for result in results if (seconds := _seconds_to_half(result)) is not None]
-    return f"{np.mean(reached):.0f} s ({len(reached)} of {len(results)})" if reached else ""
-
-
-def _seconds_to_half(result: Mapping[str, Any]) -> float | None:
+def _updates_to_half(result: Mapping[str, Any]) -> str:
+    """The first update behind which half of the samples of a block are right."""
     share_right = result["curves"].get("answer_correct", [])
     blocks = (number for number, share in enumerate(share_right, start=1) if share >= 0.5)
-    block = next(blocks, None)
-    return None if block is None else BLOCK * block * result["seconds_an_update"]
+    return str(BLOCK * block) if (block := next(blocks, None)) else "-"
 
 
 def difference(of_seed: Mapping[str, Any], other: Mapping[str, Any], measure: str = "sampled") -> str:
-    """Mean difference over the seeds that both have, in points, with the p-value of a paired t-test; "" without any."""
+    """Mean difference over the seeds that both have, in points, of three with its 95 % interval; "" for none."""
     seeds = [seed for seed in of_seed if seed in other]
     pairs = np.array([[each[seed]["after"][measure] for each in (of_seed, other)] for seed in seeds])
     if not seeds or (pairs[:, 0] == pairs[:, 1]).all():
         return ""
-    points = f"{100 * (pairs[:, 0] - pairs[:, 1]).mean():+.1f}"
-    return points if len(seeds) < 3 else f"{points} (p {ttest_rel(*pairs.T).pvalue:.2g})"
+    points = 100 * (pairs[:, 0] - pairs[:, 1])
+    if len(seeds) < 3:
+        return f"{points.mean():+.1f}"
+    low, high = ttest_1samp(points, 0.0).confidence_interval(0.95)
+    return f"{points.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
