@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 QUICK = {"num_records": 200, "num_vision_updates": 2, "num_warmup_updates": 2, "num_step_grpo_updates": 2}
 QUICK |= {"num_problems": 8, "num_updates": 500}
@@ -56,3 +58,13 @@ def test_losses_in_your_project(tmp_path):
     before, after = map(float, re.search(r"reward ([\d.]+) at first, ([\d.]+) at last", trained).groups())
     assert before < 0.3
     assert after > 0.7  # it saturates at 0.8
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_committed_has_small_real_outputs(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert path.stat().st_size < 600_000
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert sum(bool(cell.outputs) for cell in cells) >= 3
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert cells[0].source == nbformat.read(NOTEBOOKS[0], as_version=4).cells[1].source  # one way to install
