@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from urllib3 import HTTPResponse
 
 from r1vl_jax.data.key_steps.endpoint import API_KEY, Endpoint, EndpointError
 from r1vl_jax.data.key_steps.replies import Reply
@@ -166,3 +167,10 @@ def test_an_endpoint_that_is_not_there_ends_the_program():
 def test_a_url_is_expected():
     with pytest.raises(EndpointError, match="expected a URL such as http://localhost:8000/v1"):
         Endpoint("localhost", "m")
+
+
+def test_no_pause_lasts_for_hours(endpoint):
+    retries = endpoint._session.get_adapter("http://").max_retries
+    assert retries.get_retry_after(HTTPResponse(headers={"Retry-After": "3600"})) == 30.0
+    assert retries.new().get_retry_after(HTTPResponse(headers={"Retry-After": "2"})) == 2.0
+    assert retries.get_retry_after(HTTPResponse()) is None

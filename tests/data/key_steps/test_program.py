@@ -1,15 +1,19 @@
 """`python -m r1vl_jax.data.key_steps` on files of a data set, and the page that it makes."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from etils import epath
 
+from r1vl_jax.data.key_steps import over_files
 from r1vl_jax.data.key_steps.file import KeyStepsFile
 from r1vl_jax.data.key_steps.found import KeySteps
 from r1vl_jax.data.key_steps.over_files import by_rule, find_key_steps, read_records
 from r1vl_jax.data.sources.files import find_files
 from r1vl_jax.data.sources.preparation import Preparation, split_parts
+from r1vl_jax.report.key_steps import write_page
 
 GSM = "In each month she sold {n}, so {n} * 40 = <<{n}*40={m}>>{m} clips.\n#### {m}"
 
@@ -92,3 +96,22 @@ def test_processes_find_what_one_finds(write_json):
     with by_rule(2) as find_by_rule:
         found = find_by_rule(records)
     assert [each.groups[0][0] for each in found] == [f"{n}*40={40 * n}" for n in range(20, 60)]
+
+
+def test_a_killed_process_ends_the_program_with_a_sentence(write_json, monkeypatch):
+    records = [record for _, record in items(write_json("gsm.json", rows(1)))]
+    monkeypatch.setattr(over_files, "explain_record", os._exit)  # as a process ends for which there is no memory
+    monkeypatch.setattr(over_files, "_without_pictures", lambda record: 1)
+    with by_rule(1) as find_by_rule, pytest.raises(ValueError, match="a process was killed"):
+        find_by_rule(records)
+
+
+def test_the_page_shows_the_text_that_has_the_key_steps(tmp_path, write_json):
+    row = {"problem": "Q?", "answer": "40", "solution": "It is plain to see.", "response": "So 2 * 20 = 40.\n#### 40"}
+    (item,) = items(write_json("rows.json", [row]))
+    out = tmp_path / "out.jsonl"
+    find_key_steps(iter([item]), out, lambda records: [KeySteps((("2 * 20 = 40",),))], by="m", advance=lambda n: None)
+    write_page(epath.Path(tmp_path / "page.html"), [item], KeyStepsFile(out))
+    text = (tmp_path / "page.html").read_text()
+    assert "<mark" in text
+    assert "not in the solution" not in text

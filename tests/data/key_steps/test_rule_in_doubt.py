@@ -120,3 +120,9 @@ def test_plain_spellings_keep_pi_apart_from_a_letter():
 def test_fullwidth_arithmetic_has_plain_spellings():
     (group,) = key_steps_by_rule("Q?", "３＋４＝７\n#### none")
     assert {"3+4=7", "3 + 4 = 7"} <= {*group}
+
+
+@pytest.mark.parametrize("correction", ["Hmm, actually, no.", "Wait, that is the tax.", "Oops.", "No, that cannot be."])
+def test_what_is_corrected_is_left_out(correction):
+    (group,) = key_steps_by_rule("Q?", f"We get 12 + 15 = 27. {correction} We get 12 + 19 = 31.\n#### none")
+    assert group[0] == "12 + 19 = 31"
