@@ -37,11 +37,16 @@ def main() -> None:
     if arguments.out == Path():
         parser.error("--out: expected a directory for the runs, got the current one")
     arguments.results = arguments.results or arguments.out / "ablation.json"
+    try:
+        results.check_settings(results.read(arguments.results), arguments.set)
+    except ValueError as e:
+        parser.error(f"{arguments.results}: {e}")
     for seed, name in _wanted(arguments.arms, arguments.seeds):
         if str(seed) in results.read(arguments.results).get(name, {}):
             continue
         runs = Runs(arguments.out, arguments.config, seed, tuple(arguments.set))
-        results.add(arguments.results, name, seed, results.of_run(runs.run(name), name))
+        result = results.of_run(runs.run(name), name, arguments.set)
+        results.add(arguments.results, name, seed, result)
     all_results = results.read(arguments.results)
     matplotlib.use("Agg")  # draws without a display
     plots.plot(all_results, arguments.results.with_suffix(".png"))

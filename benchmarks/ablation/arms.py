@@ -65,6 +65,10 @@ ARMS: Mapping[str, Arm] = {
         "as both or little less: the last key step states the answer; longer paths, which it does not mind",
         _only("key_steps_alone"),
     ),
+    "answer and number of steps": Arm(
+        "as both: a further step is a right one, as far as the policy can divide; nothing else fills it",
+        _only("answer_and_number_of_steps"),
+    ),
     "both, alpha 0.02": Arm(
         "as both at first, since a group without a right answer is normalised by its own spread; later less",
         ("reward.alpha=0.02",),

@@ -13,12 +13,21 @@ from r1vl_jax import rewards
 from r1vl_jax.data.digits.puzzles import HARD_KIND
 from r1vl_jax.data.records import Record, open_split, split_names, write_splits
 
+_ALPHA = 0.1  # weight of key steps in the recipe
 _WHOLE = 0.05  # of the paths of `one_habit`, as many as the recipe's chances to go on by a step
 
 
 def key_steps_alone(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
     """The matched fraction of key steps, whatever the answer."""
     return _score(completions, columns).key_step_match.tolist()
+
+
+def answer_and_number_of_steps(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
+    """The right answer, and in place of key steps as many steps as the record's path has, whatever they say."""
+    scored = _score(completions, columns)
+    num_steps = np.array([completion.count("### Step") for completion in completions])
+    most = np.array([solution.count("### Step") for solution in columns["solution"]])
+    return (scored.answer_correct + _ALPHA * np.minimum(num_steps / most, 1)).tolist()
 
 
 def shuffled_rewards(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:

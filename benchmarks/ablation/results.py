@@ -3,11 +3,12 @@
 import datetime
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from rich.table import Table
 from scipy.stats import ttest_1samp
 
@@ -31,8 +32,13 @@ _HELD_OUT = {"greedy": "eval/accuracy_hard/greedy", "sampled": "eval/accuracy_ha
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
-def of_run(workdir: Path, name: str) -> dict[str, Any]:
+def of_run(workdir: Path, name: str, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Held-out results before and after, training curves, and how long it took.
+
+    Args:
+        workdir: of a finished run.
+        name: of the arm.
+        settings: of all runs, beside those of the arm; kept with the result.
 
     Returns:
         `before` and `after`: accuracy on the hard kind, `greedy` and `sampled`, and on `all` kinds; `before` only where
@@ -56,8 +62,10 @@ def of_run(workdir: Path, name: str) -> dict[str, Any]:
             for line in lines
             if line["stage"] == stage and _HELD_OUT["greedy"] in line
         ],
+        "settings": list(settings),
+        "git_revision": json.loads((workdir / "manifest.json").read_text())["git_revision"],
         "machine": f"{os.cpu_count()} cores of {processor()}",
-        "date": datetime.date.today().isoformat(),
+        "date": datetime.date.fromtimestamp((workdir / "summary.json").stat().st_mtime).isoformat(),
     }
     if not ARMS[name].base:
         result["before"] = _accuracy(summary, "warmup")
@@ -88,14 +96,29 @@ def read(path: Path) -> Results:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def check_settings(results: Results, settings: Sequence[str]) -> None:
+    """Raises `ValueError` where a result was obtained with other settings of all runs."""
+    for name, of_seed in results.items():
+        for seed, result in of_seed.items():
+            if result["settings"] != list(settings):
+                before, now = (" ".join(given) or "(nothing)" for given in (result["settings"], settings))
+                raise ValueError(
+                    f"arm {name!r}, seed {seed}, was run with --set {before}, now {now}: give those, or another --out"
+                )
+
+
 def add(path: Path, name: str, seed: int, result: Mapping[str, Any]) -> None:
-    """Adds a finished arm to the file, in the order of `ARMS`; a crash leaves the file as it was."""
-    results = read(path)
-    results.setdefault(name, {})[str(seed)] = dict(result)
-    ordered = {arm: dict(sorted(results[arm].items())) for arm in ARMS if arm in results}
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(ordered, indent=1))
-    unfinished.replace(path)
+    """Adds a finished arm to the file, in the order of `ARMS`; a crash leaves the file as it was.
+
+    Several programs may add to one file.
+    """
+    with FileLock(path.with_suffix(".lock")):
+        results = read(path)
+        results.setdefault(name, {})[str(seed)] = dict(result)
+        ordered = {arm: dict(sorted(results[arm].items())) for arm in ARMS if arm in results}
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(ordered, indent=1))
+        unfinished.replace(path)
 
 
 def table(results: Results) -> str:

@@ -77,6 +77,17 @@ def test_key_steps_alone_do_not_mind_the_answer(data):
     assert controls.key_steps_alone([""] * 8, completions, **of) == [1, 1, 0, 1, 1, 1, 0, 1]
 
 
+def test_the_number_of_steps_does_not_mind_what_they_say(data):
+    completions, of = columns(data, group_size=4)
+    whole, _, nonsense, _ = completions[:4]
+    num_steps = whole.count("### Step")
+    claims = "### Step 1:\nno\n\n" * (num_steps + 1)
+    rewards_given = controls.answer_and_number_of_steps(
+        [""] * 4, [whole, claims, "### Step 1:\nno", nonsense], **{name: values[:4] for name, values in of.items()}
+    )
+    np.testing.assert_allclose(rewards_given, [1.1, 0.1, 0.1 / num_steps, 0])
+
+
 def test_key_steps_are_shuffled_between_the_records_of_step_grpo_alone(data, tmp_path):
     controls.write_changed("shuffled_key_steps", data, tmp_path / "out")
     before, after = (list(open_split(directory, "train")) for directory in (data, tmp_path / "out"))
@@ -111,10 +122,11 @@ def trained(monkeypatch) -> list[tuple[str, ...]]:
         workdir = Path(options["workdir"])
         workdir.mkdir(parents=True)
         stages = ("warmup",) if "'warmup'" in options.get("train.stages", "") else ("warmup", "step_grpo")
-        gain = 0.5 if options.keys() == {"workdir", "seed"} else 0.1
+        gain = 0.5 if options.keys() <= {"workdir", "seed", "loss.beta"} else 0.1
         accuracy = {"warmup": 0.05, "step_grpo": 0.05 + gain + 0.01 * int(options["seed"])}
         summary = {
             "accuracy": {stage: accuracy[stage] for stage in stages},
+            "accuracy_by_kind": {stage: {"by_23": accuracy[stage]} for stage in stages},
             "accuracy_hard": {s: {"greedy": accuracy[s], "sampled": accuracy[s]} for s in stages},
         }
         (workdir / "summary.json").write_text(json.dumps(summary))
@@ -128,6 +140,7 @@ def trained(monkeypatch) -> list[tuple[str, ...]]:
         lines.append({"stage": stages[-1], "step": 10, **held_out})
         for name in ("metrics.jsonl", "timings.jsonl"):
             (workdir / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (workdir / "manifest.json").write_text('{"git_revision": "abc"}')
         (workdir / "report.html").touch()
 
     monkeypatch.setattr("benchmarks.ablation.runs.subprocess.run", train)
@@ -150,15 +163,26 @@ def test_arms_start_from_one_warm_up_and_finished_ones_are_not_run_again(monkeyp
     run_program(monkeypatch, tmp_path, "--seeds", "0", "1", "2", "--arms", arms.ANSWER_ONLY, arms.BOTH)
     assert len(trained) == 6
     table = capsys.readouterr().out.split("\n\n")[-1]
-    assert "| warm-up |  | 3 | 0.050 ± 0.000 | 0.050 ± 0.000 |" in table
-    assert "| 3 | 0.560 ± 0.010 | 0.560 ± 0.010 |  | +40.0 (p " in table
-    assert "| 20 s (3 of 3) |" in table  # the second block of five updates has a mean of 0.8
+    assert "| warm-up |  | 0.05 | 0.05 0.05 0.05 | 0.05 | -51.0 " in table
+    assert "| 0.56 | 0.55 0.56 0.57 | 0.56 |  | +40.0 " in table
+    assert "| 10 10 10 |" in table  # the second block of five updates has a mean of 0.8
     kept = json.loads((tmp_path / "ablation.json").read_text())
     assert list(kept) == [arms.BOTH, arms.ANSWER_ONLY]
     assert kept[arms.BOTH]["1"]["before"] == {"greedy": 0.05, "sampled": 0.05, "all": 0.05}
     assert kept[arms.BOTH]["1"]["curves"]["reward"] == [0.3, 0.8]
+    assert kept[arms.BOTH]["1"]["kinds"] == {"by_23": 0.56}
+    assert kept[arms.BOTH]["1"]["git_revision"] == "abc"
     assert kept[arms.BOTH]["1"]["held_out"] == [[10, 0.2, 0.1]]
     assert (tmp_path / "ablation.png").stat().st_size > 10_000
+
+
+def test_results_of_other_settings_are_not_mixed(monkeypatch, tmp_path, trained, capsys):
+    run_program(monkeypatch, tmp_path, "--seeds", "0", "--arms", arms.BOTH, "--set", "loss.beta=0.1")
+    with pytest.raises(SystemExit):
+        run_program(monkeypatch, tmp_path, "--seeds", "1", "--arms", arms.BOTH)
+    message = "arm 'both step rewards', seed 0, was run with --set loss.beta=0.1, now (nothing)"
+    assert message in capsys.readouterr().err
+    assert len(trained) == 1
 
 
 def test_longer_imitation_has_the_time_of_step_grpo(tmp_path, trained):
