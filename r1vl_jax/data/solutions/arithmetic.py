@@ -44,6 +44,8 @@ _FUNCTIONS = re.compile(r"sqrt|sin|cos|tan|log|ln|pi")
 _TRANSCENDENTAL = re.compile("sin|cos|tan|log|ln")
 _OPERATION = re.compile(r"(?<=[\w)%])[-+*/^]|\d[A-Za-z(]|[a-z]\(|sin|cos|tan")
 _OWN_NUMBER = re.compile(r"(?<![\^_\d.])\d")  # neither exponent nor index
+_NUMERAL = re.compile(r"[\d.]+")
+_MAX_DIGITS = 3  # numbers of one digit each, of which texts have all combinations
 _LETTER = re.compile(r"[^\W\d]|\\")
 _DIGIT = re.compile(r"\d")
 _PRODUCT = re.compile(r"(?<=[\d)i])(?=\(|sqrt|pi)|(?<=\))(?=\d)")
@@ -93,6 +95,13 @@ def is_computation(expression: str) -> bool:
 def has_symbols(expression: str) -> bool:
     """Whether it has quantities that are not known."""
     return _LETTER.search(_FUNCTIONS.sub("", plain(expression))) is not None
+
+
+def has_only_digits(*expressions: str) -> bool:
+    """Whether these have no more than three numbers, all of one digit, and no unknown: `5+3` and `8`, `7` and `3`."""
+    numerals = _NUMERAL.findall(" ".join(map(plain, expressions)))
+    is_short = len(numerals) <= _MAX_DIGITS and max(map(len, numerals), default=0) <= 1
+    return is_short and not any(map(has_symbols, expressions))
 
 
 def is_less(one: str, other: str) -> bool:

@@ -85,7 +85,7 @@ TABLE = {
         "Because 100 - 20 equals 80, the remaining amount of money is $80. The width of the box is 12 cm.",
         ["100 - 20 equals 80", "remaining amount of money is $80", "width of the box is 12"],
     ),
-    "comparisons": ("Which digits?", "7>3, and 2 < 5.", ["7>3", "2 < 5"]),
+    "comparisons": ("Which is more?", "17>3, and 2 < 15.", ["17>3", "2 < 15"]),
     "thought and answer in elements": (
         "How many?",
         "<think>We add 17 + 25 = 42.</think><answer>42</answer>",
@@ -109,6 +109,17 @@ TABLE = {
     "empty braces": ("Q?", r"So x = \frac{1}{} = 15, \frac{}{2} = 12 and 8 \times 6 = 48.", [r"8 \times 6 = 48"]),
     "code": ("Q?", "def f(x): return x == 5; if x <= 3 then y != 4. a >= 10", []),
     "numbers equal to numbers": ("Q?", "3 km = 3000 m, 1.50 = 1.5, 0.5 = 50%.", []),
+    "single digits alone": (
+        "Q?",
+        r"We have 5+3=8 and 7 > 3. With $(2)(3) = 6$ and 9 apples - 4 apples = 5 apples, \frac{6}{3} = 2."
+        "\n#### none",
+        [],
+    ),
+    "single digits that a name, an unknown or another number goes with": (
+        "Q?",
+        "The number of cats is 3 + 4 = 7, 2x = 6, 1 + 2 + 3 = 6, 9 + 8 = 17 and 3/4 = 0.75.\n#### none",
+        ["number of cats is 3 + 4 = 7", "2x = 6", "1 + 2 + 3 = 6", "9 + 8 = 17", "3/4 = 0.75"],
+    ),
     "a single digit with a unit": ("Q?", "It is 5 km away, and it takes us 3 h to go.\nIt is 7% warmer.", []),
 }
 PAGE = Path(__file__).parents[3] / "docs" / "data.md"
@@ -133,6 +144,12 @@ def test_a_named_quantity_and_its_computation_are_one_key_step_which_either_earn
         assert rewards.key_step_spans(f"Here {stated}.", [group], semantics="paper")[0], stated
     for stated in ("AB = 12", "12 * 4 = 49", "4 + 12 = 48"):
         assert not rewards.key_step_spans(f"Here {stated}.", [group], semantics="paper")[0], stated
+
+
+def test_of_a_named_quantity_and_its_computation_of_single_digits_the_name_alone_earns():
+    (group,) = key_steps_by_rule("Find AB.", "So $AB = 3 + 4 = 7$.")
+    assert rewards.key_step_spans("AB is 7", [group], semantics="paper")[0]
+    assert not rewards.key_step_spans("3 + 4 = 7", [group], semantics="paper")[0]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +287,7 @@ def test_hostile_text_takes_less_than_a_second(unit):
 
 
 def test_the_embedded_task_s_own_key_steps_are_found():
-    """All that is found is a key step, and all are found but those of a single digit, `9-0=9`... ."""
+    """All that is found is a key step, and all are found but those of single digits alone, such as `9-0=9`."""
 
     def keys(groups):
         return [{spelling.replace(" ", "") for spelling in group} for group in groups]
@@ -285,4 +302,4 @@ def test_the_embedded_task_s_own_key_steps_are_found():
                 num_right += sum(any(each & other for other in true) for each in found)
                 num_recalled += sum(any(each & other for other in found) for each in true)
     assert num_right / num_found == 1.0
-    assert num_recalled / num_true > 0.89
+    assert num_recalled / num_true > 0.95

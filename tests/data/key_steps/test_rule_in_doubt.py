@@ -52,7 +52,7 @@ DOUBTS = {
     "Twice z = 14.": [],
     "the area of triangle ABC = 24 and angle B = 53": ["B = 53"],
     "When AB = 12 we are done.": [],
-    "不是 3+4=7。3+5=8。": ["3+5=8"],
+    "不是 3+9=12。3+8=11。": ["3+8=11"],
 }
 STRUCTURE = {
     "17 mod 5 = 2": [],
@@ -74,12 +74,12 @@ STRUCTURE = {
 EASY = {
     r"\frac12 \times 8 = 4": [r"\frac12 \times 8 = 4"],
     r"\begin{aligned} a &= 13 + 4 \\ &= 17 \\ b &= 17 - 5 = 12 \end{aligned}": ["b &= 17 - 5 = 12"],
-    "- 5 + 6 = 11\n- 3 + 4 = 7": ["5 + 6 = 11", "3 + 4 = 7"],
+    "- 5 + 6 = 11\n- 8 + 4 = 12": ["5 + 6 = 11", "8 + 4 = 12"],
     "1{,}000 + 500 = 1{,}500": ["1{,}000 + 500 = 1{,}500"],
-    "３＋４＝７": ["３＋４＝７"],
+    "３＋８＝１１": ["３＋８＝１１"],
 }
 SHORT = {
-    "x = 2 + 2 = 4": ["2 + 2 = 4"],
+    "x = 12 - 8 = 4": ["12 - 8 = 4"],
     "x = 4": ["x = 4"],
     "x = 20 + 4 = 24": ["x = 20 + 4 = 24"],
 }
@@ -118,8 +118,8 @@ def test_plain_spellings_keep_pi_apart_from_a_letter():
 
 
 def test_fullwidth_arithmetic_has_plain_spellings():
-    (group,) = key_steps_by_rule("Q?", "３＋４＝７\n#### none")
-    assert {"3+4=7", "3 + 4 = 7"} <= {*group}
+    (group,) = key_steps_by_rule("Q?", "３＋８＝１１\n#### none")
+    assert {"3+8=11", "3 + 8 = 11"} <= {*group}
 
 
 @pytest.mark.parametrize("correction", ["Hmm, actually, no.", "Wait, that is the tax.", "Oops.", "No, that cannot be."])
