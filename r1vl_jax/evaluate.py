@@ -25,7 +25,6 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from etils import epath
 from rich.console import Console
 
 from r1vl_jax import config, rewards
@@ -33,7 +32,7 @@ from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Pretrained, load
 from r1vl_jax.chat.prompter import Prompter
 from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
-from r1vl_jax.checkpoint.hf.export import export_run, find_checkpoint, load_settings
+from r1vl_jax.checkpoint.hf.export import export_once
 from r1vl_jax.config import Data, read_instruction
 from r1vl_jax.data.pipeline import NO_ANSWER
 from r1vl_jax.data.prompts import EncodedPrompt, encode
@@ -205,7 +204,7 @@ def main() -> None:
     def load_model(directory: Path) -> tuple[Pretrained, str]:
         path = model.value
         if run.value:
-            path = _export(run.value, stage.value, step.value, directory, dtype.value)
+            path = export_once(run.value, stage.value, step.value, directory, dtype.value)
         loaded = load(path, dtype=dtype.value, mesh=_mesh(), param_dtype=dtype.value, adapter=adapter.value)
         return loaded, path
 
@@ -225,19 +224,6 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
     print("\n".join(summary["data"]["notes"]))
     if dropped := summary["dropped"]:
         print(f"dropped {len(dropped)}: {name_reasons(dropped)}")
-
-
-def _export(run: str, stage: str, step: int, out: Path, dtype: str) -> str:
-    """Exports the checkpoint of a run into a directory in `out`, unless it was exported before; returns this.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no run, or no such checkpoint.
-    """
-    checkpoint = find_checkpoint(epath.Path(run), load_settings(epath.Path(run)), stage, step)
-    directory = out / f"model-{checkpoint.stage}-{checkpoint.step}"
-    if not directory.exists():
-        export_run(run, directory, stage=checkpoint.stage, step=checkpoint.step, dtype=dtype)
-    return str(directory)
 
 
 def _mesh() -> jax.sharding.Mesh:

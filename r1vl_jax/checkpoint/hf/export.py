@@ -102,6 +102,22 @@ def export_run(
     return checkpoint
 
 
+def export_once(run: epath.PathLike, stage: str, step: int, out: Path, dtype: str) -> str:
+    """Exports the checkpoint of a run into a directory in `out`, unless it was exported before; returns this.
+
+    Args:
+        stage, step: as in `export_run`.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no run, or no such checkpoint.
+    """
+    checkpoint = find_checkpoint(epath.Path(run), load_settings(epath.Path(run)), stage, step)
+    directory = out / f"model-{checkpoint.stage}-{checkpoint.step}"
+    if not directory.exists():
+        export_run(run, directory, stage=checkpoint.stage, step=checkpoint.step, dtype=dtype)
+    return str(directory)
+
+
 def export_adapter(run: epath.PathLike, out: str | os.PathLike, *, stage: str = "", step: int = 0) -> RunCheckpoint:
     """Exports the adapter of a run's checkpoint, in PEFT's format.
 
