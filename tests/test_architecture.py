@@ -21,7 +21,7 @@ LAYERS = (
     ("sampling", "checkpoint"),
     ("learner", "evaluation", "chat"),
     ("training",),
-    ("aot",),
+    ("aot", "router"),
     ("train", "generate", "evaluate"),
 )
 PROGRAMS = {
@@ -36,6 +36,7 @@ PROGRAMS = {
         "evaluation.score",
         "report.__main__",
         "rewards.math_verify_worker",
+        "router.build_index",
     )
 }
 MODULES_AT_THE_ROOT = {"__init__", "train", "generate", "evaluate", "arrays", "response_format"}

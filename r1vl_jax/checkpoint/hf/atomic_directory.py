@@ -39,7 +39,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
     try:
         yield unfinished
         _refuse_loss(out, unfinished)
-        _swap(unfinished, out, replaced)
+        swap(unfinished, out, replaced)
     except (OSError, SafetensorError) as error:
         if not _is_out_of_space(error):
             raise
@@ -53,7 +53,8 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _swap(unfinished: Path, out: Path, replaced: Path) -> None:
+def swap(unfinished: Path, out: Path, replaced: Path) -> None:
+    """Renames a directory to `out`; one that is there becomes `replaced` meanwhile, and is deleted."""
     if not out.exists():
         unfinished.rename(out)
         return

@@ -1,0 +1,1 @@
+"""R1-Router: reasoning that decides when and where to look things up. See docs/router.md."""
