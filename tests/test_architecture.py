@@ -37,6 +37,9 @@ PROGRAMS = {
         "report.__main__",
         "rewards.math_verify_worker",
         "router.build_index",
+        "router.convert",
+        "router.datasets",
+        "router.rewards",  # which a configuration names
     )
 }
 MODULES_AT_THE_ROOT = {"__init__", "train", "generate", "evaluate", "arrays", "response_format"}
