@@ -14,6 +14,7 @@ Source:
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 THINK, SUB_QUESTION, RETRIEVER, ANSWER = "think", "sub-question", "ret", "answer"  # tags
@@ -102,7 +103,7 @@ def parse_answer(text: str) -> str | Malformed:
     """Reads an answer step: its answer, the last one if there are several."""
     try:
         _, rest = _split_think(text)
-        answers = _elements(ANSWER, rest)
+        answers = _contents(ANSWER, rest)
         if not answers:
             raise _FormatError(f"expected <{ANSWER}>...</{ANSWER}>, got none")
         return _not_empty(ANSWER, answers[-1])
@@ -153,17 +154,18 @@ def write_answer(think: str, answer: str) -> str:
 
 def _split_think(text: str) -> tuple[str, str]:
     """The reasoning, and the text without it, so that tags that it mentions are no elements."""
-    match = _pattern(THINK).search(text)
-    if match is None:
+    found = next(_elements(THINK, text), None)
+    if found is None:
         raise _FormatError(f"expected <{THINK}>...</{THINK}>, got none")
-    return match[1].strip(), text[: match.start()] + text[match.end() :]
+    opening, closing = found
+    return text[opening.end() : closing.start()].strip(), text[: opening.start()] + text[closing.end() :]
 
 
 def _only(tag: str, text: str) -> str:
-    elements = _elements(tag, text)
-    if len(elements) != 1:
-        raise _FormatError(f"expected one <{tag}>...</{tag}>, got {len(elements) or 'none'}")
-    return _not_empty(tag, elements[0])
+    contents = _contents(tag, text)
+    if len(contents) != 1:
+        raise _FormatError(f"expected one <{tag}>...</{tag}>, got {len(contents) or 'none'}")
+    return _not_empty(tag, contents[0])
 
 
 def _not_empty(tag: str, content: str) -> str:
@@ -172,12 +174,19 @@ def _not_empty(tag: str, content: str) -> str:
     return content
 
 
-def _elements(tag: str, text: str) -> list[str]:
-    return [content.strip() for content in _pattern(tag).findall(text)]
+def _contents(tag: str, text: str) -> list[str]:
+    return [text[opening.end() : closing.start()].strip() for opening, closing in _elements(tag, text)]
 
 
-def _pattern(tag: str) -> re.Pattern[str]:
-    return re.compile(f"<{tag}>(.*?)</{tag}>", re.DOTALL | re.IGNORECASE)
+def _elements(tag: str, text: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
+    """The opening and the closing tag of each element, in one pass however often a model repeats one of them."""
+    opening = None
+    for mark in re.finditer(f"<(/?){tag}>", text, re.IGNORECASE | re.ASCII):
+        if not mark[1]:
+            opening = opening or mark
+        elif opening:
+            yield opening, mark
+            opening = None
 
 
 def _write(content_of_tag: dict[str, str]) -> str:

@@ -1,5 +1,7 @@
 """Responses of R1-Router: what is read, what is malformed and why, and what is written."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,6 +125,15 @@ def test_of_several_answers_the_last_counts():
 )
 def test_a_malformed_answer_says_why(text, reason):
     assert parse_answer(text) == Malformed(reason)
+
+
+def test_a_tag_that_is_repeated_without_end_costs_no_time():
+    """A search from each of the openings for an end that is not there would take minutes."""
+    start = time.monotonic()
+    assert isinstance(parse_answer("<think>" * 100_000), Malformed)
+    assert isinstance(parse_retrieval("<think>.</think>" + "<sub-question>" * 100_000), Malformed)
+    assert parse_answer("<think>.</think>" + "<answer>" * 100_000 + "no</answer>") != "no"
+    assert time.monotonic() - start < 10
 
 
 contents = st.text(st.characters(exclude_characters="<>"), min_size=1).map(str.strip).filter(bool)
