@@ -1,6 +1,7 @@
 """Exports a run as a checkpoint directory that transformers opens, or its adapter for PEFT."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,9 +31,10 @@ from r1vl_jax.models.qwen2_vl.config import Config
 from r1vl_jax.models.qwen2_vl.model import Definition
 from r1vl_jax.models.trainable import make_lora
 from r1vl_jax.observe import check_fingerprint
-from r1vl_jax.observe.files import read_json
+from r1vl_jax.observe.files import read_json, write_json
 
 MAX_SHARD_SIZE = 5 * 10**9  # bytes
+_METADATA = "_CHECKPOINT_METADATA"  # orbax's, with its times
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class RunCheckpoint:
     def directory(self) -> epath.Path:
         """Holds the checkpoints of the stage."""
         return _checkpoints(self.run, self.stage)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of when it was saved, to the nanosecond, which a copy keeps."""
+        return hashlib.sha256((self.directory / str(self.step) / _METADATA).read_bytes()).hexdigest()
 
 
 def export_run(
@@ -105,16 +112,21 @@ def export_run(
 def export_once(run: epath.PathLike, stage: str, step: int, out: Path, dtype: str) -> str:
     """Exports the checkpoint of a run into a directory in `out`, unless it was exported before; returns this.
 
+    An export that has its name, and is of another run or dtype, is replaced.
+
     Args:
-        stage, step: as in `export_run`.
+        stage, step, dtype: as in `export_run`.
 
     Raises:
         FileNotFoundError, ValueError: there is no run, or no such checkpoint.
     """
     checkpoint = find_checkpoint(epath.Path(run), load_settings(epath.Path(run)), stage, step)
     directory = out / f"model-{checkpoint.stage}-{checkpoint.step}"
-    if not directory.exists():
+    mark, made_of = epath.Path(f"{directory}.json"), {"checkpoint": checkpoint.fingerprint, "dtype": dtype}
+    if not directory.exists() or read_json(mark) != made_of:
+        mark.unlink(missing_ok=True)
         export_run(run, directory, stage=checkpoint.stage, step=checkpoint.step, dtype=dtype)
+        write_json(mark, made_of)
     return str(directory)
 
 
