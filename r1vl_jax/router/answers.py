@@ -13,6 +13,7 @@ _NUMBER_WORDS = "zero one two three four five six seven eight nine ten".split()
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
 _ARTICLES = {"an", "the"}  # "a" is kept: R1-Router's answers are compared so
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'  # as VQA's evaluation has them
+_MARK_SET = frozenset(_MARKS)
 _DIGIT_GROUP = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 # Words by themselves: the clitic of "Verne's", "%" and "$", and each Chinese character.
@@ -61,17 +62,21 @@ def words(text: str) -> list[str]:
 
 def overlap(prediction: str, gold: str) -> Overlap:
     """How far the words of two answers agree; nothing where either has none."""
-    predicted, expected = words(prediction), words(gold)
-    num_shared = (Counter(predicted) & Counter(expected)).total()
-    if not num_shared:
+    return _overlap(words(prediction), words(gold))
+
+
+def _overlap(predicted: Sequence[str], expected: Sequence[str]) -> Overlap:
+    if set(predicted).isdisjoint(expected):  # as nearly all candidates of a range are
         return _NOTHING
+    num_shared = (Counter(predicted) & Counter(expected)).total()
     precision, recall = num_shared / len(predicted), num_shared / len(expected)
     return Overlap(precision, recall, 2 * precision * recall / (precision + recall))
 
 
 def best_overlap(prediction: str, golds: Sequence[str]) -> Overlap:
     """The overlap of highest F1 with any of these gold answers, the first of equals; nothing where F1 is 0."""
-    return max((overlap(prediction, gold) for gold in golds), key=lambda each: each.f1, default=_NOTHING)
+    predicted = words(prediction)
+    return max((_overlap(predicted, words(gold)) for gold in golds), key=lambda each: each.f1, default=_NOTHING)
 
 
 def recall_of_best(prediction: str, golds: Sequence[str]) -> float:
@@ -87,6 +92,8 @@ def exact_match(prediction: str, golds: Sequence[str]) -> bool:
 
 def _without_marks(text: str) -> str:
     """The text with each mark removed or made a space, as all of them stand before."""
+    if _MARK_SET.isdisjoint(text):
+        return text
     groups_digits = _DIGIT_GROUP.search(text) is not None
     removed = "".join(mark for mark in _MARKS if groups_digits or f"{mark} " in text or f" {mark}" in text)
     return text.translate(dict.fromkeys(map(ord, _MARKS), " ") | dict.fromkeys(map(ord, removed)))
