@@ -46,6 +46,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
         "etils[epath]",
+        "filelock",
         "transformers>=5",
         "tensorflow-datasets>=4.9.9",
         "array-record",

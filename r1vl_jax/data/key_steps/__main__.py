@@ -15,7 +15,6 @@ OUT, so that nothing is asked twice.
 import contextlib
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,11 +25,12 @@ from rich.console import Console
 
 import r1vl_jax
 from r1vl_jax.config.settings import KEY_STEPS_SUFFIX
+from r1vl_jax.data.key_steps import checkpoint
 from r1vl_jax.data.key_steps.by_model import OWN_PROMPTS, Prompts, key_steps_by_model
 from r1vl_jax.data.key_steps.endpoint import Endpoint
-from r1vl_jax.data.key_steps.file import KeyStepsFile
+from r1vl_jax.data.key_steps.file import KeyStepsFile, only_writer
 from r1vl_jax.data.key_steps.over_files import Find, by_rule, find_key_steps, read_records
-from r1vl_jax.data.key_steps.replies import Ask, Cache, Reply, limited
+from r1vl_jax.data.key_steps.replies import Ask, Cache, limited
 from r1vl_jax.data.record import UnusableRecord
 from r1vl_jax.data.records import is_record_directory
 from r1vl_jax.data.sources.files import find_files, local_source
@@ -39,8 +39,7 @@ from r1vl_jax.observe.progress import Progress
 from r1vl_jax.report.key_steps import write_page
 
 _RULE = "rule"
-_ROWS = 16  # prompts that a checkpoint is asked at one time
-_MAX_NEW_TOKENS = 1024
+_NUM_REASONS, _NUM_NAMES = 5, 3  # of records that cannot be used, which are printed
 
 
 def main() -> None:
@@ -60,23 +59,26 @@ def main() -> None:
     )
     timeout_s = flags.DEFINE_float("timeout_s", 120.0, "Of a reply of the endpoint, in seconds.", lower_bound=0.1)
 
+    dtype = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of a checkpoint and its computation.")
+    cache = flags.DEFINE_string("compile_cache", "~/.cache/r1vl_jax", "Directory for compiled programs; '' for none.")
+
     def start(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         path, by = Path(out.value), model.value or _RULE
         try:
-            if path.suffix != KEY_STEPS_SUFFIX or Path(page.value) == path:
-                raise ValueError(
-                    f"--out={path}: expected a file that ends in {KEY_STEPS_SUFFIX}, another one than --page"
-                )
-            if endpoint.value and not model.value:
-                raise ValueError("--endpoint: expected the model's name there, too: --model=NAME")
+            _check(path, page.value, model.value, endpoint.value)
             parts = _parts(data.value, images.value, layout.value, columns.value)
             with contextlib.ExitStack() as stack:
+                stack.enter_context(only_writer(path))
                 if not model.value:
                     find = stack.enter_context(by_rule())
                 else:
                     read = Prompts.read(Path(prompts.value))
-                    ask = stack.enter_context(_ask(by, endpoint.value, timeout_s.value))
+                    ask = stack.enter_context(
+                        _ask(
+                            by, endpoint.value, timeout_s=timeout_s.value, dtype=dtype.value, compile_cache=cache.value
+                        )
+                    )
                     replies = Cache(path.with_suffix(".replies"), {"model": by, "endpoint": endpoint.value})
                     ask = stack.enter_context(replies).cached(limited(ask, max_calls.value))
                     find = partial(key_steps_by_model, ask=ask, prompts=read, forget=replies.forget)
@@ -93,6 +95,20 @@ def main() -> None:
     app.run(start)
 
 
+def _check(path: Path, page: str, model: str, endpoint: str) -> None:
+    """Raises `ValueError` for settings that cannot be meant."""
+    if path.suffix != KEY_STEPS_SUFFIX:
+        raise ValueError(f"--out={path}: expected a file that ends in {KEY_STEPS_SUFFIX}")
+    if path.is_dir():
+        raise ValueError(f"--out={path}: expected a file, got a directory")
+    if page and Path(page).resolve() == path.resolve():
+        raise ValueError(f"--page={page}: expected another file than --out, such as {path.with_suffix('.html')}")
+    if page and Path(page).is_dir():
+        raise ValueError(f"--page={page}: expected a file, got a directory")
+    if endpoint and not model:
+        raise ValueError("--endpoint: expected the model's name there, too: --model=NAME")
+
+
 def _parts(data: str, images: str, layout: str, columns: str) -> list[Part]:
     source = str(local_source(data))
     if is_record_directory(source):
@@ -102,35 +118,35 @@ def _parts(data: str, images: str, layout: str, columns: str) -> list[Part]:
 
 
 @contextlib.contextmanager
-def _ask(model: str, endpoint: str, timeout_s: float) -> Iterator[Ask]:
+def _ask(model: str, endpoint: str, *, timeout_s: float, dtype: str, compile_cache: str) -> Iterator[Ask]:
     if endpoint:
         with Endpoint(endpoint, model, timeout_s=timeout_s) as asked:
             yield asked.ask
     else:
-        checkpoint = r1vl_jax.load(model)
-        yield lambda prompts: [
-            Reply(answer) if answer.has_ended else Reply(error=f"longer than {_MAX_NEW_TOKENS} tokens")
-            for batch in _batched(prompts, _ROWS)
-            for answer in checkpoint.generate(batch, max_new_tokens=_MAX_NEW_TOKENS, instruction="")
-        ]
+        from r1vl_jax.runtime import compilation_cache, libtpu  # JAX takes seconds to start
 
-
-def _batched(prompts: Sequence[str], size: int) -> Iterator[list[str]]:
-    return (list(prompts[start : start + size]) for start in range(0, len(prompts), size))
+        libtpu.skip_without_tpu()
+        compilation_cache.enable_compilation_cache(compile_cache)
+        yield checkpoint.asks(r1vl_jax.load(model, dtype=dtype, param_dtype=dtype).generate)
 
 
 def _find(parts: Sequence[Part], path: Path, find: Find, *, by: str, limit: int) -> list[str]:
     """The account of all records, with those that could not be read."""
     num_rows = sum(min(part.num_rows or 0, limit or math.inf) for part in parts)
-    left_out = Counter[str]()
+    left_out: dict[str, list[str]] = {}  # reason -> records
 
     def drop(error: UnusableRecord) -> None:
-        left_out[f"cannot be used: {error.reason}"] += 1
+        left_out.setdefault(error.reason, []).append(error.name)
 
     with Progress("key steps", int(num_rows), console=Console()) as progress:
         items = read_records(parts, limit=limit, drop=drop)
         account = find_key_steps(items, path, find, by=by, advance=progress.update)
-    return [*account, *(f"{count:,} records: {what}" for what, count in left_out.most_common(5))]
+    most = sorted(left_out.items(), key=lambda reason: -len(reason[1]))[:_NUM_REASONS]
+    return [*account, *(f"{len(names):,} records: cannot be used: {why} ({_some(names)})" for why, names in most)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NUM_NAMES]) + (", ..." if len(names) > _NUM_NAMES else "")
 
 
 if __name__ == "__main__":

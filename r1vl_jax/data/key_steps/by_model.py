@@ -26,6 +26,7 @@ PASSES = ("extract", "keep", "spell")
 MAX_STEPS = 8  # of a record
 _PLACEHOLDERS = {"extract": ("question", "solution"), "keep": ("question", "solution", "steps"), "spell": ("steps",)}
 _PLACEHOLDER = re.compile(r"\{(question|solution|steps|max_steps)\}")
+_PICTURE = re.compile("<image>|<video>")  # the model sees none
 _MAX_SPELLINGS = 16
 _MAX_CHARACTERS = 200  # of a spelling
 _MIN_SIGNS = 2  # letters and digits
@@ -88,7 +89,8 @@ class _Work:
         return cls(question_of(record), solution, record.answer or answer_in_response(solution))
 
     def prompt(self, template: str) -> str:
-        values = {"question": self.question, "solution": self.solution, "max_steps": str(MAX_STEPS)}
+        question = _PICTURE.sub("", self.question).strip()
+        values = {"question": question, "solution": self.solution, "max_steps": str(MAX_STEPS)}
         values["steps"] = json.dumps(list(self.steps), ensure_ascii=False, indent=0)
         # One substitution, so that braces of a solution stay as they are.
         return _PLACEHOLDER.sub(lambda name: values[name[1]], template)
@@ -155,7 +157,7 @@ class _Work:
 def key_steps_by_model(
     records: Sequence[Record], ask: Ask, prompts: Prompts, *, forget: Callable[[str], None] = lambda prompt: None
 ) -> list[KeySteps | str]:
-    """The key steps of each record, or why a model gave none; one call for each record and pass.
+    """The key steps of each record, or why a model gave none; at most one call for each record and pass.
 
     Records without a worked solution have none, and are not asked about.
 
@@ -166,8 +168,9 @@ def key_steps_by_model(
     for name in PASSES:
         open_works = [work for work in works if not work.error and (work.steps if name != PASSES[0] else work.solution)]
         asked = [work.prompt(getattr(prompts, name)) for work in open_works]
-        for work, prompt, reply in zip(open_works, asked, ask(asked) if asked else (), strict=True):
-            work.take(name, reply)
+        replies = dict(ask(list(dict.fromkeys(asked)))) if asked else {}
+        for work, prompt in zip(open_works, asked, strict=True):
+            work.take(name, replies[prompt])
             if work.error:
                 forget(prompt)
     return [work.error or work.key_steps() for work in works]

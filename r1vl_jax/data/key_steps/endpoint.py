@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.client import responses
 from urllib.parse import urlsplit
 
@@ -89,16 +89,20 @@ class Endpoint:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._session.close()
 
-    def ask(self, prompts: Sequence[str]) -> list[Reply]:
-        """A reply to each prompt, or why there is none.
+    def ask(self, prompts: Sequence[str]) -> Iterator[tuple[str, Reply]]:
+        """Each prompt with its reply, or why there is none, as they come.
 
         Raises:
             EndpointError: the endpoint refuses whatever it is asked, or is not there.
         """
-        replies = [Reply(each.text, self._hide_key(each.error)) for each in self._pool.map(self._ask, prompts)]
-        if replies and all(reply.error == _NOT_THERE for reply in replies):
+        asked = {self._pool.submit(self._ask, prompt): prompt for prompt in prompts}
+        is_there = not asked
+        for future in as_completed(asked):
+            reply = future.result()
+            is_there = is_there or reply.error != _NOT_THERE
+            yield asked[future], Reply(reply.text, self._hide_key(reply.error))
+        if not is_there:
             raise EndpointError(f"{self._url}: {_NOT_THERE}")
-        return replies
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key:

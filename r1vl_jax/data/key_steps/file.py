@@ -6,12 +6,15 @@
 `id` and `key_steps` are enough. A line with a `digest` is only of the record whose texts have it.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from r1vl_jax.data.key_steps.found import KeySteps
 from r1vl_jax.data.record import Record
@@ -82,6 +85,23 @@ def append(file: IO[str], found: Iterable[tuple[str, Record, KeySteps]], *, by: 
         line |= {"reasons": key_steps.reasons, "left_out": key_steps.left_out, "digest": _digest(record)}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
     file.flush()
+
+
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keeps other programs from writing a file, by a lock beside it.
+
+    Raises:
+        ValueError: another program writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{path}: another program is writing it; wait for its end, or name another --out") from None
+    with held:
+        yield
 
 
 def open_to_append(path: Path) -> IO[str]:

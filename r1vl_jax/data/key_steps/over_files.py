@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
+from r1vl_jax.data.key_steps.failures import Failures
 from r1vl_jax.data.key_steps.file import KeyStepsFile, append, open_to_append
 from r1vl_jax.data.key_steps.found import KeySteps
 from r1vl_jax.data.key_steps.rule import explain_record
@@ -70,6 +71,8 @@ def find_key_steps(
 ) -> list[str]:
     """Adds a line to the file for each record without one and without key steps of its own; returns an account.
 
+    Records that fail are named in a file beside it.
+
     Args:
         by: what finds them.
         advance: is told after each batch how many records were read.
@@ -81,15 +84,16 @@ def find_key_steps(
     if others := known.makers() - {by, ""}:
         raise ValueError(f"{path}: has key steps by {', '.join(sorted(others))}; name another --out for those by {by}")
     counts: Counter[str] = Counter()
+    failures = Failures(path)
     num_read = 0
     with open_to_append(path) as file:
         for batch in _batches(items):
             num_read += len(batch)
             new = [item for item in batch if not _is_done(item, known, counts)]
             found = zip(new, find([record for _, record in new]) if new else (), strict=True)
-            append(file, _successes(found, counts), by=by)
+            append(file, _successes(found, counts, failures), by=by)
             advance(num_read)
-    return [f"{count:,} records: {what}" for what, count in counts.most_common()]
+    return [*(f"{count:,} records: {what}" for what, count in counts.most_common()), *failures.account()]
 
 
 def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
@@ -113,11 +117,11 @@ def _is_done(item: Item, known: KeyStepsFile, counts: Counter[str]) -> bool:
 
 
 def _successes(
-    found: Iterator[tuple[Item, KeySteps | str]], counts: Counter[str]
+    found: Iterator[tuple[Item, KeySteps | str]], counts: Counter[str], failures: Failures
 ) -> Iterator[tuple[str, Record, KeySteps]]:
     for (split, record), key_steps in found:
         if isinstance(key_steps, str):
-            counts[f"failed, and are tried again in the next call: {key_steps}"] += 1
+            failures.add(split, record.id, key_steps)
         else:
             counts["with key steps" if key_steps.groups else "without a key step in them"] += 1
             yield split, record, key_steps

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,22 @@ class Reply:
     error: str = ""
 
 
-# prompts -> a reply to each
-Ask = Callable[[Sequence[str]], Sequence[Reply]]
+# different prompts -> each with its reply, as they come
+Ask = Callable[[Sequence[str]], Iterable[tuple[str, Reply]]]
 
 
 def limited(ask: Ask, max_calls: int) -> Ask:
     """Asks no more than so many prompts in all; the others get an error."""
     num_left = max_calls
 
-    def ask_limited(prompts: Sequence[str]) -> list[Reply]:
+    def ask_limited(prompts: Sequence[str]) -> Iterator[tuple[str, Reply]]:
         nonlocal num_left
-        asked = prompts[:num_left]
+        asked, others = prompts[:num_left], prompts[num_left:]
         num_left -= len(asked)
+        if asked:
+            yield from ask(asked)
         error = Reply(error=f"the limit of {max_calls:,} calls is reached")
-        return [*(ask(asked) if asked else ()), *[error] * (len(prompts) - len(asked))]
+        yield from ((prompt, error) for prompt in others)
 
     return ask_limited
 
@@ -76,15 +78,15 @@ class Cache:
         self._connection.close()
 
     def cached(self, ask: Ask) -> Ask:
-        """Asks only what has no reply yet; errors are not kept."""
+        """Asks only what has no reply yet, and keeps each reply as it comes; errors are not kept."""
 
-        def ask_new(prompts: Sequence[str]) -> list[Reply]:
+        def ask_new(prompts: Sequence[str]) -> Iterator[tuple[str, Reply]]:
             replies = {prompt: self._find(prompt) for prompt in prompts}
+            yield from ((prompt, reply) for prompt, reply in replies.items() if reply is not None)
             new = [prompt for prompt, reply in replies.items() if reply is None]
-            for prompt, reply in zip(new, ask(new) if new else (), strict=True):
-                replies[prompt] = reply
+            for prompt, reply in ask(new) if new else ():
                 self._keep(prompt, reply)
-            return [reply for prompt in prompts if (reply := replies[prompt]) is not None]
+                yield prompt, reply
 
         return ask_new
 

@@ -177,7 +177,7 @@ def _why_not(statement: Statement, group: Group, path: str, question: _Question,
         return _ANSWER
     if len(group[0]) > _MAX_SPELLING:
         return f"longer than {_MAX_SPELLING} characters"
-    if statement.kind != "name" and arithmetic.has_only_digits(statement.left, statement.right):
+    if arithmetic.has_only_digits(statement.left, statement.right):
         return _BY_CHANCE
     if not _matches_at(path, statement):
         return "where it stands, it is part of something else"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from r1vl_jax.data.key_steps.by_model import OWN_PROMPTS, Prompts, key_steps_by_model
 from r1vl_jax.data.key_steps.found import KeySteps
@@ -31,11 +32,10 @@ class Model:
 
     def __call__(self, prompts):
         self.asked += prompts
-        replies = [self.replies[prompt.split(" ")[0]] for prompt in prompts]
-        return [
-            each if isinstance(each, Reply) else Reply(each if isinstance(each, str) else json.dumps(each))
-            for each in replies
-        ]
+        for prompt in prompts:
+            reply = self.replies[prompt.split(" ")[0]]
+            text = reply if isinstance(reply, str) else json.dumps(reply, default=str)
+            yield prompt, reply if isinstance(reply, Reply) else Reply(text)
 
 
 def test_what_a_model_names_is_kept_where_the_solution_has_it():
@@ -95,9 +95,10 @@ def test_what_the_question_says_is_no_key_step():
 
 
 def test_prompts_have_question_solution_and_steps_as_they_are():
-    key_steps_by_model([record()], model := Model(), PROMPTS)
+    asked = record(problem="<image>There are 5 more. How many?", images=[Image.new("RGB", (28, 28))])
+    key_steps_by_model([asked], model := Model(), PROMPTS)
     extract, keep, spell = model.asked
-    assert extract == f"extract There are 5 more. How many? {SOLUTION}".replace("There", "\nThere")
+    assert extract == f"extract There are 5 more. How many? {SOLUTION}"
     assert "{the rest}" in keep
     assert '"8 * 6 = 48"' in keep
     assert keep.endswith(" 8")
@@ -128,10 +129,7 @@ def test_nonsense_fails_a_record_by_name_and_no_other_pass_follows(replies, mess
 
 def test_one_that_fails_takes_no_other_with_it():
     def ask(prompts):
-        replies = Model()(prompts)
-        return [
-            Reply(error="cut") if "two?" in prompt else reply for prompt, reply in zip(prompts, replies, strict=True)
-        ]
+        return ((prompt, Reply(error="cut") if "two?" in prompt else reply) for prompt, reply in Model()(prompts))
 
     found = key_steps_by_model([record(1), record(2, problem="two?"), record(3)], ask, PROMPTS)
     assert [isinstance(each, KeySteps) for each in found] == [True, False, True]
@@ -180,26 +178,46 @@ def test_nothing_is_asked_twice_and_errors_are_asked_again(tmp_path):
     model = Model(extract="a", keep=Reply(error="cut"))
     for _ in range(2):
         with Cache(tmp_path / "replies", {"model": "m"}) as cache:
-            assert cache.cached(model)(["extract 1", "keep 1", "extract 1"])[::2] == [Reply("a")] * 2
+            assert dict(cache.cached(model)(["extract 1", "keep 1", "extract 1"]))["extract 1"] == Reply("a")
     assert model.asked == ["extract 1", "keep 1", "keep 1"]
     with Cache(tmp_path / "replies", {"model": "another"}) as cache:
-        cache.cached(model)(["extract 1"])
+        list(cache.cached(model)(["extract 1"]))
     assert model.asked[3:] == ["extract 1"]
 
 
-def test_a_file_of_another_kind_is_no_cache(tmp_path):
-    (tmp_path / "replies").write_text("no data base" * 100)
-    with pytest.raises(ValueError, match="expected a file of replies that this program wrote"):
-        Cache(tmp_path / "replies", {})
+def test_replies_are_kept_as_they_come_and_a_batch_that_is_interrupted_loses_none(tmp_path):
+    def interrupted(prompts):
+        yield prompts[1], Reply("b")
+        raise KeyboardInterrupt
+
+    with Cache(tmp_path / "replies", {}) as cache, pytest.raises(KeyboardInterrupt):
+        dict(cache.cached(interrupted)(["extract 1", "extract 2"]))
+    with Cache(tmp_path / "replies", {}) as cache:
+        replies = dict(cache.cached(model := Model(extract="a"))(["extract 1", "extract 2"]))
+    assert replies == {"extract 1": Reply("a"), "extract 2": Reply("b")}
+    assert model.asked == ["extract 1"]
+
+
+def test_records_of_the_same_texts_are_asked_about_once():
+    found = key_steps_by_model([record(1), record(2)], model := Model(), PROMPTS)
+    assert found[0] == found[1]
+    assert len(model.asked) == 3
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("no data base" * 100), lambda path: path.mkdir()])
+def test_what_is_no_file_of_replies_is_no_cache(tmp_path, make):
+    make(tmp_path / "key_steps.replies")
+    with pytest.raises(ValueError, match=r"key_steps\.replies: expected a file of replies that this program wrote"):
+        Cache(tmp_path / "key_steps.replies", {})
 
 
 def test_calls_are_limited():
     ask = limited(model := Model(extract="a"), 3)
-    assert [reply.error for reply in [*ask(["extract 1", "extract 2"]), *ask(["extract 3", "extract 4"])]] == [
+    assert [reply.error for _, reply in [*ask(["extract 1", "extract 2"]), *ask(["extract 3", "extract 4"])]] == [
         "",
         "",
         "",
         "the limit of 3 calls is reached",
     ]
     assert len(model.asked) == 3
-    assert ask(["extract 5"])[0].error
+    assert dict(ask(["extract 5"]))["extract 5"].error

@@ -89,15 +89,19 @@ def endpoint(server) -> Iterator[Endpoint]:
         yield endpoint
 
 
-def test_replies_come_in_the_order_of_the_prompts(endpoint, server):
+def test_each_prompt_has_its_reply(endpoint, server):
     prompts = [f"prompt {number}" for number in range(9)]
-    assert endpoint.ask(prompts) == [Reply(f"re: {prompt}") for prompt in prompts]
+    assert dict(endpoint.ask(prompts)) == {prompt: Reply(f"re: {prompt}") for prompt in prompts}
     assert {seen[:1] + seen[2:] for seen in server.seen} == {("/v1/chat/completions", f"Bearer {SECRET}", "a-model")}
-    assert endpoint.ask([]) == []
+    assert list(endpoint.ask([])) == []
+
+
+def test_a_reply_does_not_wait_for_a_slow_one_before_it(endpoint):
+    assert next(iter(endpoint.ask(["slow", "hello"]))) == ("hello", Reply("re: hello"))
 
 
 def test_connections_that_are_cut_and_a_busy_server_are_tried_again(endpoint, server):
-    assert endpoint.ask(["cut", "busy"]) == [Reply("re: cut"), Reply("re: busy")]
+    assert dict(endpoint.ask(["cut", "busy"])) == {"cut": Reply("re: cut"), "busy": Reply("re: busy")}
     assert len(server.seen) == 6
 
 
@@ -116,30 +120,30 @@ def test_connections_that_are_cut_and_a_busy_server_are_tried_again(endpoint, se
     ],
 )
 def test_what_cannot_be_read_fails_that_prompt_alone(endpoint, prompt, error):
-    reply, other = endpoint.ask([prompt, "hello"])
-    assert reply.error.startswith(error)
-    assert other == Reply("re: hello")
+    replies = dict(endpoint.ask([prompt, "hello"]))
+    assert (reply := replies[prompt]).error.startswith(error)
+    assert replies["hello"] == Reply("re: hello")
     assert SECRET not in reply.error
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_an_endpoint_that_refuses_all_ends_the_program_and_no_key_is_told(endpoint, status):
     with pytest.raises(EndpointError, match=f"status {status}, .*{API_KEY} in the environment right") as raised:
-        endpoint.ask([f"status {status}", "hello"])
+        list(endpoint.ask([f"status {status}", "hello"]))
     assert SECRET not in str(raised.value)
 
 
 def test_the_key_is_told_to_nobody(endpoint):
-    assert endpoint.ask(["secret"])[0].error == "expected a chat completion, got b'bad key Bearer ***'"
+    assert dict(endpoint.ask(["secret"]))["secret"].error == "expected a chat completion, got b'bad key Bearer ***'"
 
 
 def test_redirects_are_not_followed(endpoint):
     with pytest.raises(EndpointError, match="status 307, Temporary Redirect"):
-        endpoint.ask(["elsewhere"])
+        list(endpoint.ask(["elsewhere"]))
 
 
 def test_a_slow_reply_alone_does_not_end_the_program(endpoint):
-    assert endpoint.ask(["slow"])[0].error.startswith("no reply")
+    assert dict(endpoint.ask(["slow"]))["slow"].error.startswith("no reply")
 
 
 @pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://host/v1?key=secret", "ftp://host"])
@@ -161,7 +165,7 @@ def test_an_endpoint_that_is_not_there_ends_the_program():
         Endpoint("http://127.0.0.1:9/v1", "m", backoff_s=0.001) as endpoint,
         pytest.raises(EndpointError, match=message),
     ):
-        endpoint.ask(["hello"])
+        list(endpoint.ask(["hello"]))
 
 
 def test_a_url_is_expected():

@@ -1,14 +1,17 @@
 """`python -m r1vl_jax.data.key_steps` on files of a data set, and the page that it makes."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from etils import epath
 
+from r1vl_jax.data.key_steps import __main__ as program
 from r1vl_jax.data.key_steps import over_files
-from r1vl_jax.data.key_steps.file import KeyStepsFile
+from r1vl_jax.data.key_steps.file import KeyStepsFile, only_writer
 from r1vl_jax.data.key_steps.found import KeySteps
 from r1vl_jax.data.key_steps.over_files import by_rule, find_key_steps, read_records
 from r1vl_jax.data.sources.files import find_files
@@ -37,11 +40,14 @@ def find(records):
 
 
 def test_the_program_writes_a_line_a_record_and_a_page_and_keeps_what_is_there(write_json, tmp_path):
-    source, out, page = write_json("gsm.json", rows(5)), tmp_path / "out.jsonl", tmp_path / "page.html"
+    bad = [{"question": ["How many?"], "answer": "It is 5."}] * 4
+    source, out, page = write_json("gsm.json", [*rows(5), *bad]), tmp_path / "out.jsonl", tmp_path / "page.html"
     out.write_text('{"split": "train", "id": "gsm/train/1", "key_steps": [["by <hand>"]]}\n')
     done = run(f"--data={source}", f"--out={out}", f"--page={page}", "--page_records=3")
     assert done.returncode == 0, done.stderr
     assert "4 records: with key steps\n1 records: in the file already" in done.stdout
+    assert "4 records: cannot be used: column 'question': expected " in done.stdout
+    assert "(gsm/train/5, gsm/train/6, gsm/train/7, ...)\n" in done.stdout
     file, records = KeyStepsFile(out), {record.id: record for _, record in items(source)}
 
     def found(record_id):
@@ -58,19 +64,48 @@ def test_the_program_writes_a_line_a_record_and_a_page_and_keeps_what_is_there(w
     assert "gsm/train/3" not in text
 
 
-def test_what_cannot_be_done_is_said_in_a_sentence(write_json, tmp_path):
-    done = run(f"--data={write_json('gsm.json', rows(1))}", f"--out={tmp_path / 'out.jsonl'}", "--endpoint=localhost")
+def test_a_second_program_that_writes_the_same_file_is_refused(write_json, tmp_path):
+    out = tmp_path / "below" / "out.jsonl"
+    with only_writer(out):
+        done = run(f"--data={write_json('gsm.json', rows(1))}", f"--out={out}")
     assert done.returncode == 1
-    assert done.stderr.strip() == "--endpoint: expected the model's name there, too: --model=NAME"
+    assert done.stderr.strip() == f"{out}: another program is writing it; wait for its end, or name another --out"
+    with only_writer(out):  # it is free again
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("out.json", "", "", ""), r"--out=out\.json: expected a file that ends in \.jsonl"),
+        (("a.jsonl", "", "", ""), r"--out=a\.jsonl: expected a file, got a directory"),
+        (
+            ("out.jsonl", "b/../out.jsonl", "", ""),
+            r"--page=b/\.\./out\.jsonl: .*another file than --out, such as out\.html",
+        ),
+        (("out.jsonl", "b", "", ""), "--page=b: expected a file, got a directory"),
+        (("out.jsonl", "", "", "http://a/v1"), "--endpoint: expected the model's name there, too: --model=NAME"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b"):
+        (tmp_path / name).mkdir()
+    out, page, model, endpoint = settings
+    with pytest.raises(ValueError, match=message):
+        program._check(Path(out), page, model, endpoint)
 
 
 def test_records_that_failed_are_tried_again_in_the_next_call(write_json, tmp_path):
     source, out = write_json("gsm.json", rows(3)), tmp_path / "out.jsonl"
     account = find_key_steps(items(source), out, find, by="m", advance=lambda number: None)
+    failed = tmp_path / "out.failed.jsonl"
     assert account == [
         "2 records: with key steps",
-        "1 records: failed, and are tried again in the next call: no reply",
+        f"1 records: failed, and are tried again in the next call; named in {failed}",
+        "    train gsm/train/1: no reply",
     ]
+    assert json.loads(failed.read_text()) == {"split": "train", "id": "gsm/train/1", "error": "no reply"}
     asked = []
 
     def find_all(records):
@@ -80,6 +115,7 @@ def test_records_that_failed_are_tried_again_in_the_next_call(write_json, tmp_pa
     account = find_key_steps(items(source), out, find_all, by="m", advance=lambda number: None)
     assert asked == ["gsm/train/1"]
     assert account == ["2 records: in the file already", "1 records: without a key step in them"]
+    assert not failed.exists()
     with pytest.raises(ValueError, match="has key steps by m; name another --out for those by rule"):
         find_key_steps(items(source), out, find_all, by="rule", advance=lambda number: None)
 
