@@ -39,7 +39,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["r1vl_jax", "r1vl_jax.*"]),
-    package_data={"r1vl_jax.report": ["templates/*"], "r1vl_jax.data.key_steps": ["prompts/*"]},
+    package_data={
+        "r1vl_jax.report": ["templates/*"],
+        "r1vl_jax.data.key_steps": ["prompts/*"],
+        "r1vl_jax.router.prompts": ["*/*.txt"],
+    },
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",

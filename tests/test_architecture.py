@@ -38,7 +38,8 @@ PROGRAMS = {
         "rewards.math_verify_worker",
         "router.build_index",
         "router.convert",
-        "router.datasets",
+        "router.digits.task",
+        "router.evaluate",
         "router.rewards",  # which a configuration names
     )
 }

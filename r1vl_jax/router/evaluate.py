@@ -1,0 +1,176 @@
+"""Evaluates the loop of R1-Router on questions: answers, routing, retrievals, beside baselines.
+
+    python -m r1vl_jax.router.evaluate --run=WORKDIR --questions=FILE.jsonl --bases=DIR --out=DIR
+        [--baselines=all] [--prompts=short] [--temperature=1.0 --top_k=20] [--limit=200]
+
+`--bases` is a directory of knowledge bases, as `router.build_index` makes them, each of a kind of its own.
+OUT/MODE.jsonl has a line for each question: its look-ups with what was shown, its answer, and why the search ended;
+OUT/MODE.html shows the first of them, OUT/summary.json has the measures. MODE is "router", or a baseline: answering
+without any retrieval, every sub-question put to one base, whichever the model names, or to all of them at once.
+"""
+
+import base64
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from etils import epath
+from rich.console import Console
+from rich.table import Table
+
+from r1vl_jax.chat.generation import Settings
+from r1vl_jax.chat.pretrained import Pretrained, load
+from r1vl_jax.checkpoint.hf.export import export_once
+from r1vl_jax.observe.files import atomic_write, write_json
+from r1vl_jax.observe.progress import Progress
+from r1vl_jax.report.searches import write_searches
+from r1vl_jax.router.datasets import Question, read_questions
+from r1vl_jax.router.loop import BASELINES, Limits, Router, SampleFn, Trace
+from r1vl_jax.router.measures import measure, summarize
+from r1vl_jax.router.prompts import load_wording
+from r1vl_jax.router.search import Searcher, open_bases
+from r1vl_jax.runtime import compilation_cache
+
+ROUTER = "router"
+_ON_PAGE = 100  # searches that the page shows
+_SHOWN = ("recall", "exact_match", "routing_accuracy", "retrievals", "unreadable")
+
+
+def sample_with(model: Pretrained, settings: Settings) -> SampleFn:
+    """Completions by a model; each call has random numbers of its own."""
+
+    def sample(prompts: Sequence[Any], call: int) -> list[tuple[str, int]]:
+        answers = model.answer(prompts, dataclasses.replace(settings, seed=settings.seed + call))
+        return [(str(answer), len(answer.token_ids)) for (answer,) in answers]
+
+    return sample
+
+
+def evaluate(
+    router: Router,
+    questions: Sequence[Question],
+    out: Path,
+    modes: Sequence[str] = (ROUTER,),
+    *,
+    batch_size: int = 64,
+    console: Console | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Answers the questions in each mode, and writes traces, pages and measures; returns the measures by mode.
+
+    Args:
+        out: directory of the results.
+        modes: "router", and names of `loop.BASELINES`.
+        batch_size: questions that are asked at one time.
+        console: shows the progress.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    summaries = {}
+    for mode in modes:
+        asking = dataclasses.replace(router, baseline="" if mode == ROUTER else mode)
+        traces = list(_answer_all(asking, questions, batch_size=batch_size, console=console))
+        rows = [trace_row(*pair) for pair in zip(questions, traces, strict=True)]
+        path = epath.Path(out) / f"{mode.replace(' ', '_').lower()}.jsonl"
+        atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_searches(path.with_suffix(".html"), mode, rows[:_ON_PAGE])
+        summaries[mode] = summarize(questions, traces)
+        write_json(epath.Path(out) / "summary.json", summaries)
+    return summaries
+
+
+def choose_baselines(names: Sequence[str]) -> list[str]:
+    """The baselines of these names; ["all"] is all of them.
+
+    Raises:
+        ValueError: one is unknown.
+    """
+    if unknown := [name for name in names if name not in (*BASELINES, "all")]:
+        raise ValueError(f"--baselines: expected some of {', '.join(BASELINES)}, or all, got {', '.join(unknown)}")
+    return list(BASELINES) if "all" in names else list(names)
+
+
+def _answer_all(
+    router: Router, questions: Sequence[Question], *, batch_size: int, console: Console | None = None
+) -> Iterator[Trace]:
+    """A trace for each question, `batch_size` questions at a time."""
+    with Progress(router.baseline or ROUTER, len(questions), console=console) as progress:
+        for start in range(0, len(questions), batch_size):
+            yield from router.answer(questions[start : start + batch_size])
+            progress.update(min(start + batch_size, len(questions)))
+
+
+def trace_row(question: Question, trace: Trace) -> dict[str, Any]:
+    """A trace with its measures as JSON values, its picture in base64."""
+    row: dict[str, Any] = {**dataclasses.asdict(trace), "measures": measure(question, trace)}
+    image = trace.trajectory.image
+    row["trajectory"]["image"] = None if image is None else base64.b64encode(image).decode()
+    return row
+
+
+def find_bases(directory: Path) -> Searcher:
+    """The knowledge bases in the directories of a directory.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or two of one kind.
+    """
+    return open_bases(sorted(path for path in directory.iterdir() if path.is_dir()))
+
+
+def _table(summaries: dict[str, dict[str, Any]]) -> Table:
+    table = Table("mode")
+    for name in _SHOWN:
+        table.add_column(name, justify="right")
+    for mode, summary in summaries.items():
+        table.add_row(mode, *(f"{summary[name]:.3f}" if name in summary else "" for name in _SHOWN))
+    return table
+
+
+def main() -> None:
+    model = flags.DEFINE_string("model", "", "Directory of the model, or its name on the hub.")
+    run = flags.DEFINE_string("run", "", "Workdir of a run, in place of --model.")
+    stage = flags.DEFINE_string("stage", "", "Stage of the run; by default the last that has a checkpoint.")
+    questions = flags.DEFINE_string("questions", None, "Questions, as `router.datasets` reads them.", required=True)
+    bases = flags.DEFINE_string("bases", None, "Directory of knowledge bases.", required=True)
+    out = flags.DEFINE_string("out", None, "Directory of the results.", required=True)
+    prompts = flags.DEFINE_string("prompts", "full", "Wording: full, short, or a directory of templates.")
+    baselines = flags.DEFINE_list("baselines", [], f"Modes beside the model's own: {', '.join(BASELINES)}, or all.")
+    temperature = flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token each time.")
+    top_k = flags.DEFINE_integer("top_k", 20, "Sample from so many likeliest tokens; 0 from all.")
+    max_new_tokens = flags.DEFINE_integer("max_new_tokens", 2048, "Most tokens of a step.", lower_bound=1)
+    max_lookups = flags.DEFINE_integer("max_lookups", 3, "Most retrievals of a question.", lower_bound=1)
+    seed = flags.DEFINE_integer("seed", 0, "Of the random numbers.")
+    limit = flags.DEFINE_integer("limit", 0, "Ask the first so many questions; 0 for all.", lower_bound=0)
+    batch_size = flags.DEFINE_integer("batch_size", 64, "Questions that are asked at one time.", lower_bound=1)
+    dtype = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights and the computation.")
+    cache = flags.DEFINE_string("compile_cache", "~/.cache/r1vl_jax", "Directory for compiled programs; '' for none.")
+
+    def start(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        compilation_cache.enable_compilation_cache(cache.value)
+        try:
+            run_all()
+        except (ValueError, OSError) as error:
+            raise SystemExit(str(error)) from None
+
+    def run_all() -> None:
+        if bool(model.value) == bool(run.value):
+            raise ValueError("expected --model=DIR or --run=WORKDIR")
+        modes = [ROUTER, *choose_baselines(baselines.value)]
+        directory, wording = Path(out.value), load_wording(prompts.value)
+        searcher = find_bases(Path(bases.value))
+        asked = read_questions(Path(questions.value), limit=limit.value)
+        path = export_once(run.value, stage.value, 0, directory, dtype.value) if run.value else model.value
+        loaded = load(path, dtype=dtype.value, param_dtype=dtype.value)
+        sampling = {"temperature": temperature.value, "top_k": top_k.value if temperature.value else 0}
+        sample = sample_with(loaded, Settings(max_new_tokens.value, **sampling, seed=seed.value))
+        router = Router(loaded.prompter.encode, sample, wording, searcher, Limits(max_lookups.value))
+        summaries = evaluate(router, asked, directory, modes, batch_size=batch_size.value, console=Console())
+        Console().print(_table(summaries))
+
+    app.run(start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The loop with a real model, and what the program writes: traces, a page, measures beside baselines."""
+
+import json
+import shutil
+
+import pytest
+from helpers.chat_model import write_chat_model
+
+import r1vl_jax
+from r1vl_jax.chat.generation import Settings
+from r1vl_jax.router.datasets import read_questions
+from r1vl_jax.router.digits import task
+from r1vl_jax.router.evaluate import choose_baselines, evaluate, find_bases, sample_with
+from r1vl_jax.router.loop import BASELINES, Router
+from r1vl_jax.router.prompts import load_wording
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    out = tmp_path_factory.mktemp("router")
+    write_chat_model(out / "model", "qwen2_vl")
+    sizes = {"warmup_questions": 6, "train_questions": 6, "eval_questions": 3, "vision_pretrain_records": 1}
+    task.write(out / "task", num_facts=60, **sizes)
+    return out
+
+
+def test_it_writes_traces_and_measures(directory):
+    model = r1vl_jax.load(str(directory / "model"))
+    sample = sample_with(model, Settings(max_new_tokens=8, temperature=1.0))
+    router = Router(model.prompter.encode, sample, load_wording("short"), find_bases(directory / "task" / "bases"))
+    questions = read_questions(directory / "task" / "questions" / "test.jsonl")
+    summaries = evaluate(router, questions, directory / "out", ["router", "no retrieval"], batch_size=2)
+    assert json.loads((directory / "out" / "summary.json").read_text()) == summaries
+    assert list(summaries) == ["router", "no retrieval"]
+    assert summaries["router"]["num_questions"] == 3
+    assert summaries["router"]["ended"] == {"unreadable": 3}  # random weights
+    assert summaries["router"]["unreadable"] == 5 + 3  # tries of the first step and of the answer
+    assert summaries["no retrieval"]["unreadable"] == 3
+    rows = [json.loads(line) for line in (directory / "out" / "router.jsonl").read_text().splitlines()]
+    assert [row["trajectory"]["kind"] for row in rows] == ["item", "boxes", "sign"]
+    assert len({text for row in rows for text, _ in row["unreadable"]}) > 10  # other random numbers for each try
+    page = (directory / "out" / "router.html").read_text()
+    assert page.count("The search ended: no response was in the format.") == 3
+    assert page.count("data:image/png;base64,") == 3
+
+
+def test_baselines_are_chosen_by_name():
+    assert choose_baselines(["all"]) == list(BASELINES)
+    assert choose_baselines([BASELINES[1]]) == [BASELINES[1]]
+    with pytest.raises(ValueError, match="--baselines: expected some of no retrieval, Text Retriever, .*, got some"):
+        choose_baselines(["some"])
+
+
+def test_bases_are_one_of_each_kind(directory, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no knowledge bases"):
+        find_bases(tmp_path)
+    for name in ("first", "second"):
+        shutil.copytree(directory / "task" / "bases" / "text", tmp_path / name)
+    with pytest.raises(ValueError, match="second: a second knowledge base of kind text"):
+        find_bases(tmp_path)
