@@ -17,6 +17,7 @@ from r1vl_jax.data.key_steps.rule import occurs, question_of, worked_solutions
 from r1vl_jax.data.record import Record
 from r1vl_jax.data.solutions.arithmetic import plain
 from r1vl_jax.data.solutions.doubts import Doubts
+from r1vl_jax.data.solutions.names import is_fragment
 from r1vl_jax.data.solutions.statements import Statement, read_statements
 from r1vl_jax.data.sources.answers import answer_in_response
 from r1vl_jax.rewards.normal_form import normal_form
@@ -149,6 +150,8 @@ class _Work:
             return f"longer than {_MAX_CHARACTERS} characters"
         if sum(map(str.isalnum, step)) < _MIN_SIGNS:
             return "so short that it is found by chance"
+        if is_fragment(step):
+            return "words that state nothing"
         if normal_form(to_bytes(step)) == normal_form(to_bytes(self.answer)):
             return "the final answer alone"
         return "the question says it already" if occurs(step, self.question) else ""

@@ -1,4 +1,4 @@
-"""Names of quantities in words: `width of the box` in "So the width of the box is 12"."""
+"""Names of quantities in words: `width of the box` in "So the width of the box is 12"; and words that say nothing."""
 
 import regex as re  # whose possessive quantifiers are right in every Python
 
@@ -24,6 +24,24 @@ _NO_NAMES = set(
     "answer answers it there this that he she they we you i these those result solution option choice what who which"
     " step one value figure all img src href alt not".split()
 )
+_FUNCTION_WORDS = _ARTICLES | _PREPOSITIONS | _OPENINGS | _NO_NAMES
+_FUNCTION_WORDS |= set(
+    "total sum number amount be been am were will would can could do does did has had or than yes no our me us them"
+    " equal equals needed given using just only all both also again".split()
+)
+_LAST_OF_FRAGMENTS = _ARTICLES | _PREPOSITIONS
+_LAST_OF_FRAGMENTS |= set(
+    "is are was were be been get gives have has equals equal than and or if as because so".split()
+)
+_WORDS_ALONE = re.compile(r"[^\W\d_]++(?:[\s.,;:'’\"-]++[^\W\d_]++)*+[\s.,;:]*+")
+
+
+def is_fragment(text: str) -> bool:
+    """Whether words alone state nothing: all are function words, or the last one asks for more ("the total is")."""
+    if not _WORDS_ALONE.fullmatch(text):
+        return False
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    return words[-1] in _LAST_OF_FRAGMENTS or _FUNCTION_WORDS.issuperset(words)
 
 
 def name_at_end(text: str) -> tuple[str, int] | None:

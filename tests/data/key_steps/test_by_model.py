@@ -74,6 +74,23 @@ def test_a_spelling_states_the_same(step, wrong, right):
     assert set(found.left_out) == set(wrong)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_step"),
+    [
+        *((text, False) for text in ("The total is", "so we get", "The area of the box is", "and then the", "We know that")),
+        *(
+            (text, True)
+            for text in ("It is a dog", "The bar is red", "AB is parallel to CD", "红色", "so x = y", "is 12")
+        ),
+    ],
+)
+def test_a_fragment_of_function_words_is_no_key_step(text, is_step):
+    asked = record(solution=f"{text}\n#### 99", answer="99")
+    (found,) = key_steps_by_model([asked], Model(extract=[text], keep=[text], spell={}), PROMPTS)
+    assert found.groups == (((text,),) if is_step else ())
+    assert found.left_out == ({} if is_step else {text: "words that state nothing"})
+
+
 def test_half_of_a_surrogate_pair_fails_its_record_alone():
     (found,) = key_steps_by_model([record()], Model(extract='["\\ud800 8 * 6 = 48"]'), PROMPTS)
     assert found.startswith("pass extract: ")
