@@ -68,6 +68,7 @@ def main() -> None:
                     stride_words=stride.value,
                     source=f"{describe(files)} {columns} {separator.value}",
                     drop=lambda document, reason: account.drop(_ACCOUNT, document, reason),
+                    announce=lambda what: print(f"writing {what}", flush=True),
                 )
         except (ValueError, OSError, ModuleNotFoundError) as error:
             raise SystemExit("\n".join([*account.lines(), str(error)])) from None

@@ -21,6 +21,13 @@ HASHING = "hashing"
 _SENTENCE_TRANSFORMERS = "sentence-transformers:"
 _SIZE = 512  # of the hashing encoder's vectors
 _GRAM_LENGTHS = (3, 4)
+# English words that say little of what a text is about, and what they weigh.
+_FUNCTION_WORDS = frozenset(
+    "a an and are as at be but by did do does for from had has have how if in into is it its many much not of on or"
+    " that the their them there these they this those to was were what when where which who whom whose why will"
+    " with".split()
+)
+_FUNCTION_WORD_WEIGHT = 0.2
 _MAX_KNOWN_WORDS = 200_000
 _BATCH = 64  # texts that a model encodes at a time
 
@@ -56,7 +63,7 @@ def load_encoder(name: str) -> Encoder:
     if name.startswith(_SENTENCE_TRANSFORMERS):
         return _SentenceEncoder(name.removeprefix(_SENTENCE_TRANSFORMERS))
     kind, _, size = name.partition(":")
-    if kind == HASHING and (not size or (size.isdecimal() and int(size) > 0)):
+    if name == HASHING or (kind == HASHING and size.isdecimal() and int(size) > 0):
         return HashingEncoder(int(size or _SIZE))
     raise ValueError(f"encoder {name!r}: expected {HASHING}, {HASHING}:SIZE, or {_SENTENCE_TRANSFORMERS}NAME_OR_DIR")
 
@@ -64,8 +71,9 @@ def load_encoder(name: str) -> Encoder:
 class HashingEncoder:
     """Words and n-grams of their characters, hashed to numbers of the vector: no model, no download, no training.
 
-    A word of n occurrences weighs 1 + ln(n), and its n-grams, of 3 and 4 characters with its borders, as much together.
-    Texts are alike if they share words, or words of one stem; synonyms are strangers.
+    A word of n occurrences weighs 1 + ln(n), a function word of English a fifth of that, and its n-grams, of 3 and 4
+    characters with its borders, as much together. Texts are alike if they share words, or words of one stem; synonyms
+    are strangers.
     """
 
     def __init__(self, size: int = _SIZE):
@@ -92,9 +100,10 @@ class HashingEncoder:
         bordered = f"<{word}>"
         grams = [bordered[i : i + n] for n in _GRAM_LENGTHS for i in range(len(bordered) - n + 1)]
         hashed = [zlib.crc32(feature.encode("utf-8", "surrogatepass")) for feature in (f"word {word}", *grams)]
-        weights = [1.0, *([len(grams) ** -0.5] * len(grams))]
+        weights = np.array([1.0, *[len(grams) ** -0.5 for _ in grams]], np.float32)
+        weights *= _FUNCTION_WORD_WEIGHT if word in _FUNCTION_WORDS else 1.0
         signs = [1 if each >> 31 else -1 for each in hashed]
-        return np.array(hashed) % self.size, np.multiply(signs, weights).astype(np.float32)
+        return np.array(hashed) % self.size, weights * signs
 
 
 class _SentenceEncoder:

@@ -39,8 +39,8 @@ class WordSplitter:
 
     def split(self, text: str) -> list[str]:
         """The words in their order, repetitions included."""
-        words, stem = split_words(text), self._stem
-        return words if stem is None else [stemmed for word in words if (stemmed := stem[word])]
+        words = split_words(text)
+        return words if self._stem is None else list(filter(None, map(self._stem.__getitem__, words)))
 
 
 class _Stems(dict[str, str]):

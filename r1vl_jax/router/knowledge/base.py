@@ -80,8 +80,10 @@ class KnowledgeBase:
             k: most hits of a query. Sparse retrieval gives those only that have a word of it.
 
         Raises:
-            ValueError: k is not positive.
+            ValueError: k is not positive, or the queries are one text.
         """
+        if isinstance(queries, str):
+            raise ValueError(f"queries={queries!r:.60}: expected a list of queries, got one text; write [query]")
         if k < 1:
             raise ValueError(f"k={k}: expected at least 1")
         asked = [query for query in queries if query.strip()]

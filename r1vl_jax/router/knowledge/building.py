@@ -24,6 +24,7 @@ MAX_CHARACTERS = 20_000  # of a passage, a caption or a row: a model is shown se
 
 Drop = Callable[[str, str], None]  # name of what is left out, reason
 Advance = Callable[[int], None]  # number of documents read so far
+Announce = Callable[[str], None]  # what is being written
 
 
 def log_dropped(name: str, reason: str) -> None:
@@ -45,6 +46,7 @@ def build(
     source: str = "",
     drop: Drop = log_dropped,
     advance: Advance = lambda num_documents: None,
+    announce: Announce = lambda what: None,
 ) -> int:
     """Builds a knowledge base, or replaces one; returns the number of its documents.
 
@@ -65,6 +67,7 @@ def build(
         drop: is told of documents that are left out: those without a text, and passages, captions and rows of more than
             20,000 characters; by default they are logged.
         advance: is told how many documents were read so far.
+        announce: is told what is written when all are read: "documents", "words", "vectors", "faiss".
 
     Raises:
         ValueError: a setting is wrong, no documents are left, or another program is building this base.
@@ -85,7 +88,7 @@ def build(
         passages = _passages(documents, settings, drop, advance)
         parts = _write_parts(passages, unfinished, splitter, encoder_of_base)
         manifest = replace(manifest, num_documents=sum(map(len, parts)))
-        _write_base(unfinished.new_base(), parts, manifest)
+        _write_base(unfinished.new_base(), parts, manifest, announce)
         unfinished.publish()
     return manifest.num_documents
 
@@ -138,12 +141,16 @@ def _write_parts(
     return parts
 
 
-def _write_base(base: Path, parts: Sequence[Part], manifest: Manifest) -> None:
+def _write_base(base: Path, parts: Sequence[Part], manifest: Manifest, announce: Announce) -> None:
+    announce("documents")
     write_table(base / DOCUMENTS, map(stored, parts))
-    if manifest.method != "dense":
+    if manifest.is_sparse:
+        announce("words")
         write_sparse(base / SPARSE, parts)
-    if manifest.encoder:
+    if manifest.is_dense:
+        announce("vectors")
         vectors = write_vectors(base, [part.vectors() for part in parts], manifest.num_documents)
-        if manifest.faiss:
-            write_faiss(base, vectors, manifest.faiss)
+    if manifest.faiss:
+        announce("faiss")
+        write_faiss(base, vectors, manifest.faiss)
     manifest.write(base)

@@ -3,9 +3,10 @@
 A build that was interrupted goes on behind its last part.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,10 @@ class Part:
         """The different words of its documents."""
         return self._words().values.dictionary.to_pylist()
 
-    def words(self) -> tuple[Int[np.ndarray, " W"], list[int]]:
+    def words(self) -> tuple[Int[np.ndarray, " W"], Int[np.ndarray, " N"]]:
         """All words in order, by their number in the vocabulary, and where each document's begin and the last's end."""
         words = self._words()
-        return words.values.indices.to_numpy(), words.offsets.to_pylist()
+        return words.values.indices.to_numpy(), words.offsets.to_numpy()
 
     def vectors(self) -> Float16[np.ndarray, "N D"]:
         column = self.table["vector"].chunk(0)
@@ -108,8 +109,8 @@ def stored(part: Part) -> pa.Table:
 
 
 def _word_numbers(words: Sequence[Sequence[str]]) -> pa.ListArray:
-    number_of: dict[str, int] = {}
-    numbers = [number_of.setdefault(word, len(number_of)) for each in words for word in each]
+    number_of: defaultdict[str, int] = defaultdict(count().__next__)
+    numbers = list(map(number_of.__getitem__, chain.from_iterable(words)))
     offsets = np.cumsum([0, *map(len, words)])
     values = pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), pa.array(list(number_of), pa.string()))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
