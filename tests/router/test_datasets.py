@@ -160,6 +160,12 @@ def test_a_range_of_infoseek_becomes_candidates(tmp_path, images):
     assert len(question.golds) == len(set(question.golds))
 
 
+def test_the_exact_number_is_a_candidate_of_any_range(tmp_path, images):
+    row = INFOSEEK | {"answer_eval": [{"wikidata": 1864321.0, "range": [1677600.0, 2050400.4]}]}
+    (question,) = read(tmp_path, [row], images=images)
+    assert question.golds[:2] == ("1864321", "1677600")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
@@ -167,6 +173,7 @@ def test_a_range_of_infoseek_becomes_candidates(tmp_path, images):
         (24.3, 29.700000000000003, ["25", "29", "24.3", "29.7"]),  # one decimal
         (17.009999999999998, 20.79, ["18", "20", "17.1", "20.7", "17.01", "20.79"]),  # two
         (0.9, 1.1, ["1", "0.9", "1.1", "0.90", "1.10", "0.900", "1.100"]),  # three
+        (0.9000000000000001, 1.0999999999999999, ["0.9", "1.1", "0.900", "1.100"]),  # as floats have 0.9 and 1.1
         (-1.0, 4.0, ["-1", "4", "-1.0", "4.0"]),
         (4.0, 4.0, ["4", "4.0", "4.00", "4.000"]),
     ],
