@@ -1,7 +1,7 @@
 """Evaluates the loop of R1-Router on questions: answers, routing, retrievals, beside baselines.
 
     python -m r1vl_jax.router.evaluate --run=WORKDIR --questions=FILE.jsonl --bases=DIR --out=DIR
-        [--baselines=all] [--prompts=short] [--temperature=1.0 --top_k=20] [--limit=200]
+        [--baselines=all] [--prompts=short] [--temperature=1.0 --top_k=20] [--limit=200] [--records=DIR]
 
 `--bases` is a directory of knowledge bases, as `router.build_index` makes them, each of a kind of its own.
 OUT/MODE.jsonl has a line for each question: its look-ups with what was shown, its answer, and why the search ended;
@@ -32,6 +32,7 @@ from r1vl_jax.router.loop import BASELINES, Limits, Router, SampleFn, Trace
 from r1vl_jax.router.measures import measure, summarize
 from r1vl_jax.router.prompts import load_wording
 from r1vl_jax.router.search import Searcher, open_bases
+from r1vl_jax.router.teacher import write_teacher_records
 from r1vl_jax.runtime import compilation_cache
 
 ROUTER = "router"
@@ -55,6 +56,7 @@ def evaluate(
     out: Path,
     modes: Sequence[str] = (ROUTER,),
     *,
+    records: Path | None = None,
     batch_size: int = 64,
     console: Console | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -63,9 +65,15 @@ def evaluate(
     Args:
         out: directory of the results.
         modes: "router", and names of `loop.BASELINES`.
+        records: receives the steps of searches whose answer is right, see `teacher`; must not exist.
         batch_size: questions that are asked at one time.
         console: shows the progress.
+
+    Raises:
+        FileExistsError, ValueError: `records` exists, or there is nothing to put into it.
     """
+    if records is not None and records.exists():
+        raise FileExistsError(f"--records={records}: exists; name another directory, or delete it")
     out.mkdir(parents=True, exist_ok=True)
     summaries = {}
     for mode in modes:
@@ -76,6 +84,9 @@ def evaluate(
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         write_searches(path.with_suffix(".html"), mode, rows[:_ON_PAGE])
         summaries[mode] = summarize(questions, traces)
+        if records is not None and mode == ROUTER:
+            kept = write_teacher_records(records, traces, [row["measures"]["recall"] for row in rows], router.wording)
+            summaries[mode]["num_kept"] = kept
         write_json(epath.Path(out) / "summary.json", summaries)
     return summaries
 
@@ -134,6 +145,7 @@ def main() -> None:
     questions = flags.DEFINE_string("questions", None, "Questions, as `router.datasets` reads them.", required=True)
     bases = flags.DEFINE_string("bases", None, "Directory of knowledge bases.", required=True)
     out = flags.DEFINE_string("out", None, "Directory of the results.", required=True)
+    records = flags.DEFINE_string("records", "", "Directory for the steps of right searches, to train on.")
     prompts = flags.DEFINE_string("prompts", "full", "Wording: full, short, or a directory of templates.")
     baselines = flags.DEFINE_list("baselines", [], f"Modes beside the model's own: {', '.join(BASELINES)}, or all.")
     temperature = flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token each time.")
@@ -166,7 +178,8 @@ def main() -> None:
         sampling = {"temperature": temperature.value, "top_k": top_k.value if temperature.value else 0}
         sample = sample_with(loaded, Settings(max_new_tokens.value, **sampling, seed=seed.value))
         router = Router(loaded.prompter.encode, sample, wording, searcher, Limits(max_lookups.value))
-        summaries = evaluate(router, asked, directory, modes, batch_size=batch_size.value, console=Console())
+        asking = {"records": Path(records.value) if records.value else None, "batch_size": batch_size.value}
+        summaries = evaluate(router, asked, directory, modes, **asking, console=Console())
         Console().print(_table(summaries))
 
     app.run(start)

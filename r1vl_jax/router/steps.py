@@ -14,6 +14,8 @@ from r1vl_jax.router.golds import ANSWER, RETRIEVAL, gold_answer, gold_retrieval
 from r1vl_jax.router.prompts import Prompt, Wording
 from r1vl_jax.router.protocol import NONE
 
+STOP = "stop"  # how the id of a stopping step ends
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -86,6 +88,6 @@ def step_records(trajectory: Trajectory, wording: Wording, *, source: str) -> It
         yield record(f"{number + 1}-read", read, ANSWER, gold_answer([lookup.answer]), lookup.reading)
     history = trajectory.history(len(trajectory.lookups))
     stop = wording.route_prompt(trajectory.question, history, has_image=has_image)
-    yield record("stop", stop, RETRIEVAL, gold_retrieval(NONE, NONE), trajectory.stopping)
+    yield record(STOP, stop, RETRIEVAL, gold_retrieval(NONE, NONE), trajectory.stopping)
     final = wording.final_prompt(trajectory.question, history, has_image=has_image)
     yield record("final", final, ANSWER, gold_answer(trajectory.golds), trajectory.answering)

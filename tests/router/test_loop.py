@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from r1vl_jax.data.prompts import EncodedPrompt
+from r1vl_jax.data.records import open_split
 from r1vl_jax.router.datasets import Question
 from r1vl_jax.router.knowledge import Document, build
 from r1vl_jax.router.loop import BASELINES, LIMIT, NOT_SEARCHED, STOPPED, UNREADABLE, Limits, Router
 from r1vl_jax.router.measures import measure, summarize
 from r1vl_jax.router.prompts import load_wording
 from r1vl_jax.router.protocol import NONE, write_answer, write_retrieval
+from r1vl_jax.router.rewards import step_reward
 from r1vl_jax.router.search import EVERY, open_bases
+from r1vl_jax.router.teacher import write_teacher_records
 
 TEXT, IMAGE, TABLE = "Text Retriever", "Text Image Retriever", "Table Retriever"
 PAGES = ["Jules Verne wrote Mysterious Island.", "Herman Melville wrote Moby Dick."]
@@ -138,6 +141,23 @@ def test_a_retriever_without_a_base_is_named(searcher):
     (trace,) = router(script, searcher).answer([BORN])
     assert trace.trajectory.lookups[0].documents == ()
     assert trace.num_retrievals == 1  # the second look-up
+
+
+def test_right_searches_become_records(searcher, tmp_path):
+    traces = router(Script(TWO_LOOKUPS), searcher).answer([BORN, dataclasses.replace(BORN, id="wrong")])
+    (cut,) = router(Script(TWO_LOOKUPS), searcher, limits=Limits(max_lookups=1)).answer(
+        [dataclasses.replace(BORN, id="cut")]
+    )
+    assert write_teacher_records(tmp_path / "records", [*traces, cut], [1.0, 0.5, 1.0], load_wording("short")) == 2
+    taught, asked = (list(open_split(tmp_path / "records", split)) for split in ("warmup", "train"))
+    first = ["q-1-route", "q-1-read", "q-2-route", "q-2-read", "q-stop", "q-final"]
+    assert [record.id for record in taught] == [*first, "cut-1-route", "cut-1-read", "cut-final"]
+    assert [dataclasses.replace(record, response="") for record in taught] == asked
+    responses = [record.response for record in taught]
+    rewards = step_reward(responses, kind=[r.kind for r in taught], answer=[r.answer for r in taught])
+    assert rewards == pytest.approx([1.0] * len(taught))
+    with pytest.raises(ValueError, match="none of 1 searches is right"):
+        write_teacher_records(tmp_path / "none", traces[:1], [0.0], load_wording("short"))
 
 
 def test_measures(searcher):
