@@ -6,6 +6,7 @@ stopping    question and history   -> None and None                  kind "ret"
 answering   question and history   -> the final answer               kind "ans"
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,8 +14,7 @@ from r1vl_jax.data.records import Record
 from r1vl_jax.router.golds import ANSWER, RETRIEVAL, gold_answer, gold_retrieval
 from r1vl_jax.router.prompts import Prompt, Wording
 from r1vl_jax.router.protocol import NONE
-
-STOP = "stop"  # how the id of a stopping step ends
+from r1vl_jax.router.trajectories import step_id
 
 
 @dataclass(frozen=True)
@@ -57,37 +57,43 @@ class Trajectory:
         return [(each.sub_question, each.answer) for each in self.lookups[:num_lookups]]
 
 
-def step_records(trajectory: Trajectory, wording: Wording, *, source: str) -> Iterator[Record]:
+def step_records(
+    trajectory: Trajectory, wording: Wording, *, source: str, has_stopped: bool = True
+) -> Iterator[Record]:
     """A record for each step, with all earlier ones as they are in the trajectory (teacher forcing).
 
     Args:
         source: name of the data set.
+        has_stopped: whether the search was ended by the model, and not by a limit; else no step ends it.
 
     Raises:
         UnusableRecord: a record is invalid.
     """
     has_image = trajectory.image is not None
 
-    def record(name: str, prompt: Prompt, kind: str, gold: str, response: str) -> Record:
+    number = itertools.count(1)
+
+    def record(prompt: Prompt, kind: str, gold: str, response: str) -> Record:
         return Record.make(
             prompt.text,
             images=[trajectory.image] if trajectory.image else (),
             system=prompt.system,
             answer=gold,
             response=response,
-            id=f"{trajectory.id}-{name}",
+            id=step_id(trajectory.id, next(number)),
             kind=kind,
             source=source,
         )
 
-    for number, lookup in enumerate(trajectory.lookups):
-        route = wording.route_prompt(trajectory.question, trajectory.history(number), has_image=has_image)
+    for num_done, lookup in enumerate(trajectory.lookups):
+        route = wording.route_prompt(trajectory.question, trajectory.history(num_done), has_image=has_image)
         gold = gold_retrieval(lookup.sub_question, lookup.retriever)
-        yield record(f"{number + 1}-route", route, RETRIEVAL, gold, lookup.routing)
+        yield record(route, RETRIEVAL, gold, lookup.routing)
         read = wording.answer_prompt(lookup.sub_question, lookup.documents, has_image=has_image)
-        yield record(f"{number + 1}-read", read, ANSWER, gold_answer([lookup.answer]), lookup.reading)
+        yield record(read, ANSWER, gold_answer([lookup.answer]), lookup.reading)
     history = trajectory.history(len(trajectory.lookups))
-    stop = wording.route_prompt(trajectory.question, history, has_image=has_image)
-    yield record(STOP, stop, RETRIEVAL, gold_retrieval(NONE, NONE), trajectory.stopping)
+    if has_stopped:
+        stop = wording.route_prompt(trajectory.question, history, has_image=has_image)
+        yield record(stop, RETRIEVAL, gold_retrieval(NONE, NONE), trajectory.stopping)
     final = wording.final_prompt(trajectory.question, history, has_image=has_image)
-    yield record("final", final, ANSWER, gold_answer(trajectory.golds), trajectory.answering)
+    yield record(final, ANSWER, gold_answer(trajectory.golds), trajectory.answering)

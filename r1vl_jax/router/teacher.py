@@ -5,13 +5,13 @@ python -m r1vl_jax.train --config=configs/router_7b.py --config.data.source=RECO
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from r1vl_jax.data.records import Record, write_splits
+from r1vl_jax.data.records import write_splits
 from r1vl_jax.router.loop import LIMIT, STOPPED, Trace
 from r1vl_jax.router.prompts import Wording
-from r1vl_jax.router.steps import STOP, step_records
+from r1vl_jax.router.steps import step_records
 
 
 def write_teacher_records(directory: Path, traces: Sequence[Trace], recalls: Sequence[float], wording: Wording) -> int:
@@ -33,10 +33,12 @@ def write_teacher_records(directory: Path, traces: Sequence[Trace], recalls: Seq
     """
     kept = [trace for trace, recall in zip(traces, recalls, strict=True) if recall == 1 and _is_whole(trace)]
     if not kept:
-        raise ValueError(
-            f"{directory}: none of {len(traces)} searches is right and can be read to its end"
-        )
-    records = [record for trace in kept for record in _records(trace, wording)]
+        raise ValueError(f"{directory}: none of {len(traces)} searches is right and can be read to its end")
+    records = [
+        record
+        for trace in kept
+        for record in step_records(trace.trajectory, wording, source="teacher", has_stopped=trace.ended == STOPPED)
+    ]
     without = [dataclasses.replace(record, response="") for record in records]
     write_splits(directory, {"warmup": records, "train": without}, settings={"teacher": True})
     return len(kept)
@@ -45,9 +47,3 @@ def write_teacher_records(directory: Path, traces: Sequence[Trace], recalls: Seq
 def _is_whole(trace: Trace) -> bool:
     """Whether each step could be read in the end."""
     return trace.ended in (STOPPED, LIMIT) and all(lookup.reading for lookup in trace.trajectory.lookups)
-
-
-def _records(trace: Trace, wording: Wording) -> Iterator[Record]:
-    for record in step_records(trace.trajectory, wording, source="teacher"):
-        if trace.ended == STOPPED or not record.id.endswith(STOP):  # at the limit nobody was asked
-            yield record

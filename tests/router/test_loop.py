@@ -150,8 +150,9 @@ def test_right_searches_become_records(searcher, tmp_path):
     )
     assert write_teacher_records(tmp_path / "records", [*traces, cut], [1.0, 0.5, 1.0], load_wording("short")) == 2
     taught, asked = (list(open_split(tmp_path / "records", split)) for split in ("warmup", "train"))
-    first = ["q-1-route", "q-1-read", "q-2-route", "q-2-read", "q-stop", "q-final"]
-    assert [record.id for record in taught] == [*first, "cut-1-route", "cut-1-read", "cut-final"]
+    first = [f"q/{number}" for number in range(1, 7)]
+    assert [record.id for record in taught] == [*first, "cut/1", "cut/2", "cut/3"]
+    assert [record.kind for record in taught[6:]] == ["ret", "ans", "ans"]  # at the limit nobody was asked to stop
     assert [dataclasses.replace(record, response="") for record in taught] == asked
     responses = [record.response for record in taught]
     rewards = step_reward(responses, kind=[r.kind for r in taught], answer=[r.answer for r in taught])
