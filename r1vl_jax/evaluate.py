@@ -74,8 +74,8 @@ def evaluate(
     """
     split, about = data.open(out / "data")
     num_records = min(data.limit or len(split), len(split))
-    kept = {"data": about, "num_records": num_records, "semantics": semantics, "batch_size": batch_size}
-    predictions = Predictions(out, kept | _identify(model, name, settings))
+    kept = {"data": about, "num_records": num_records, "semantics": semantics, **_identify(model, settings)}
+    predictions = Predictions(out, kept, batch_size=batch_size, about={"model": name})
     with rewards.Judge() as judge:
 
         def predict(numbers: range) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -84,17 +84,17 @@ def evaluate(
             usable, answers, dropped = ask_usable(records, partial(_encode, model.prompter), answer)
             return score_answers(usable, answers, semantics=semantics, judge=judge), dropped
 
-        rows, dropped = predictions.make(num_records, batch_size, predict, console=console)
+        rows, dropped = predictions.make(num_records, predict, console=console)
     summary = summarize(rows, num_records=num_records, dropped=dropped) | {"data": about}
     predictions.write_summary(summary)
     return summary
 
 
-def _identify(model: Pretrained, name: str, settings: Settings) -> dict[str, Any]:
+def _identify(model: Pretrained, settings: Settings) -> dict[str, Any]:
     """What decides the answers of a model, as JSON values."""
     directories = {"weights": model.directory, "adapter": model.adapter}
     prints = {kind: "" if each is None else weights_fingerprint(str(each)) for kind, each in directories.items()}
-    return {"model": name, "dtype": model.definition.dtype} | prints | vars(settings)
+    return {"dtype": model.definition.dtype} | prints | vars(settings)
 
 
 def _encode(prompter: Prompter, record: Record) -> EncodedPrompt:
@@ -154,6 +154,8 @@ def main() -> None:
                 evaluate_records(directory)
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit(f"interrupted; what was answered is in {directory}, and another call goes on") from None
 
     def evaluate_records(directory: Path) -> None:
         _refuse(_OF_BENCHMARKS, "expected with --benchmark alone")
@@ -189,11 +191,12 @@ def main() -> None:
             loaded.prompter.encode,
             partial(loaded.answer, settings=settings),
             instruction or loaded.prompter.instruction,
-            _identify(loaded, name, settings),
+            _identify(loaded, settings),
+            name,
         )
         asking = {"batch_size": batch_size.value, "console": Console()}
         if which == ALL:
-            ask_all(questions, asked, reporting, directory, name=Path(name).name, **asking)
+            ask_all(questions, asked, reporting, directory, **asking)
         else:
             ask_and_report(questions[0], asked, reporting, directory, **asking)
 

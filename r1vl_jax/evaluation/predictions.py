@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -50,7 +51,9 @@ class Predictions:
 
     Args:
         directory: is made.
-        settings: what decides the predictions, as JSON values.
+        settings: what decides the predictions, as JSON values. With a `temperature` the batches do, too.
+        batch_size: items that are predicted at one time.
+        about: is kept with the settings, and may change.
         schema: of the rows.
         file: that all rows are joined in.
 
@@ -63,60 +66,71 @@ class Predictions:
         directory: Path,
         settings: Mapping[str, Any],
         *,
+        batch_size: int,
+        about: Mapping[str, Any] = MappingProxyType({}),
         schema: pa.Schema = SCHEMA,
         file: str = "predictions.parquet",
     ):
-        self._directory, self._schema = epath.Path(directory), schema
+        self._directory, self._schema, self._batch_size = epath.Path(directory), schema, batch_size
         self._joined = self._directory / file
         path = self._directory / "evaluation.json"
         earlier = read_json(path)
         if not earlier and self._joined.exists():
             raise ValueError(f"{self._joined}: is of something else; name another --out, or delete it")
-        if changed := {name for name in settings.keys() | earlier.keys() if settings.get(name) != earlier.get(name)}:
-            if earlier:
-                shown = [f"{name}: {earlier.get(name)!r}, now {settings.get(name)!r}" for name in sorted(changed)]
-                raise ValueError(
-                    f"{directory}: has predictions made with other settings; name another --out, or delete it:\n  "
-                    + "\n  ".join(shown)
-                )
-            write_json(path, dict(settings))
+        decides, about = dict(settings), {**about, "batch_size": batch_size}
+        if settings.get("temperature"):
+            decides["batch_size"] = about.pop("batch_size")
+        names = (decides.keys() | earlier.keys()) - about.keys()
+        changed = sorted(name for name in names if decides.get(name) != earlier.get(name))
+        if changed and earlier:
+            shown = [f"{name}: {earlier.get(name)!r}, now {decides.get(name)!r}" for name in changed]
+            raise ValueError(
+                f"{directory}: has predictions made with other settings; give the same to go on, or name another"
+                " --out:\n  " + "\n  ".join(shown)
+            )
+        if not earlier:
+            write_json(path, decides | about)
 
     def make(
         self,
         num_items: int,
-        batch_size: int,
         predict: Callable[[range], tuple[list[Row], dict[str, str]]],
         *,
         stage: str = "evaluate",
         console: Console | None = None,
     ) -> tuple[list[Row], dict[str, str]]:
-        """Predicts the batches that are not there yet; returns the rows and reasons of all.
+        """Predicts the items that are not there yet; returns the rows and reasons of all.
 
         Args:
             predict: numbers of items -> their rows, and the reasons why items have none, by name.
             stage: label of the progress that `console` shows.
         """
-        batches = [range(num_items)[start : start + batch_size] for start in range(0, num_items, batch_size)]
-        with Progress(stage, len(batches), console=console) as progress:
-            for number, batch in enumerate(batches):
-                if not self._has(number):
-                    atomic_write(self._part(number), self._to_parquet(*predict(batch)))
-                progress.update(number + 1)
-        return self._join(len(batches))
+        num_done = num_items if self._joined.exists() else self._num_done()
+        with Progress(stage, num_items, first=num_done, console=console) as progress:
+            for start in range(num_done, num_items, self._batch_size):
+                batch = range(num_items)[start : start + self._batch_size]
+                atomic_write(self._part(batch), self._to_parquet(*predict(batch)))
+                progress.update(batch.stop)
+        return self._join()
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes what `summarize` says."""
         write_json(self._directory / "summary.json", dict(summary))
 
-    def _has(self, batch: int) -> bool:
-        return self._joined.exists() or self._part(batch).exists()
+    def _part(self, items: range) -> epath.Path:
+        return self._directory / "parts" / f"part_{items.start:06d}_{items.stop:06d}.parquet"
 
-    def _part(self, batch: int) -> epath.Path:
-        return self._directory / "parts" / f"part_{batch:05d}.parquet"
+    def _parts(self) -> list[tuple[int, epath.Path]]:
+        """The end of each part, and its file, from the first item on."""
+        files = sorted((self._directory / "parts").glob("part_*_*.parquet"))
+        return [(int(file.stem.rpartition("_")[2]), file) for file in files]
 
-    def _join(self, num_batches: int) -> tuple[list[Row], dict[str, str]]:
-        """The rows and reasons of all batches, whose parts become one file."""
-        files = [self._joined] if self._joined.exists() else [self._part(batch) for batch in range(num_batches)]
+    def _num_done(self) -> int:
+        return max((end for end, _ in self._parts()), default=0)
+
+    def _join(self) -> tuple[list[Row], dict[str, str]]:
+        """The rows and reasons of all parts, which become one file."""
+        files = [self._joined] if self._joined.exists() else [file for _, file in self._parts()]
         rows: list[Row] = []
         dropped: dict[str, str] = {}
         for file in files:

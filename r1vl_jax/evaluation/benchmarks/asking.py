@@ -1,9 +1,10 @@
 """Asks a model the questions of benchmarks, each with its pictures; one whose picture is broken is wrong, not asked."""
 
+import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,14 @@ class Model:
         answer: one sample for each of several prompts.
         instruction: how to answer, put after the pictures and before the question; "" for none.
         settings: what else decides the answers, as JSON values.
+        name: as the user calls it.
     """
 
     encode: Callable[[Conversation], EncodedPrompt]
     answer: AnswerFn
     instruction: str
     settings: Mapping[str, Any]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,21 @@ def ask(questions: Questions, model: Model, out: Path, *, batch_size: int, conso
     Raises:
         ValueError: `out` has answers of another model, of other questions or settings.
     """
-    kept = {"benchmark": questions.benchmark.name, "num_questions": len(questions.rows), "batch_size": batch_size}
+    kept = {"benchmark": questions.benchmark.name, "num_questions": len(questions.rows)}
     kept |= {"data": _digest(questions.path), "instruction": model.instruction, **model.settings}
-    predictions = Predictions(out, kept, schema=_SCHEMA, file="answers.parquet")
-    with Pictures(questions.path) as pictures:
-        predict = partial(_predict, questions, pictures, model)
+    keeping = {"batch_size": batch_size, "about": {"model": model.name}}
+    predictions = Predictions(out, kept, schema=_SCHEMA, file="answers.parquet", **keeping)
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def pictures() -> Pictures:  # what is complete needs none
+            return stack.enter_context(Pictures(questions.path, num_rows=len(questions.rows)))
+
+        def predict(numbers: range) -> tuple[list[dict[str, Any]], dict[str, str]]:
+            return _predict(questions, pictures(), model, numbers)
+
         name = questions.benchmark.name
-        answers, not_asked = predictions.make(len(questions.rows), batch_size, predict, stage=name, console=console)
+        answers, not_asked = predictions.make(len(questions.rows), predict, stage=name, console=console)
     said = {answer["index"]: answer[PREDICTION] for answer in answers}
     rows = [row | {PREDICTION: said.get(row["index"], "")} for row in questions.rows]
     return Answered(rows, not_asked, sum(not answer["has_ended"] for answer in answers))
@@ -149,14 +160,10 @@ def ask_all(
     reporting: Reporting,
     out: Path,
     *,
-    name: str,
     batch_size: int = 16,
     console: Console | None = None,
 ) -> dict[str, float]:
     """Asks several benchmarks, each with a directory of its name in `out`, where the published table is filled.
-
-    Args:
-        name: of the model.
 
     Returns:
         Benchmark -> score.
@@ -166,7 +173,7 @@ def ask_all(
         each = questions.benchmark.name
         results = ask_and_report(questions, model, reporting, out / each, batch_size=batch_size, console=console)
         scores[each] = results["scores"][SCORE]["value"]
-    report_all(name, scores, reporting.rules, epath.Path(out))
+    report_all(Path(model.name).name, scores, reporting.rules, epath.Path(out))
     return scores
 
 

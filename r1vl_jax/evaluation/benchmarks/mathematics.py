@@ -4,14 +4,12 @@ Expressions are parsed, never evaluated as programs; what only math-verify can c
 """
 
 import re
-from collections.abc import Sequence
 
 from r1vl_jax.data.solutions import arithmetic
-from r1vl_jax.data.sources.literals import parse_list
 from r1vl_jax.evaluation.benchmarks.letters import infer_letter
 from r1vl_jax.evaluation.benchmarks.outcome import Outcome, Row, outcome
 from r1vl_jax.evaluation.benchmarks.rules import Rules
-from r1vl_jax.evaluation.benchmarks.values import value_of
+from r1vl_jax.evaluation.benchmarks.values import texts_of, value_of
 from r1vl_jax.rewards.answers import compare, plain_text, reading
 from r1vl_jax.rewards.strings import to_bytes, to_text
 
@@ -30,7 +28,7 @@ _MAX_ITEMS = 32
 
 def score_mathvision(row: Row, text: str, rules: Rules) -> Outcome:
     """The answer in a response against `answer`, and where this is a letter against the option's text, too."""
-    gold, choices = row["answer"].strip(), _choices(row["choices"])
+    gold, choices = row["answer"].strip(), texts_of(row["choices"])
     answer = _mathvision_answer(text, has_choices=bool(choices))
     number = "ABCDE".find(gold) if len(gold) == 1 else -1
     golds = [gold, choices[number]] if 0 <= number < len(choices) else [gold]
@@ -98,8 +96,3 @@ def _is_formula(text: str) -> bool:
     """Whether it has quantities that are not known, and so no value; an option's letter is none."""
     is_short = 1 < len(text) <= _MAX_LENGTH
     return is_short and re.search(r"[\d=+*/^\\-]", text) is not None and arithmetic.has_symbols(text)
-
-
-def _choices(cell: str) -> Sequence[str]:
-    value = parse_list(cell)
-    return [str(each) for each in value] if isinstance(value, list) else []

@@ -23,22 +23,29 @@ class Pictures(contextlib.AbstractContextManager):
 
     Args:
         path: a file of `tables.Table`; it is read once, a few rows at a time.
+        num_rows: the first so many rows are asked for; None for all. Of the others, those that they point to are held.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is damaged, or has no pictures.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, num_rows: int | None = None):
         self._spans: dict[int, list[tuple[int, int]]] = {}  # row -> offset and length of each of its files
         self._pointers: dict[int, str] = {}
         self._broken: dict[int, str] = {}
         self._row_of: dict[str, int] = {}  # by index
+        self._sought: set[str] = set()  # indices that were pointed to and not yet met
         table = Table(path)
         column = picture_column(path, table.columns)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         for row, cells in enumerate(table.rows(lambda name: name in ("index", column))):
-            self._row_of[to_text(cells.get("index"))] = row
-            self._keep(row, cells[column])
+            index, is_asked = to_text(cells.get("index")), num_rows is None or row < num_rows
+            if is_asked or index in self._sought:
+                self._row_of[index] = row
+                self._keep(row, cells[column], seeks=is_asked)
+                self._sought.discard(index)
+            if num_rows is not None and row + 1 >= num_rows and not self._sought:
+                break
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
@@ -57,9 +64,11 @@ class Pictures(contextlib.AbstractContextManager):
             raise ValueError(self._broken[row])
         return [self._read(*span) for span in self._spans[row]]
 
-    def _keep(self, row: int, cell: Any) -> None:
+    def _keep(self, row: int, cell: Any, *, seeks: bool) -> None:
         if isinstance(cell, str) and len(cell) <= _MAX_POINTER:
             self._pointers[row] = cell
+            if seeks and cell.strip() not in self._row_of:
+                self._sought.add(cell.strip())
             return
         try:
             self._spans[row] = [self._write(content) for content in _decode(cell)]
@@ -98,7 +107,8 @@ def _decode_one(value: Any) -> bytes:
         return value
     if not isinstance(value, str) or len(value) > MAX_CELL:
         raise ValueError(f"its image is no base64 of at most {MAX_CELL:,} characters")
+    text = "".join(value.split())
     try:
-        return base64.b64decode("".join(value.split()), validate=True)
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"its image is broken base64: {error}") from error

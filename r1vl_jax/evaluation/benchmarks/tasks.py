@@ -26,7 +26,8 @@ class Benchmark:
         score: the rule for one response.
         measure: what is counted, over which groups of questions.
         scores: means -> what is reported, of which "score" is the published figure.
-        prompt: how a question is asked: "options" (one a line), "yes_no", or "question" as it is.
+        prompt: how a question is asked: "options" (one a line), "yes_no", "question" as it is, or "query" (of the hub's
+            files, with its choices).
         other_names: column -> its names in other layouts.
         note: what has to be said beside a score; "" for nothing.
     """
@@ -93,6 +94,7 @@ _TABLE = (
         columns=("question_type", "answer_type", "choices"),
         score=score_mathvista,
         measure=accuracy("task", "question_type"),
+        prompt="query",
         other_names={"index": ("pid",)},
     ),
     Benchmark(
@@ -102,6 +104,7 @@ _TABLE = (
         columns=("choices", "level", "subject"),
         score=score_mathvision,
         measure=accuracy("subject", "level"),
+        prompt="query",
         other_names={"choices": ("options",), "index": ("id",), "subject": ("category",)},
     ),
     Benchmark(
@@ -123,6 +126,7 @@ _TABLE = (
             {"problem_version": column("problem_version"), "subject": measures.subject_in_metadata},
             cluster=measures.problem_of_version,
         ),
+        prompt="query",
         other_names={"index": ("sample_index",)},
         note="offline variant: published figures of MathVerse have a language model as judge",
     ),

@@ -1,9 +1,10 @@
-r"""What an expression in plain symbols or LaTeX is worth, by a parser that knows arithmetic, roots and pi only."""
+"""What a cell holds, a list of texts, and what an expression is worth, by a parser of arithmetic, roots and pi."""
 
 import math
 import re
 
 from r1vl_jax.data.solutions import arithmetic
+from r1vl_jax.data.sources.literals import parse_list
 
 _MAX_LENGTH = 100  # characters
 _ROOT = re.compile(r"\\sqrt\s*\[(\d{1,2})\]\s*\{([^{}]{1,40})\}")
@@ -20,3 +21,9 @@ def value_of(text: str) -> float | None:
         return None
     value = arithmetic.value(arithmetic.plain(_ROOT.sub(r"((\2)^(1/\1))", text)))
     return value if value is not None and math.isfinite(value) else None
+
+
+def texts_of(cell: str) -> list[str]:
+    """The texts of a list that stands in a cell; none of another cell."""
+    value = parse_list(cell)
+    return [str(each) for each in value] if isinstance(value, list) else []

@@ -1,6 +1,7 @@
 """A model is asked the questions of a benchmark: answers are kept, resumed and scored; broken pictures are named."""
 
 import base64
+import dataclasses
 import io
 import json
 
@@ -10,7 +11,7 @@ import pytest
 from helpers.benchmark_files import row, write_tsv
 from PIL import Image
 
-from r1vl_jax.evaluation.benchmarks import ALL, BENCHMARKS, RULES, Reporting
+from r1vl_jax.evaluation.benchmarks import ALL, BENCHMARKS, RULES, Reporting, asking
 from r1vl_jax.evaluation.benchmarks.asking import Model, Questions, ask_all, ask_and_report, open_questions
 
 REPORTING = Reporting(RULES["2026-08"])
@@ -113,7 +114,7 @@ def test_texts_that_pandas_would_change_are_kept(tmp_path):
     assert [each["prediction"] for each in predictions(tmp_path / "out")] == list(said.values())
 
 
-def test_what_was_interrupted_goes_on_and_what_is_done_is_not_asked_again(tmp_path):
+def test_what_was_interrupted_goes_on_and_what_is_done_is_not_asked_again(tmp_path, monkeypatch):
     data = write_chartqa(tmp_path, *map(coded, (30, 31, 40, 41, 50)))
     whole = run(Oracle(), data, tmp_path / "whole", seed=0)
     with pytest.raises(KeyboardInterrupt):
@@ -126,11 +127,35 @@ def test_what_was_interrupted_goes_on_and_what_is_done_is_not_asked_again(tmp_pa
     reporting = Reporting(RULES["2025-03"])
     assert run(oracle, data, tmp_path / "out", reporting=reporting, seed=0)["rules"] == "2025-03"
     assert oracle.num_calls == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(asking, "Pictures", lambda *_, **__: pytest.fail("the pictures were read again"))
+        run(oracle, data, tmp_path / "out", seed=0)
     with pytest.raises(ValueError, match=r"other settings.*\n  seed: 0, now 1"):
         run(oracle, data, tmp_path / "out", seed=1)
     data.write_text(data.read_text().replace("How much?", "How many?"))
     with pytest.raises(ValueError, match=r"other settings.*\n  data: "):
         run(oracle, data, tmp_path / "out", seed=0)
+
+
+def test_smaller_batches_and_another_name_of_the_model_go_on(tmp_path):
+    data = write_chartqa(tmp_path, *map(coded, (30, 31, 40, 41, 50)))
+    with pytest.raises(KeyboardInterrupt):
+        run(Oracle(interrupt_at=2), data, tmp_path / "out")
+    (questions,) = open_questions("chartqa", str(data))
+    oracle = Oracle()
+    model = dataclasses.replace(oracle.model(), name="./model")
+    ask_and_report(questions, model, REPORTING, tmp_path / "out", batch_size=1)
+    assert [each.images[0].width for each in oracle.conversations] == [40, 41, 50]
+    assert [each["prediction"] for each in predictions(tmp_path / "out")] == ["30", "31", "40", "41", "50"]
+
+
+def test_sampled_answers_are_of_one_batch_size(tmp_path):
+    data = write_chartqa(tmp_path, coded(30))
+    run(Oracle(), data, tmp_path / "out", temperature=1.0)
+    (questions,) = open_questions("chartqa", str(data))
+    model = Oracle().model(temperature=1.0)
+    with pytest.raises(ValueError, match=r"other settings; give the same to go on.*\n  batch_size: 2, now 1"):
+        ask_and_report(questions, model, REPORTING, tmp_path / "out", batch_size=1)
 
 
 def test_answers_that_were_cut_are_counted(tmp_path, monkeypatch):
@@ -179,7 +204,8 @@ def test_all_benchmarks_of_a_directory_fill_the_published_table(tmp_path):
     for name in BENCHMARKS:
         write_tsv(tmp_path / f"{BENCHMARKS[name].title}.tsv", [row(name, n, image=coded(30)) for n in range(2)])
     out = tmp_path / "out"
-    scores = ask_all(open_questions(ALL, str(tmp_path)), Oracle().model(), REPORTING, out, name="Model-7B")
+    model = dataclasses.replace(Oracle().model(), name="models/Model-7B")
+    scores = ask_all(open_questions(ALL, str(tmp_path)), model, REPORTING, out)
     assert scores == dict.fromkeys(BENCHMARKS, 0.0)
     assert (out / "table.md").read_text().splitlines()[-1].startswith("| Model-7B, rules 2026-08 | 0.0 |")
     assert json.loads((out / "table.json").read_text())["scores"] == scores

@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 
 import pytest
 from helpers.benchmark_files import row
@@ -176,3 +177,10 @@ def test_edit_distance_is_that_of_the_table():
 def test_edit_distance_of_a_long_text_is_fast():
     assert edit_distance("x" * 20_000, "yes") == 20_000
     assert math.isclose(edit_distance("a" * 20_000 + "b" * 20, "b" * 20), 20_000)
+
+
+def test_edit_distance_of_a_megabyte_is_linear():
+    """Of 4 MB, which a quadratic table would need days for."""
+    start = time.process_time()
+    assert edit_distance("ab" * 2_000_000, "b\ud800") == 3_999_999
+    assert time.process_time() - start < 5.0

@@ -45,6 +45,29 @@ def test_what_is_broken_is_named_and_the_rest_is_read(tmp_path, cell, reason):
                 pictures.files_of(row)
 
 
+def test_of_rows_that_are_not_asked_those_are_held_that_are_pointed_to(tmp_path):
+    path = write(tmp_path, a=CODED[0], b="d", c=CODED[1], d=CODED[1], e=CODED[0])
+    held = {1: 100, 2: 200, None: 400}  # bytes, by the rows that are asked
+    for num_rows, size in held.items():
+        with Pictures(path, num_rows=num_rows) as pictures:
+            assert pictures.files_of(0) == [ONE]
+            if num_rows != 1:
+                assert pictures.files_of(1) == [TWO]
+            assert pictures._file.seek(0, 2) == size
+
+
+def test_a_damaged_end_is_not_read_where_the_first_rows_are_asked(tmp_path):
+    path = write(tmp_path, a=CODED[0], b=CODED[1])
+    path.write_text(path.read_text() + "c\n")
+    with Pictures(path, num_rows=2) as pictures:
+        assert pictures.files_of(1) == [TWO]
+
+
+def test_data_urls(tmp_path):
+    with Pictures(write(tmp_path, a=f"data:image/png;base64,{CODED[0]}")) as pictures:
+        assert pictures.files_of(0) == [ONE]
+
+
 def test_bytes_of_the_hub(tmp_path):
     rows = [{"index": 3, "image": {"bytes": ONE, "path": "x.png"}}, {"index": 4, "image": {"bytes": None, "path": ""}}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
