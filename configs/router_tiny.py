@@ -3,7 +3,7 @@
     python -m r1vl_jax.router.digits.task --out=runs/router_task
     python -m r1vl_jax.train --config=configs/router_tiny.py
     python -m r1vl_jax.router.evaluate --run=runs/router_tiny --questions=runs/router_task/questions/test.jsonl \
-        --bases=runs/router_task/bases --out=runs/router_tiny/router --prompts=short --baselines=all
+        --bases=runs/router_task/bases --out=runs/router_tiny/router --prompts=short --num_shown=3 --baselines=all
 
 The warm-up imitates whole searches whose retriever is the code book's out of habit, with probability 0.7, wherever it
 should be another. StepGRPO then rewards each step by itself: which sub-question, which retriever, which answer.
@@ -19,8 +19,8 @@ def get_config():
 
     config.train.stages = ("vision_pretrain", "warmup", "step_grpo")
     config.data.source = "runs/router_task/records"
-    config.data.max_prompt_length = 120
-    config.data.prompt_bucket = 120
+    config.data.max_prompt_length = 104
+    config.data.prompt_bucket = 104
     config.data.vision_shards = 8
     config.data.patch_bucket = 64
 
@@ -30,7 +30,7 @@ def get_config():
     config.vision_pretrain.optim.lr_scheduler_type = "constant"
     config.vision_pretrain.optim.adam_b2 = 0.98
 
-    config.warmup.max_steps = 1_200
+    config.warmup.max_steps = 2_000
     config.warmup.batch_size = 48
     config.warmup.optim.learning_rate = 2e-3
     config.warmup.optim.adam_b2 = 0.98

@@ -31,7 +31,7 @@ from r1vl_jax.router.datasets import Question, read_questions
 from r1vl_jax.router.loop import BASELINES, Limits, Router, SampleFn, Trace
 from r1vl_jax.router.measures import measure, summarize
 from r1vl_jax.router.prompts import load_wording
-from r1vl_jax.router.search import Searcher, open_bases
+from r1vl_jax.router.search import NUM_RETRIEVED, NUM_SHOWN, Searcher, open_bases
 from r1vl_jax.router.teacher import write_teacher_records
 from r1vl_jax.runtime import compilation_cache
 
@@ -120,13 +120,13 @@ def trace_row(question: Question, trace: Trace) -> dict[str, Any]:
     return row
 
 
-def find_bases(directory: Path) -> Searcher:
+def find_bases(directory: Path, num_shown: int = NUM_SHOWN) -> Searcher:
     """The knowledge bases in the directories of a directory.
 
     Raises:
         FileNotFoundError, ValueError: there is none, or two of one kind.
     """
-    return open_bases(sorted(path for path in directory.iterdir() if path.is_dir()))
+    return open_bases(sorted(path for path in directory.iterdir() if path.is_dir()), num_shown)
 
 
 def _table(summaries: dict[str, dict[str, Any]]) -> Table:
@@ -152,6 +152,9 @@ def main() -> None:
     top_k = flags.DEFINE_integer("top_k", 20, "Sample from so many likeliest tokens; 0 from all.")
     max_new_tokens = flags.DEFINE_integer("max_new_tokens", 2048, "Most tokens of a step.", lower_bound=1)
     max_lookups = flags.DEFINE_integer("max_lookups", 3, "Most retrievals of a question.", lower_bound=1)
+    num_shown = flags.DEFINE_integer(
+        "num_shown", NUM_SHOWN, f"Documents of a sub-question, of {NUM_RETRIEVED} retrieved.", 1, NUM_RETRIEVED
+    )
     seed = flags.DEFINE_integer("seed", 0, "Of the random numbers.")
     limit = flags.DEFINE_integer("limit", 0, "Ask the first so many questions; 0 for all.", lower_bound=0)
     batch_size = flags.DEFINE_integer("batch_size", 64, "Questions that are asked at one time.", lower_bound=1)
@@ -171,7 +174,7 @@ def main() -> None:
             raise ValueError("expected --model=DIR or --run=WORKDIR")
         modes = [ROUTER, *choose_baselines(baselines.value)]
         directory, wording = Path(out.value), load_wording(prompts.value)
-        searcher = find_bases(Path(bases.value))
+        searcher = find_bases(Path(bases.value), num_shown.value)
         asked = read_questions(Path(questions.value), limit=limit.value)
         path = export_once(run.value, stage.value, 0, directory, dtype.value) if run.value else model.value
         loaded = load(path, dtype=dtype.value, param_dtype=dtype.value)

@@ -29,9 +29,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Searcher:
-    """Knowledge bases by the name of their retriever."""
+    """Knowledge bases by the name of their retriever.
+
+    Attributes:
+        num_shown: documents of a sub-question that the model is shown, of `NUM_RETRIEVED`.
+    """
 
     bases: Mapping[str, KnowledgeBase]
+    num_shown: int = NUM_SHOWN
 
     def find(self, asked: Sequence[tuple[str, str]]) -> list[Found]:
         """Looks many sub-questions up at a time.
@@ -51,10 +56,10 @@ class Searcher:
         names = self.bases if name == EVERY else [name]
         of_each = [[(each, document) for document in found.get((each, query), [])] for each in names]
         ranked = [pair for rank in itertools.zip_longest(*of_each) for pair in rank if pair is not None]
-        return Found(tuple(_lines(ranked[:NUM_SHOWN])), tuple(ranked))
+        return Found(tuple(_lines(ranked[: self.num_shown])), tuple(ranked))
 
 
-def open_bases(directories: Sequence[Path]) -> Searcher:
+def open_bases(directories: Sequence[Path], num_shown: int = NUM_SHOWN) -> Searcher:
     """Opens knowledge bases, which are found by their kind.
 
     Raises:
@@ -68,7 +73,7 @@ def open_bases(directories: Sequence[Path]) -> Searcher:
         if (name := _NAMES[base.kind]) in bases:
             raise ValueError(f"{directory}: a second knowledge base of kind {base.kind}; expected one of each kind")
         bases[name] = base
-    return Searcher(bases)
+    return Searcher(bases, num_shown)
 
 
 def _lines(documents: Sequence[tuple[str, Document]]) -> Iterator[str]:

@@ -43,7 +43,7 @@ def test_answers_are_in_the_first_document(directory):
     for record in reading:
         lines = record.problem.split("\n")
         assert read_answer_golds(record.answer)[0] in lines[0]
-        assert len(lines) == 5 + 2  # documents, sub-question, picture
+        assert len(lines) == 3 + 2  # documents, sub-question, picture
 
 
 def test_the_warm_up_asks_the_code_book_out_of_habit(directory):

@@ -3,9 +3,9 @@
 A number is written on a picture, and means three things that have nothing to do with each other. Only the question
 tells which is meant, and with it where to look. What one look-up gives may be what the next one asks for:
 
-    code book (text)          The number 4821 stands for kera.
-    shelves and prices (table)  shelf: 4821; boxes: 37        item: kera; price: 52; shop: tomo
-    signs (captions)          Sign 4821 shows a red star.     The sign of tomo shows a blue ring.
+    code book (text)            The number 4821 stands for item C736.
+    shelves and prices (table)  shelf: 4821; boxes: 37           item: C736; price: 52; shop: R814
+    signs (captions)            Sign 4821 shows a red square.    The sign of R814 shows a blue disc.
 """
 
 import io
@@ -20,7 +20,7 @@ from r1vl_jax.router.knowledge import Document
 from r1vl_jax.router.protocol import RETRIEVERS
 
 TEXT, IMAGE, TABLE = (retriever.name for retriever in RETRIEVERS)
-_SYLLABLES = [a + b for a in "bdfghjklmnprstvwyz" for b in "aeiou"]
+_OF_ITEMS, _OF_SHOPS = "ACDEFGHK", "MNPRSTVW"  # letters of their codes, which digits follow: easy to copy
 _COLORS = {"red": 0, "orange": 30, "green": 120, "cyan": 180, "blue": 240, "violet": 285}
 _SHAPES = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6, "octagon": 8, "disc": 40}
 SYMBOLS = tuple(f"{color} {shape}" for color, shape in itertools.product(_COLORS, _SHAPES))
@@ -77,17 +77,16 @@ KINDS = (
 
 
 def draw_facts(size: int, rng: np.random.Generator) -> list[Facts]:
-    """Facts about so many numbers, at most 4,050; no two share a number, an item or a shop."""
-    words = ["".join(pair) for pair in itertools.product(_SYLLABLES, repeat=2)]
-    words = [words[index] for index in rng.permutation(len(words))]
+    """Facts about so many numbers, at most 7,200; no two share a number, an item or a shop."""
+    items, shops = (_codes(letters, rng) for letters in (_OF_ITEMS, _OF_SHOPS))
     numbers = 1000 + rng.permutation(9000)
     two_digits = rng.integers(10, 100, size=(size, 2))
     symbols = rng.integers(len(SYMBOLS), size=(size, 2))
     return [
         Facts(
             number=str(numbers[index]),
-            item=words[2 * index],
-            shop=words[2 * index + 1],
+            item=items[index],
+            shop=shops[index],
             price=str(two_digits[index, 0]),
             boxes=str(two_digits[index, 1]),
             shop_sign=SYMBOLS[symbols[index, 0]],
@@ -97,10 +96,17 @@ def draw_facts(size: int, rng: np.random.Generator) -> list[Facts]:
     ]
 
 
+def _codes(letters: str, rng: np.random.Generator) -> list[str]:
+    codes = [f"{letter}{number}" for letter in letters for number in range(100, 1000)]
+    return [codes[index] for index in rng.permutation(len(codes))]
+
+
 def documents(facts: list[Facts]) -> dict[str, Iterator[Document]]:
     """The documents of each retriever's knowledge base: two for each number in the table and among the pictures."""
     return {
-        TEXT: (Document(f"code-{each.number}", f"The number {each.number} stands for {each.item}.") for each in facts),
+        TEXT: (
+            Document(f"code-{each.number}", f"The number {each.number} stands for item {each.item}.") for each in facts
+        ),
         TABLE: (
             document
             for each in facts

@@ -33,13 +33,14 @@ from r1vl_jax.router.steps import Lookup, Trajectory, step_records
 SPLITS = ("warmup", "train", "validation", "test")
 _BASES = {TEXT: "text", TABLE: "table", IMAGE: "image"}
 _SOURCE = "router_digits"
+NUM_SHOWN = 3  # documents, so that prompts are short
 
 
 def write(
     directory: Path,
     *,
     num_facts: int = 4_000,
-    warmup_questions: int = 4_500,
+    warmup_questions: int = 6_000,
     train_questions: int = 1_000,
     eval_questions: int = 300,
     vision_pretrain_records: int = 4_000,
@@ -90,7 +91,7 @@ def _write_bases(directory: Path, facts: list[Facts]) -> Searcher:
     for retriever, of_base in documents(facts).items():
         name = _BASES[retriever]
         build(of_base, directory / name, name=name, kind=name)
-    return open_bases([directory / name for name in _BASES.values()])
+    return open_bases([directory / name for name in _BASES.values()], NUM_SHOWN)
 
 
 def _draw_trajectories(
@@ -104,7 +105,7 @@ def _draw_trajectories(
     found = iter(searcher.find(asked))
     for index, (kind, of) in enumerate(drawn):
         lookups = []
-        known = f"The number is {of.number}."
+        known = f"It shows {of.number}."
         for retriever, asks, fact in kind.lookups:
             sub_question, answer = asks.format(**vars(of)), fact.format(**vars(of))
             asked_where = TEXT if rng.random() < habit else retriever
