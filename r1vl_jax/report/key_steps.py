@@ -39,14 +39,14 @@ class Shown:
     left_out: tuple[tuple[str, str], ...]
 
 
-def write_page(path: epath.Path, items: Iterable[tuple[str, Record]], file: KeyStepsFile) -> None:
-    """Writes the page of records, each with its split, and their key steps in a file or of their own."""
-    shown = [_show(split, record, file) for split, record in items]
+def write_page(path: epath.Path, items: Iterable[tuple[str, Record, int]], file: KeyStepsFile) -> None:
+    """Writes the page of records, each with its split and row, and their key steps in a file or of their own."""
+    shown = [_show(split, record, row, file) for split, record, row in items]
     atomic_write(path, render("key_steps.html", file=file.path, records=shown).encode())
 
 
-def _show(split: str, record: Record, file: KeyStepsFile) -> Shown:
-    line = file.find(split, record)
+def _show(split: str, record: Record, row: int, file: KeyStepsFile) -> Shown:
+    line = file.find(split, record, row)
     found = line.found if line else KeySteps(record.key_steps, {group[0]: _OWN for group in record.key_steps})
     texts = [(text, rewards.key_step_spans(text, found.groups, semantics="paper")) for text in worked_solutions(record)]
     none_found: list[list[tuple[int, int]]] = [[] for _ in found.groups]

@@ -13,7 +13,6 @@ OUT, so that nothing is asked twice.
 """
 
 import contextlib
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,7 +28,7 @@ from r1vl_jax.data.key_steps import checkpoint
 from r1vl_jax.data.key_steps.by_model import OWN_PROMPTS, Prompts, key_steps_by_model
 from r1vl_jax.data.key_steps.endpoint import Endpoint
 from r1vl_jax.data.key_steps.file import KeyStepsFile, only_writer
-from r1vl_jax.data.key_steps.over_files import Find, by_rule, find_key_steps, read_records
+from r1vl_jax.data.key_steps.over_files import Find, by_rule, find_key_steps, read_records, read_spread
 from r1vl_jax.data.key_steps.replies import Ask, Cache, limited
 from r1vl_jax.data.record import UnusableRecord
 from r1vl_jax.data.records import is_record_directory
@@ -50,7 +49,7 @@ def main() -> None:
     out = flags.DEFINE_string("out", None, "File of key steps, a JSON object a line.", required=True)
     limit = flags.DEFINE_integer("limit", 0, "The first so many records of each split; 0 for all.", lower_bound=0)
     page = flags.DEFINE_string("page", "", "HTML page that shows records with their key steps.")
-    num_shown = flags.DEFINE_integer("page_records", 50, "Records on the page, the first ones.", lower_bound=1)
+    num_shown = flags.DEFINE_integer("page_records", 50, "Records on the page, spread over all.", lower_bound=1)
     model = flags.DEFINE_string("model", "", "Directory of a checkpoint, or a model's name at the endpoint.")
     endpoint = flags.DEFINE_string("endpoint", "", "URL of an OpenAI-compatible endpoint, up to /v1.")
     prompts = flags.DEFINE_string("prompts", str(OWN_PROMPTS), "Directory with extract.txt, keep.txt and spell.txt.")
@@ -84,8 +83,8 @@ def main() -> None:
                     find = partial(key_steps_by_model, ask=ask, prompts=read, forget=replies.forget)
                 account = _find(parts, path, find, by=by, limit=limit.value)
             if page.value:
-                items = read_records(parts, drop=lambda _: None, limit=num_shown.value)
-                write_page(epath.Path(page.value), itertools.islice(items, num_shown.value), KeyStepsFile(path))
+                shown = read_spread(parts, num_shown.value, limit=limit.value)
+                write_page(epath.Path(page.value), shown, KeyStepsFile(path))
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from None
         except KeyboardInterrupt:

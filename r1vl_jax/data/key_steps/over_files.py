@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -55,15 +56,34 @@ def _without_pictures(record: Record) -> Record:
 
 
 def read_records(parts: Sequence[Part], *, limit: int = 0, drop: Callable[[UnusableRecord], None]) -> Iterator[Item]:
-    """The valid records of every part.
+    """The valid records of every part, without their pictures, which nothing here needs.
 
     Args:
         limit: the first so many of each; 0 for all.
         drop: as of `valid_records`.
     """
     for part in parts:
-        records = valid_records(part, part.rows(), set(), drop)
+        without = replace(part, reader=replace(part.reader, reads_pictures=False))
+        records = valid_records(without, part.rows(), set(), drop)
         yield from ((part.split, record) for record, _ in itertools.islice(records, limit or None))
+
+
+def read_spread(parts: Sequence[Part], num_records: int, *, limit: int = 0) -> Iterator[tuple[str, Record, int]]:
+    """Records from places that are spread evenly over all rows, with their pictures, each with its split and row.
+
+    Args:
+        limit: the first so many rows of each part; 0 for all.
+    """
+    sizes = [min(part.num_rows or 0, limit or sys.maxsize) for part in parts]
+    total = sum(sizes)
+    places = {index * total // num_records for index in range(num_records)}
+    starts = itertools.accumulate(sizes, initial=0)
+    for part, start, size in zip(parts, starts, sizes, strict=False):
+        numbers = range(part.num_rows or 0) if part.numbers is None else sorted(part.numbers)
+        taken = frozenset(numbers[place - start] for place in places if start <= place < start + size)
+        for number, row in replace(part, numbers=taken).rows():
+            records = valid_records(part, [(number, row)], set(), lambda error: None)
+            yield from ((part.split, record, number) for record, _ in records)
 
 
 def find_key_steps(

@@ -23,9 +23,11 @@ from r1vl_jax.data.sources.layouts import LAYOUTS, rename
 from r1vl_jax.data.sources.pictures import list_pictures, read_picture
 from r1vl_jax.data.sources.readers import Cells
 from r1vl_jax.data.sources.videos import MAX_FRAMES, list_videos, read_video
+from r1vl_jax.data.turns import FPS
 from r1vl_jax.rewards.key_steps import parse_key_steps, read_groups
 
 NO_KEY_STEPS = "no key steps"  # a note
+UNREAD = b"unread"  # in place of an encoded picture
 _MAX_WORDS_OF_MARKS = 3  # beside an answer, as in "Answer: \\boxed{5}"
 
 
@@ -40,6 +42,7 @@ class RowReader:
         source: name of the data set, part of the ids that rows lack.
         finds_key_steps: whether those of rows without any are taken from their solution or response, by rule.
         max_frames: of a video.
+        reads_pictures: False has records with `UNREAD` in place of each picture and video, whose cells are not read.
     """
 
     layout: str
@@ -48,6 +51,7 @@ class RowReader:
     source: str
     finds_key_steps: bool = True
     max_frames: int = MAX_FRAMES
+    reads_pictures: bool = True
 
     def read(self, row: Row, *, split: str, number: int) -> tuple[Record, list[str]]:
         """The record of a row, not yet validated, and what was changed, is absent or special in it.
@@ -78,7 +82,7 @@ class RowReader:
         texts, pictures, change = match_placeholders(texts, list_pictures(cells.images))
         texts, videos, video_change = match_placeholders(texts, self._list_videos(cells), VIDEO_PLACEHOLDER)
         notes += [each for each in (change, video_change) if each]
-        clips = [read_video(video, self.root, max_frames=self.max_frames, fps=fps) for video, fps in videos]
+        clips = [self._read_video(video, fps) for video, fps in videos]
         problem = list_choices(texts[-1], choices)
         solution = _worked_solution(cells)
         key_steps, change = _own_key_steps(cells.key_steps)
@@ -89,7 +93,7 @@ class RowReader:
             notes += ["key steps by rule"] if key_steps else []
         record = Record(
             id=record_id,
-            images=tuple(read_picture(picture, self.root) for picture in pictures),
+            images=tuple(map(self._read_picture, pictures)),
             problem=problem,
             solution=solution or answer,
             answer=answer,
@@ -104,6 +108,14 @@ class RowReader:
             other_answers=tuple(answers[1:]),
         )
         return record, [*notes, *_notes(record)]
+
+    def _read_picture(self, picture: Any) -> bytes:
+        return read_picture(picture, self.root) if self.reads_pictures else UNREAD
+
+    def _read_video(self, video: Any, fps: Any) -> tuple[tuple[bytes, ...], float]:
+        if not self.reads_pictures:
+            return (UNREAD,), FPS
+        return read_video(video, self.root, max_frames=self.max_frames, fps=fps)
 
     def _list_videos(self, cells: Cells) -> list[tuple[Any, Any]]:
         """The videos, each with the frames a second that the row states, or None."""

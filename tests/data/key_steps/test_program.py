@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from PIL import Image
 
 from r1vl_jax.data.key_steps import __main__ as program
 from r1vl_jax.data.key_steps import over_files
 from r1vl_jax.data.key_steps.file import KeyStepsFile, only_writer
 from r1vl_jax.data.key_steps.found import KeySteps
-from r1vl_jax.data.key_steps.over_files import by_rule, find_key_steps, read_records
+from r1vl_jax.data.key_steps.over_files import by_rule, find_key_steps, read_records, read_spread
 from r1vl_jax.data.sources.files import find_files
 from r1vl_jax.data.sources.preparation import Preparation, split_parts
 from r1vl_jax.report.key_steps import write_page
@@ -42,7 +43,7 @@ def find(records):
 def test_the_program_writes_a_line_a_record_and_a_page_and_keeps_what_is_there(write_json, tmp_path):
     bad = [{"question": ["How many?"], "answer": "It is 5."}] * 4
     source, out, page = write_json("gsm.json", [*rows(5), *bad]), tmp_path / "out.jsonl", tmp_path / "page.html"
-    out.write_text('{"split": "train", "id": "gsm/train/1", "key_steps": [["by <hand>"]]}\n')
+    out.write_text('{"split": "train", "id": "gsm/train/3", "key_steps": [["by <hand>"]]}\n')
     done = run(f"--data={source}", f"--out={out}", f"--page={page}", "--page_records=3")
     assert done.returncode == 0, done.stderr
     assert "4 records: with key steps\n1 records: in the file already" in done.stdout
@@ -55,13 +56,32 @@ def test_the_program_writes_a_line_a_record_and_a_page_and_keeps_what_is_there(w
 
     assert found("gsm/train/0").groups[0][0] == "20*40=800"
     assert found("gsm/train/0").reasons == {"20*40=800": "a computation with its value"}
-    assert found("gsm/train/1").groups == (("by <hand>",),)
+    assert found("gsm/train/3").groups == (("by <hand>",),)
     text = page.read_text()
     assert "by &lt;hand&gt;" in text
     assert "written by hand" in text
     assert "out.jsonl, line 2" in text
     assert "<mark" in text
-    assert "gsm/train/3" not in text
+    assert [row for row in range(5) if f"gsm/train/{row}" in text] == [0, 3]  # and row 6, which cannot be used
+
+
+def test_pictures_are_read_for_the_page_alone(write_json, tmp_path):
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
+    each = {"problem": "How many?", "answer": "4", "solution": "So 2 * 20 = 40.", "images": ["a.png"]}
+    twice = [each | {"id": "twice", "solution": f"So {n} * 20 = {20 * n}."} for n in (3, 4)]
+    source = write_json("rows.json", [*twice, each | {"images": ["absent.png"], "videos": ["absent.mp4"]}, *[each] * 7])
+    parts = list(split_parts(Preparation(str(source), key_steps="none"), find_files(source)))
+    assert [record.images for _, record in items(source)] == [(b"unread",)] * 10
+    shown = list(read_spread(parts, 4, limit=8))
+    assert [(record.id, row) for _, record, row in shown] == [
+        *(("twice", 0), ("rows/train/4", 4), ("rows/train/6", 6)),
+    ]
+    assert {record.images for _, record, _ in shown} == {((tmp_path / "a.png").read_bytes(),)}
+    assert len(list(read_spread(parts, 50))) == 9
+    out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
+    find_key_steps(items(source), out, lambda found: [KeySteps()] * len(found), by="m", advance=lambda number: None)
+    write_page(epath.Path(page), read_spread(parts, 50), KeyStepsFile(out))
+    assert "out.jsonl, line 2" in page.read_text()  # of the second row with this id
 
 
 def test_a_second_program_that_writes_the_same_file_is_refused(write_json, tmp_path):
@@ -147,7 +167,7 @@ def test_the_page_shows_the_text_that_has_the_key_steps(tmp_path, write_json):
     (item,) = items(write_json("rows.json", [row]))
     out = tmp_path / "out.jsonl"
     find_key_steps(iter([item]), out, lambda records: [KeySteps((("2 * 20 = 40",),))], by="m", advance=lambda n: None)
-    write_page(epath.Path(tmp_path / "page.html"), [item], KeyStepsFile(out))
+    write_page(epath.Path(tmp_path / "page.html"), [(*item, 0)], KeyStepsFile(out))
     text = (tmp_path / "page.html").read_text()
     assert "<mark" in text
     assert "not in the solution" not in text
