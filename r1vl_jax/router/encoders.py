@@ -124,7 +124,7 @@ class _SentenceEncoder:
             raise FileNotFoundError(
                 f"encoder {_SENTENCE_TRANSFORMERS}{model}: no such directory, and the hub does not give it: {error}"
             ) from error
-        self.size = int(self._model.get_sentence_embedding_dimension())
+        self.size = self.encode([""]).shape[1]
         self.fingerprint = f"{_SENTENCE_TRANSFORMERS}{self.size} {_digest(self._model.state_dict())}"
 
     def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "N D"]:

@@ -68,9 +68,6 @@ class _Model:
             raise OSError("absent is not a local folder and is not a valid model identifier")
         self._scale = float(len(name))
 
-    def get_sentence_embedding_dimension(self) -> int:
-        return 2
-
     def state_dict(self):
         return {"weight": torch.full((3, 3), self._scale)}
 

@@ -9,6 +9,7 @@ DIR/vectors.faiss         faiss's index, where it was asked for
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 
 from r1vl_jax.router.encoders import Encoder, load_encoder
 from r1vl_jax.router.knowledge import dense, manifest, with_faiss
-from r1vl_jax.router.knowledge.dense import DenseIndex
+from r1vl_jax.router.knowledge.dense import SEARCHES, DenseIndex
 from r1vl_jax.router.knowledge.document import Document, Hit
 from r1vl_jax.router.knowledge.manifest import Manifest
 from r1vl_jax.router.knowledge.parts import Part
@@ -30,6 +31,33 @@ _DEPTH = 100  # of each ranking that is fused
 _ATTEMPTS = 3
 
 Index = SparseIndex | DenseIndex
+
+
+@dataclass(frozen=True)
+class _Access:
+    """The arguments of `KnowledgeBase.open`."""
+
+    search: str
+    mesh: Mesh | None
+    encoder: str
+
+    def check(self, path: Path, said: Manifest) -> str:
+        """The search to open.
+
+        Raises:
+            ValueError: the base does not have it, or it takes no mesh.
+        """
+        if not said.is_dense and (self.search or self.encoder or self.mesh is not None):
+            raise ValueError(
+                f"{path}: has no vectors (method 'sparse'); leave `search`, `mesh` and `encoder` out, or build some"
+            )
+        if self.search and self.search not in SEARCHES:
+            raise ValueError(f"search={self.search!r}: expected one of {', '.join(SEARCHES)}")
+        if self.search == "faiss" and not said.faiss:
+            raise ValueError(f"{path}: has no index of faiss; leave `search` out, or build it with faiss")
+        if self.search == "faiss" and self.mesh is not None:
+            raise ValueError("search='faiss': faiss searches in this process and takes no mesh; give one of the two")
+        return self.search or ("faiss" if said.faiss and self.mesh is None else "exact")
 
 
 class KnowledgeBase:
@@ -47,7 +75,9 @@ class KnowledgeBase:
         self._documents, self._indexes = documents, indexes
 
     @classmethod
-    def open(cls, directory: str | os.PathLike, *, search: str = "", mesh: Mesh | None = None) -> "KnowledgeBase":
+    def open(
+        cls, directory: str | os.PathLike, *, search: str = "", mesh: Mesh | None = None, encoder: str = ""
+    ) -> "KnowledgeBase":
         """Opens a base that `build` made.
 
         Args:
@@ -55,6 +85,7 @@ class KnowledgeBase:
                 faiss where the base has an index of it, and exact otherwise.
             mesh: devices that share the vectors, each row on one device; by default they stay on disk, and go to one
                 device block by block.
+            encoder: name of the encoder of the vectors, if its model lies elsewhere now.
 
         Raises:
             FileNotFoundError: there is no base, or its encoder's model is not there.
@@ -64,7 +95,7 @@ class KnowledgeBase:
         path = Path(directory)
         for _ in range(_ATTEMPTS):  # it may be replaced in this moment
             before = _identity(path)
-            opened = _open(cls, path, search, mesh)
+            opened = _open(cls, path, _Access(search, mesh, encoder))
             if _identity(path) == before:
                 return opened
         raise ValueError(f"{path}: is replaced again and again; open it when its builds have ended")
@@ -106,16 +137,15 @@ class KnowledgeBase:
         return Document(**{name: self._documents[name][number].as_py() for name in ("id", "text", "image")})
 
 
-def _open(cls: type[KnowledgeBase], path: Path, search: str, mesh: Mesh | None) -> KnowledgeBase:
+def _open(cls: type[KnowledgeBase], path: Path, access: _Access) -> KnowledgeBase:
     said = Manifest.read(path)
-    search = search or ("faiss" if said.faiss and mesh is None else "exact") if said.is_dense else search
-    _check_search(path, said, search, mesh)
-    encoder = _encoder(path, said) if said.is_dense else None
+    search = access.check(path, said)
+    encoder = _encoder(path, said, access.encoder or said.encoder) if said.is_dense else None
     try:
         documents = Part.open(path / DOCUMENTS).table
         indexes: list[Index] = [SparseIndex(path / SPARSE, said.language)] if said.is_sparse else []
-        indexes += [DenseIndex(path, encoder, search=search, mesh=mesh)] if encoder else []
-    except (pa.ArrowException, EOFError, FileNotFoundError) as error:
+        indexes += [DenseIndex(path, encoder, search=search, mesh=access.mesh)] if encoder else []
+    except (pa.ArrowException, OSError, EOFError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, build it again: {error}") from error
     if wrong := {len(each) for each in (documents, *indexes)} - {said.num_documents}:
         raise ValueError(
@@ -124,19 +154,12 @@ def _open(cls: type[KnowledgeBase], path: Path, search: str, mesh: Mesh | None) 
     return cls(said, documents, indexes)
 
 
-def _check_search(path: Path, said: Manifest, search: str, mesh: Mesh | None) -> None:
-    if not said.is_dense and (search or mesh is not None):
-        raise ValueError(f"{path}: has no vectors (method 'sparse'); leave `search` and `mesh` out, or build some")
-    if search == "faiss" and not said.faiss:
-        raise ValueError(f"{path}: has no index of faiss; leave `search` out, or build it with faiss")
-
-
-def _encoder(path: Path, said: Manifest) -> Encoder:
-    encoder = load_encoder(said.encoder)
+def _encoder(path: Path, said: Manifest, name: str) -> Encoder:
+    encoder = load_encoder(name)
     if encoder.fingerprint != said.fingerprint:
         raise ValueError(
-            f"{path}: its vectors are of another encoder: expected {said.fingerprint!r}, and {said.encoder!r} is"
-            f" {encoder.fingerprint!r} now; build the base again, or bring that encoder back"
+            f"{path}: its vectors are of another encoder: expected {said.fingerprint!r} ({said.encoder}), got"
+            f" {encoder.fingerprint!r} ({name}); build the base again, or name where that encoder is now"
         )
     return encoder
 

@@ -72,6 +72,36 @@ def test_a_base_of_another_version_encoder_or_size_is_refused(make, tmp_path, ch
         KnowledgeBase.open(tmp_path / "base")
 
 
+@pytest.mark.parametrize("file", ["documents.arrow", "vectors.npy", "vectors.faiss", "sparse/vocab.index.json"])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_damaged_base_is_refused(make, tmp_path, file, is_cut):
+    make(method="both", faiss="Flat")
+    path = tmp_path / "base" / file
+    content = path.read_bytes()
+    path.unlink()
+    if is_cut:
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="base: damaged, build it again"):
+        KnowledgeBase.open(tmp_path / "base")
+
+
+def test_an_encoder_may_lie_elsewhere_now(make, tmp_path):
+    make(method="dense", encoder="hashing:64")
+    assert len(KnowledgeBase.open(tmp_path / "base", encoder="hashing:64")) == 4
+    with pytest.raises(ValueError, match=r"of another encoder: .*\(hashing:64\), got .*\(hashing\)"):
+        KnowledgeBase.open(tmp_path / "base", encoder="hashing")
+
+
+def test_a_question_that_is_no_list_and_no_hits_are_refused(make):
+    base = make()
+    with pytest.raises(ValueError, match=r"expected a list of queries, got one text; write \[query\]"):
+        base.search("pear", 3)
+    with pytest.raises(ValueError, match="k=0: expected at least 1"):
+        base.search(["pear"], 0)
+    with pytest.raises(IndexError, match="expected a number from 0 to 3"):
+        base.document(-1)
+
+
 def test_nothing_to_build_from_is_refused_and_leaves_nothing(make, tmp_path):
     with pytest.raises(ValueError, match="no documents"):
         make([])
