@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from r1vl_jax.router.knowledge import files
 from r1vl_jax.router.knowledge.files import count_rows, describe, find_files, iterate_rows
 from r1vl_jax.router.knowledge.rows import Columns, documents_of, write_row
 
@@ -139,6 +140,13 @@ def test_a_damaged_table_is_named(tmp_path, text, reason):
 def test_a_long_cell_is_read(tmp_path):
     (tmp_path / "table.csv").write_text(f"a,b\n{'x' * 2_000_000},1\n")
     assert len(next(iterate_rows(tmp_path / "table.csv"))["a"]) == 2_000_000
+
+
+def test_line_breaks_in_cells_do_not_end_a_row_where_a_block_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 64)
+    rows = [{"a": str(number), "b": "x\ny\nz"} for number in range(50)]
+    (tmp_path / "table.csv").write_text("a,b\n" + "".join(f'{row["a"]},"{row["b"]}"\n' for row in rows))
+    assert list(iterate_rows(tmp_path / "table.csv")) == rows
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):
