@@ -21,7 +21,6 @@ from r1vl_jax.evaluation.benchmarks import (
     ALL,
     BENCHMARKS,
     RULES,
-    SCORE,
     Benchmark,
     Reporting,
     find_files,
@@ -91,16 +90,14 @@ def score_directory(
         Benchmark -> score.
 
     Raises:
-        FileNotFoundError, ValueError: as `score_file`; a file may be refused after others were scored.
+        FileNotFoundError, ValueError: as `score_file`; before any is scored.
     """
     files, data_files = find_files(path), find_files(data) if data else {}
-    scores = {}
-    for name, file in files.items():
-        of_name = out / name if out is not None else None
-        results = score_file(BENCHMARKS[name], file, reporting, data_files.get(name), of_name)
-        scores[name] = results["scores"][SCORE]["value"]
-    report_all(path.resolve().name, scores, reporting.rules, out)
-    return scores
+    rows = {name: read_predictions(file, BENCHMARKS[name], data_files.get(name)) for name, file in files.items()}
+    results = {
+        name: report(BENCHMARKS[name], rows[name], reporting, out / name if out is not None else None) for name in rows
+    }
+    return report_all(path.resolve().name, results, reporting.rules, out)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,9 @@ def test_all_files_of_a_directory_fill_the_published_table(tmp_path):
     out = tmp_path / "out"
     scores = score_directory(tmp_path, RULES_2026, out=epath.Path(out))
     assert scores == dict.fromkeys(BENCHMARKS, 75.0) | {"mme": 75.0, "hallusionbench": pytest.approx((75 + 0 + 75) / 3)}
-    *_, published, ours = (out / "table.md").read_text().splitlines()
+    published, ours, _, *notes = (out / "table.md").read_text().splitlines()[7:]
+    assert "- MathVerse: offline variant: published figures of MathVerse have a language model as judge" in notes
+    assert "- MME: 4 rows, where MME has 2,374: scores are of these rows alone" in notes
     assert published == "| R1-VL-7B | 63.5 | 60.0 | 24.7 | 83.9 | 45.2 | 54.7 | 40.0 | 2376 | 57.1 |"
     average = int(10 * (6 * 75 + 50 + 75 / 28) / 8) / 10
     assert ours.endswith(f", rules 2026-08 | 75.0 | 75.0 | 75.0 | 75.0 | 75.0 | 50.0 | 75.0 | 75 | {average} |")
@@ -95,7 +97,8 @@ def test_all_files_of_a_directory_fill_the_published_table(tmp_path):
 def test_a_benchmark_without_file_has_no_figure(tmp_path, chartqa):
     (tmp_path / "chartqa.tsv").write_bytes(chartqa.read_bytes())
     score_directory(tmp_path, RULES_2026, out=epath.Path(tmp_path / "out"))
-    ours = (tmp_path / "out" / "table.md").read_text().splitlines()[-1]
+    *_, ours, _, _, note = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert note == "- no file of MMStar, HallusionBench, MME, MathVista, MathVision, DynaMath, MathVerse"
     assert ours.endswith("| – | – | – | 50.0 | – | – | – | – | – |")
 
 
@@ -106,6 +109,27 @@ def test_a_directory_of_benchmarks_gives_what_predictions_lack(tmp_path):
     write_tsv(tmp_path / "predictions" / "x_MMStar.tsv", [{"index": 1, "prediction": "B"}])
     scores = score_directory(tmp_path / "predictions", RULES_2026, tmp_path / "data")
     assert scores == {"mmstar": 50.0}
+
+
+def test_a_table_of_all_is_whole_in_a_log(tmp_path, chartqa, capsys):
+    (tmp_path / "chartqa.tsv").write_bytes(chartqa.read_bytes())
+    score_directory(tmp_path, RULES_2026)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("MathVista", "MathVision", "MathVerse", "Qwen2-VL-2B + GRPO"))
+
+
+def test_nothing_is_scored_where_a_file_is_refused(tmp_path, chartqa):
+    for name in ("chartqa.tsv", "mme.tsv"):
+        (tmp_path / name).write_bytes(chartqa.read_bytes())
+    with pytest.raises(ValueError, match="mme.tsv: lacks"):
+        score_directory(tmp_path, RULES_2026, out=epath.Path(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_categories_are_no_markup(tmp_path, capsys):
+    path = write_tsv(tmp_path / "p.tsv", [row("chartqa", split="[/x] [red]", prediction="1")])
+    score_file(BENCHMARKS["chartqa"], path, RULES_2026)
+    assert "split/[/x] [red]" in capsys.readouterr().out
 
 
 def test_directories_that_cannot_be_scored(tmp_path):

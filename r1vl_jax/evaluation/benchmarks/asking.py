@@ -18,7 +18,6 @@ from r1vl_jax.data.records import UnusableRecord
 from r1vl_jax.data.turns import Conversation, instruct
 from r1vl_jax.evaluation.benchmarks.comparison import find_files
 from r1vl_jax.evaluation.benchmarks.files import PREDICTION, read_benchmark
-from r1vl_jax.evaluation.benchmarks.measures import SCORE
 from r1vl_jax.evaluation.benchmarks.outcome import Row
 from r1vl_jax.evaluation.benchmarks.pictures import Pictures, picture_column
 from r1vl_jax.evaluation.benchmarks.prompts import question_text
@@ -168,13 +167,12 @@ def ask_all(
     Returns:
         Benchmark -> score.
     """
-    scores = {}
-    for questions in several:
-        each = questions.benchmark.name
-        results = ask_and_report(questions, model, reporting, out / each, batch_size=batch_size, console=console)
-        scores[each] = results["scores"][SCORE]["value"]
-    report_all(Path(model.name).name, scores, reporting.rules, epath.Path(out))
-    return scores
+    asking = {"batch_size": batch_size, "console": console}
+    results = {
+        each.benchmark.name: ask_and_report(each, model, reporting, out / each.benchmark.name, **asking)
+        for each in several
+    }
+    return report_all(Path(model.name).name, results, reporting.rules, epath.Path(out))
 
 
 def _predict(

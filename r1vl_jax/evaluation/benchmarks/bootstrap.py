@@ -12,7 +12,8 @@ def bootstrap_interval(
 ) -> dict[str, tuple[float, float]]:
     """The interval that holds 95 % of a score over draws of as many clusters, with replacement.
 
-    A draw without a unit of some measure does not count for the scores made of it. A single cluster has no intervals.
+    A draw without a unit of some measure does not count for the scores made of it. A score that no draw counts for has
+    no interval, and neither has a single cluster.
     """
     clusters = {cluster: number for number, cluster in enumerate(dict.fromkeys(_clusters(units)))}
     if len(clusters) < 2:
@@ -21,7 +22,8 @@ def bootstrap_interval(
         len(clusters), np.full(len(clusters), 1 / len(clusters)), size=num_draws
     )
     draws = scores({name: _means(counts_DC, clusters, each) for name, each in units.items()})
-    low_high = {name: np.nanquantile(values, (0.025, 0.975)) for name, values in draws.items()}
+    counted = {name: np.extract(np.isfinite(values), values) for name, values in draws.items()}
+    low_high = {name: np.quantile(values, (0.025, 0.975)) for name, values in counted.items() if len(values)}
     return {name: (float(low), float(high)) for name, (low, high) in low_high.items()}
 
 

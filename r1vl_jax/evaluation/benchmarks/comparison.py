@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from r1vl_jax.evaluation.benchmarks.published import COLUMNS, PUBLISHED, average
@@ -45,7 +46,7 @@ def comparison_table(name: str, scores: Mapping[str, float]) -> Table:
         table.add_column(BENCHMARKS[each].title, justify="right")
     table.add_column("average, MME / 28", justify="right")
     for model, row in {**PUBLISHED, name: scores}.items():
-        table.add_row(model, *(_figure(each, row) for each in COLUMNS), _average(row))
+        table.add_row(escape(model), *(_figure(each, row) for each in COLUMNS), _average(row))
     return table
 
 

@@ -9,15 +9,18 @@ from rich.console import Console
 
 from r1vl_jax.evaluation.benchmarks.comparison import comparison_table
 from r1vl_jax.evaluation.benchmarks.excel import import_openpyxl
+from r1vl_jax.evaluation.benchmarks.measures import SCORE
 from r1vl_jax.evaluation.benchmarks.outcome import Row
 from r1vl_jax.evaluation.benchmarks.published import PUBLISHED
 from r1vl_jax.evaluation.benchmarks.results import to_table, write_results
 from r1vl_jax.evaluation.benchmarks.rules import Rules
 from r1vl_jax.evaluation.benchmarks.scoring import score_rows, summarize
-from r1vl_jax.evaluation.benchmarks.tasks import Benchmark
+from r1vl_jax.evaluation.benchmarks.tasks import BENCHMARKS, Benchmark
 from r1vl_jax.observe.files import atomic_write, write_json
 from r1vl_jax.observe.markdown import markdown_table
 from r1vl_jax.rewards import Judge
+
+_WIDE = 1_000  # columns of a log, which has no width
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,30 @@ def report(
     return results
 
 
-def report_all(name: str, scores: Mapping[str, float], rules: Rules, out: epath.Path | None = None) -> None:
+def report_all(
+    name: str, results: Mapping[str, Mapping[str, Any]], rules: Rules, out: epath.Path | None = None
+) -> dict[str, float]:
     """Prints the scores of several benchmarks beside the published ones; writes `table.md` and `table.json` into `out`.
 
     Args:
         name: what was scored.
-        scores: benchmark -> score.
+        results: benchmark -> what `report` returned, whose notes stand below the table.
+
+    Returns:
+        Benchmark -> score.
     """
+    scores = {each: of_each["scores"][SCORE]["value"] for each, of_each in results.items()}
+    notes = [f"{BENCHMARKS[each].title}: {note}" for each, of_each in results.items() for note in of_each["notes"]]
+    if absent := [benchmark.title for each, benchmark in BENCHMARKS.items() if each not in results]:
+        notes.append(f"no file of {', '.join(absent)}")
     table = comparison_table(f"{name}, rules {rules.name}", scores)
     if out is not None:
-        atomic_write(out / "table.md", f"{markdown_table(table)}\n".encode())
-        write_json(out / "table.json", {"rules": rules.name, "scores": dict(scores), "published": PUBLISHED})
-    Console().print(table)
+        lines = "".join(f"- {note}\n" for note in notes)
+        atomic_write(out / "table.md", f"{markdown_table(table)}\n\n{lines}".encode())
+        as_json = {"rules": rules.name, "scores": scores, "notes": notes, "published": PUBLISHED}
+        write_json(out / "table.json", as_json)
+    console = Console()
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=_WIDE)).maximum)
+    console.print(table)
+    print(*notes, sep="\n")
+    return scores

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from etils import epath
 from pyarrow import parquet
+from rich.markup import escape
 from rich.table import Table
 
 from r1vl_jax.evaluation.benchmarks.excel import to_xlsx
@@ -47,7 +48,7 @@ def to_table(benchmark: Benchmark, results: dict[str, Any]) -> Table:
     table.add_column("95 % interval", justify="right")
     for name, score in results["scores"].items():
         interval = "" if score["low"] is None else f"{score['low']:.1f} to {score['high']:.1f}"
-        table.add_row(name, f"{score['value']:.1f}", interval)
+        table.add_row(escape(name), f"{score['value']:.1f}", interval)
     for model, value in results["published"].items():
         table.add_row(f"published: {model}", str(value), "")
     return table

@@ -43,7 +43,7 @@ def summarize(benchmark: Benchmark, rows: Sequence[Row], outcomes: Sequence[Outc
 
     Returns:
         `scores`: name -> `value` with the ends `low` and `high` of its 95 % interval, in percent or MME's points, null
-        where there is one cluster; `reasons` and how often each occurred; `num_rows`, `num_missing` of the whole
+        where there is none; `reasons` and how often each occurred; `num_rows`, `num_missing` of the whole
         benchmark, `num_empty` predictions; `published` scores by model; `notes` to be read with the figures.
     """
     is_right = [outcome.comparison.is_correct is True for outcome in outcomes]

@@ -34,6 +34,8 @@ class Table:
     """
 
     def __init__(self, path: Path):
+        if path.is_dir():
+            raise ValueError(f"{path}: expected a file, got a directory; directories are for --benchmark=all")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         if path.suffix not in SUFFIXES:

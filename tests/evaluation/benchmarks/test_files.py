@@ -288,6 +288,11 @@ def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
         read_predictions(tmp_path / "a.xlsx", BENCHMARKS["chartqa"])
 
 
+def test_a_directory_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match="expected a file, got a directory; directories are for --benchmark=all"):
+        read_predictions(tmp_path, BENCHMARKS["chartqa"])
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_predictions(tmp_path / "a.tsv", BENCHMARKS["chartqa"])

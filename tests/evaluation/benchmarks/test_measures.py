@@ -108,6 +108,13 @@ def test_what_is_drawn_together(name, cells, cluster):
     assert {each for of_measure in units.values() for each, _ in of_measure} == {cluster}
 
 
+def test_a_score_that_no_draw_counts_for_has_no_interval():
+    """Fourteen categories of an image each: a draw with all of them is one of 127,000."""
+    units = {f"acc/{n}": [(str(n), 1.0)] for n in range(14)}
+    intervals = bootstrap_interval(units, lambda means: {"sum": sum(means.values()), "one": means["acc/1"]})
+    assert intervals == {"one": (1.0, 1.0)}
+
+
 def test_one_cluster_has_no_interval():
     assert bootstrap_interval({"accuracy": [("a", 1.0), ("a", 0.0)]}, percent_scores) == {}
 
