@@ -92,7 +92,7 @@ def score_directory(
     Raises:
         FileNotFoundError, ValueError: as `score_file`; before any is scored.
     """
-    files, data_files = find_files(path), find_files(data) if data else {}
+    files, data_files = find_files(path), find_files(data, results=False) if data else {}
     rows = {name: read_predictions(file, BENCHMARKS[name], data_files.get(name)) for name, file in files.items()}
     results = {
         name: report(BENCHMARKS[name], rows[name], reporting, out / name if out is not None else None) for name in rows

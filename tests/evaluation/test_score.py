@@ -132,6 +132,25 @@ def test_categories_are_no_markup(tmp_path, capsys):
     assert "split/[/x] [red]" in capsys.readouterr().out
 
 
+def test_predictions_of_something_else_are_not_replaced(tmp_path, chartqa):
+    rows = [row("mme", prediction="Yes", image="A" * 80)]
+    path = write_tsv(tmp_path / "predictions.tsv", rows)  # of the user's
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match="has predictions.tsv of something else, .* of mme would replace;"):
+        score_file(BENCHMARKS["mme"], path, RULES_2026, out=epath.Path(tmp_path))
+    assert path.read_bytes() == content
+    out = epath.Path(tmp_path / "out")
+    score_file(BENCHMARKS["mme"], path, RULES_2026, out=out)
+    score_file(BENCHMARKS["mme"], tmp_path / "out" / "predictions.tsv", Reporting(RULES["2025-03"]), out=out)
+    with pytest.raises(ValueError, match="predictions.tsv of mme, which the results of chartqa would"):
+        score_file(BENCHMARKS["chartqa"], chartqa, RULES_2026, out=out)
+
+
+def test_a_model_called_after_a_benchmark(tmp_path):
+    write_tsv(tmp_path / "Qwen-ChartQA-sft_MMStar.tsv", [row("mmstar", prediction="B")])
+    assert score_directory(tmp_path, RULES_2026) == {"mmstar": 100.0}
+
+
 def test_directories_that_cannot_be_scored(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file here has one of mmstar, chartqa"):
         score_directory(tmp_path, RULES_2026)

@@ -22,6 +22,7 @@ from r1vl_jax.evaluation.benchmarks.outcome import Row
 from r1vl_jax.evaluation.benchmarks.pictures import Pictures, picture_column
 from r1vl_jax.evaluation.benchmarks.prompts import question_text
 from r1vl_jax.evaluation.benchmarks.report import Reporting, report, report_all
+from r1vl_jax.evaluation.benchmarks.results import check_directory
 from r1vl_jax.evaluation.benchmarks.tables import Table
 from r1vl_jax.evaluation.benchmarks.tasks import ALL, BENCHMARKS, Benchmark
 from r1vl_jax.evaluation.predictions import AnswerFn, Predictions, ask_usable, name_reasons
@@ -68,7 +69,7 @@ def open_questions(name: str, data: str, *, limit: int = 0) -> list[Questions]:
     """
     if not data:
         raise ValueError("--data: expected the file of the benchmark; for all, a directory with a file for each")
-    files = find_files(Path(data)) if name == ALL else {name: Path(data)}
+    files = find_files(Path(data), results=False) if name == ALL else {name: Path(data)}
     return [Questions.open(BENCHMARKS[each], path, limit=limit) for each, path in files.items()]
 
 
@@ -142,6 +143,7 @@ def ask_and_report(
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Asks as `ask`, then scores, prints and writes as `report`; returns what `report` does."""
+    check_directory(epath.Path(out), questions.benchmark)  # before hours of asking
     answered = ask(questions, model, out, batch_size=batch_size, console=console)
     num_left, num_cut = len(answered.not_asked), answered.num_cut
     notes = {

@@ -14,10 +14,13 @@ from r1vl_jax.evaluation.benchmarks.tasks import BENCHMARKS
 _NONE = "–"
 
 
-def find_files(directory: Path) -> dict[str, Path]:
-    """Benchmark -> the file in a directory whose name has the benchmark's as one of its words, or that of a directory.
+def find_files(directory: Path, *, results: bool = True) -> dict[str, Path]:
+    """Benchmark -> the file in a directory of whose words the last that names a benchmark names this one.
 
-    `R1-VL-7B_ChartQA_TEST.xlsx` is ChartQA's, as is `chartqa/predictions.parquet`.
+    `R1-VL-7B_ChartQA_TEST.xlsx` is ChartQA's.
+
+    Args:
+        results: whether `chartqa/predictions.parquet` is ChartQA's, too.
 
     Raises:
         FileNotFoundError: it is no directory, or has no such file.
@@ -25,7 +28,7 @@ def find_files(directory: Path) -> dict[str, Path]:
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: expected a directory with a file for each benchmark")
-    found = {name: _files_of(name, directory) for name in BENCHMARKS}
+    found = {name: _files_of(name, directory, results=results) for name in BENCHMARKS}
     for name, paths in found.items():
         if len(paths) > 1:
             raise ValueError(f"{directory}: {', '.join(path.name for path in paths)} are all {name}'s; keep one")
@@ -60,8 +63,14 @@ def _average(scores: Mapping[str, float]) -> str:
     return f"{average(scores):.1f}" if all(name in scores for name in COLUMNS) else _NONE
 
 
-def _files_of(name: str, directory: Path) -> list[Path]:
+def _files_of(name: str, directory: Path, *, results: bool) -> list[Path]:
     files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.suffix in SUFFIXES]
-    named = [path for path in files if name in re.split(r"[^a-z0-9]+", path.stem.lower())]
+    named = [path for path in files if _benchmark_in(path.stem) == name]
     written = directory / name / "predictions.parquet"
-    return [*named, written] if written.is_file() else named
+    return [*named, written] if results and written.is_file() else named
+
+
+def _benchmark_in(stem: str) -> str | None:
+    """The last benchmark that a name names: models may be called after one."""
+    words = re.split(r"[^a-z0-9]+", stem.lower())
+    return next((word for word in reversed(words) if word in BENCHMARKS), None)

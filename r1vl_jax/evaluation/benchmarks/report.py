@@ -12,7 +12,7 @@ from r1vl_jax.evaluation.benchmarks.excel import import_openpyxl
 from r1vl_jax.evaluation.benchmarks.measures import SCORE
 from r1vl_jax.evaluation.benchmarks.outcome import Row
 from r1vl_jax.evaluation.benchmarks.published import PUBLISHED
-from r1vl_jax.evaluation.benchmarks.results import to_table, write_results
+from r1vl_jax.evaluation.benchmarks.results import check_directory, to_table, write_results
 from r1vl_jax.evaluation.benchmarks.rules import Rules
 from r1vl_jax.evaluation.benchmarks.scoring import score_rows, summarize
 from r1vl_jax.evaluation.benchmarks.tasks import BENCHMARKS, Benchmark
@@ -59,7 +59,12 @@ def report(
     Args:
         not_asked: index -> why this question, which is wrong, was not asked.
         notes: to be read with the figures, besides those of `summarize`.
+
+    Raises:
+        ValueError: `out` has predictions of something else.
     """
+    if out is not None:
+        check_directory(out, benchmark)
     with Judge(num_workers=2, timeout_s=reporting.timeout_s) as judge:
         outcomes = score_rows(benchmark, rows, reporting.rules, judge, not_asked=not_asked or {})
     results = summarize(benchmark, rows, outcomes, reporting.rules)

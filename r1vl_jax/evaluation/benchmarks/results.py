@@ -14,7 +14,7 @@ from rich.table import Table
 from r1vl_jax.evaluation.benchmarks.excel import to_xlsx
 from r1vl_jax.evaluation.benchmarks.outcome import Outcome, Row
 from r1vl_jax.evaluation.benchmarks.tasks import Benchmark
-from r1vl_jax.observe.files import atomic_write, write_json
+from r1vl_jax.observe.files import atomic_write, read_json, write_json
 
 
 def write_results(
@@ -38,6 +38,18 @@ def write_results(
         atomic_write(directory / "predictions.xlsx", content)
         results["notes"] += notes
     write_json(directory / "results.json", results)
+
+
+def check_directory(directory: epath.Path, benchmark: Benchmark) -> None:
+    """Raises ValueError if `write_results` would replace predictions that are not those of the benchmark."""
+    written = read_json(directory / "evaluation.json") | read_json(directory / "results.json")
+    earlier = written.get("benchmark")
+    files = [name for name in ("predictions.parquet", "predictions.tsv") if (directory / name).exists()]
+    if earlier != benchmark.name and (files or earlier):
+        raise ValueError(
+            f"{directory}: has {', '.join(files)} of {earlier or 'something else'}, which the results of"
+            f" {benchmark.name} would replace; name another --out"
+        )
 
 
 def to_table(benchmark: Benchmark, results: dict[str, Any]) -> Table:

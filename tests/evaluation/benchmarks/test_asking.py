@@ -190,6 +190,14 @@ def test_files_that_cannot_be_asked(tmp_path):
         open_questions(ALL, "")
 
 
+def test_results_beside_the_data_are_no_data(tmp_path):
+    data = write_chartqa(tmp_path, coded(30))
+    for _ in range(2):
+        ask_all(open_questions(ALL, str(tmp_path)), Oracle().model(), REPORTING, tmp_path)
+    (questions,) = open_questions(ALL, str(tmp_path))
+    assert questions.path == data
+
+
 def test_sets_of_the_hub_are_asked(tmp_path):
     parts = {"category": "VS", "subcategory": "chart", "visual_input": "1", "set_id": "2", "figure_id": "3"}
     cells = parts | {"question_id": "4", "question": "Is it?", "gt_answer": "0", "image": {"bytes": png(30)}}
