@@ -52,6 +52,7 @@ def get_config():
     config.optim.learning_rate = 1e-4
     config.optim.lr_scheduler_type = "constant"
 
-    config.eval.num_problems = 0
-    config.eval.steps = 0
+    config.eval.num_problems = 400
+    config.eval.steps = 20
+    config.eval.batch_size = 200
     return config

@@ -1,13 +1,14 @@
 """Evaluation on held-out problems with greedy decoding, and with several samples of each."""
 
 import collections
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from r1vl_jax import rewards
 from r1vl_jax.arrays import Completions, Params, PromptBatch
@@ -22,6 +23,8 @@ from r1vl_jax.sampling.weight_sync import SyncedParams, synced_params
 Batches = Callable[[], Iterable[tuple[list[Record], PromptBatch]]]
 # (completion, record) -> (digits of the image that the completion names correctly, digits in the image)
 DigitRecognitionFn = Callable[[str, Record], tuple[int, int]]
+# (step rewards of completions, completions, records) -> the total reward of each, as in training
+RewardFn = Callable[[rewards.StepReward, Sequence[str], Sequence[Record]], Float[np.ndarray, " B"]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Evaluator:
         digit_recognition: counts recognized digits of the embedded task, whatever the answer; None for other tasks.
         semantics: of the rewards, as in `reward.semantics`.
         hard_kinds: kinds of problem that are also reported together.
+        total_reward: where the user's own functions are among the rewards; None reports no reward.
     """
 
     sampler: Sampler
@@ -49,6 +53,7 @@ class Evaluator:
     judge: Judge
     semantics: str
     hard_kinds: tuple[str, ...] = ()
+    total_reward: RewardFn | None = None
 
     def on_test(self, params: Params) -> dict[str, float]:
         """Results of `evaluate` on the test split."""
@@ -65,7 +70,8 @@ class Evaluator:
             Fractions: `accuracy`, `accuracy/KIND`, `well_formed` (complete paths in logical order), `ended` (with an
             end-of-sequence token) and, if the task has it, `digit_recognition`; and `mean_length` in tokens. With
             several samples also `accuracy_sampled`, `accuracy_sampled/KIND` and `pass_at_K`, for powers of two. With
-            hard kinds among the records also `accuracy_hard/greedy` and, with samples, `accuracy_hard/sampled`.
+            hard kinds among the records also `accuracy_hard/greedy` and, with samples, `accuracy_hard/sampled`. With
+            reward functions of the user's own also `reward`, of greedy completions, and `reward/KIND`.
         """
         local: list[Mapping[str, Any]] = []
         with synced_params(self.sampler, params) as synced:
@@ -76,6 +82,8 @@ class Evaluator:
         outcomes = [outcome for part in processes.all_gather_objects(local) for outcome in part]
         results = {name: _mean(name, outcomes) for name in _MEANS}
         results |= _by_kind("accuracy", outcomes)
+        if self.total_reward is not None:
+            results |= {"reward": _mean("reward", outcomes)} | _by_kind("reward", outcomes)
         hard = self._hard(outcomes)
         if hard:
             results["accuracy_hard/greedy"] = _mean("accuracy", hard)
@@ -104,6 +112,7 @@ class Evaluator:
         texts = self.decode_completions(completions)[: len(records)]
         reward = self._score(texts, records)
         length_B = np.asarray(completions.mask_BT).sum(axis=1)
+        total_B = self.total_reward(reward, texts, records) if self.total_reward and records else reward.total
         return [
             {
                 "kind": record.kind,
@@ -111,6 +120,7 @@ class Evaluator:
                 "well_formed": float(reward.step_validity[row]),
                 "ended": float(has_ended_B[row]),
                 "mean_length": float(length_B[row]),
+                "reward": float(total_B[row]),
             }
             | self._recognize_digits(text, record)
             for row, (text, record) in enumerate(zip(texts, records, strict=True))

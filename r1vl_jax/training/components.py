@@ -222,6 +222,8 @@ def make_evaluator(
 ) -> Evaluator:
     """Greedy evaluation on the test and validation splits."""
     batches = partial(loader.eval_batches, batch_size=config.eval.batch_size)
+    functions = rewarder.spec.functions
+    has_host_functions = bool(functions) and not any(function.runs_on_device for function in functions)
     return Evaluator(
         sampler=make_greedy(sampler, max_length=config.eval.max_completion_length),
         several=make_several(sampler, config.eval),
@@ -233,6 +235,7 @@ def make_evaluator(
         judge=judge,
         semantics=config.reward.semantics,
         hard_kinds=config.eval.hard_kinds,
+        total_reward=rewarder.total if has_host_functions else None,
     )
 
 

@@ -82,6 +82,13 @@ class Rewarder:
         judge = self._judge if asks_judge else None
         return rewards.explain_completions(completions, rows, semantics=settings.semantics, judge=judge)
 
+    def total(
+        self, reward: StepReward, completions: Sequence[str], records: Sequence[Record]
+    ) -> Float[np.ndarray, " B"]:
+        """The weighted sum of step rewards and host functions, of one completion for each record."""
+        custom = call_host_functions(self.spec.functions, completions, [asdict(record) for record in records])
+        return np.asarray(self.spec.total(reward, custom))
+
     def _by_kernels(self, completions: Completions, records: Sequence[Record]) -> RewardOutput:
         output = _compute_rewards_on_device(self.spec, completions, self.pack(records), self.vocabulary)
         return jax.tree.map(np.asarray, output)

@@ -42,7 +42,7 @@ def calls(monkeypatch) -> list:
     return calls
 
 
-def make_evaluator(digit_recognition=None, several=None, hard_kinds=()) -> Evaluator:
+def make_evaluator(digit_recognition=None, several=None, hard_kinds=(), total_reward=None) -> Evaluator:
     records = [make_record("sum"), make_record("sum"), make_record("count")]
     return Evaluator(
         sampler="greedy",  # pyright: ignore[reportArgumentType]
@@ -55,7 +55,20 @@ def make_evaluator(digit_recognition=None, several=None, hard_kinds=()) -> Evalu
         judge=Judge(),
         semantics="paper",
         hard_kinds=hard_kinds,
+        total_reward=total_reward,
     )
+
+
+def test_rewards_of_the_users_own_are_reported(calls):
+    def total_reward(reward, texts, records):
+        assert reward.answer_correct.tolist() == [True, True, False]
+        return np.array([len(text) for text in texts]) + 10.0 * np.array([r.kind == "count" for r in records])
+
+    results = make_evaluator(total_reward=total_reward).on_test({"w": 1})
+    lengths = [len(text) for text in TEXTS[:3]]
+    assert results["reward/sum"] == np.mean(lengths[:2])
+    assert results["reward/count"] == lengths[2] + 10
+    assert results["reward"] == pytest.approx(np.mean(lengths) + 10 / 3)
 
 
 def test_results_are_means_over_the_records(calls):

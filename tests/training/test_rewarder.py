@@ -71,6 +71,15 @@ def test_functions_of_both_kinds_are_weighted_and_may_not_apply():
     np.testing.assert_allclose(output.total_B, [2.1, 12.1, 21.1, 530.5], rtol=1e-6)
 
 
+def test_an_evaluation_has_the_reward_of_training():
+    function = RewardFunction("host", lambda prompts, completions, **columns: [None, 1, 2, 3], 10.0, False)
+    output = compute_rewards(AcceptingJudge(), [function])
+    texts = [f"text {number}" for number in range(4)]
+    rewarder = Rewarder(RewardSpec(Reward(), [function]), VOCABULARY, None)
+    np.testing.assert_array_equal(rewarder.total(output.reward, texts, [RECORD] * 4), output.total_B)
+    assert output.total_B[1] > 10
+
+
 def test_host_functions_may_take_conversations_and_be_async():
     async def last_byte(prompts, completions, kind, **columns):
         assert prompts == [[{"role": "user", "content": "?"}]] * 4
