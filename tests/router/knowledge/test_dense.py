@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from r1vl_jax.router.digits.facts import draw_facts
 from r1vl_jax.router.knowledge import Document, KnowledgeBase, build, nearest
 from r1vl_jax.router.knowledge.nearest import search_blocks, search_mesh
 
@@ -88,12 +87,14 @@ def test_many_queries_are_answered_as_each_alone(directory):
 
 def test_a_graph_of_faiss_finds_documents_that_are_worded_alike(tmp_path):
     """With faiss's own widths it finds three quarters of them."""
-    facts = draw_facts(400, np.random.default_rng(0))
-    captions = [(f"Sign {each.number} shows a {each.sign}.", f"The sign of {each.shop} shows it.") for each in facts]
-    documents = [Document(str(number), text) for number, text in enumerate(sum(captions, ()))]
+    rng = np.random.default_rng(0)
+    colors, shapes, numbers = ("red", "green", "blue"), ("disc", "square", "star"), 1000 + rng.permutation(9000)[:400]
+    words = ["".join(rng.choice(list("bdfgklmnprst"), 2)) + f"{vowel}na" for vowel in rng.choice(list("aeiou"), 400)]
+    subjects = [subject for each in zip(numbers, words, strict=True) for subject in each]
+    texts = [f"The sign {each} shows a {rng.choice(colors)} {rng.choice(shapes)}." for each in subjects]
+    documents = [Document(str(number), text) for number, text in enumerate(texts)]
     build(documents, tmp_path / "base", name="signs", kind="table", method="dense", faiss="HNSW32")
-    asked = [f"What does sign {each.number} show?" for each in facts[:100]]
-    found = KnowledgeBase.open(tmp_path / "base").search(asked, 5)
+    found = KnowledgeBase.open(tmp_path / "base").search([f"What does sign {number} show?" for number in numbers], 5)
     assert np.mean([2 * n in {hit.number for hit in hits} for n, hits in enumerate(found)]) >= 0.95
 
 
