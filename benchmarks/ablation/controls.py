@@ -23,10 +23,10 @@ def key_steps_alone(prompts: list[str], completions: list[str], **columns: list[
 
 
 def answer_and_number_of_steps(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
-    """The right answer, and in place of key steps as many steps as the record's path has, whatever they say."""
+    """The right answer, and in place of key steps as many steps as the record has key steps, whatever they say."""
     scored = _score(completions, columns)
     num_steps = np.array([completion.count("### Step") for completion in completions])
-    most = np.array([solution.count("### Step") for solution in columns["solution"]])
+    most = np.array([len(key_steps) for key_steps in columns["key_steps"]])  # one a step, in the embedded task
     return (scored.answer_correct + _ALPHA * np.minimum(num_steps / most, 1)).tolist()
 
 

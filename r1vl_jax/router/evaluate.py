@@ -82,7 +82,7 @@ def evaluate(
         rows = [trace_row(*pair) for pair in zip(questions, traces, strict=True)]
         path = epath.Path(out) / f"{mode.replace(' ', '_').lower()}.jsonl"
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        write_searches(path.with_suffix(".html"), mode, rows[:_ON_PAGE])
+        write_searches(path.with_suffix(".html"), f"Searches: {mode}", rows[:_ON_PAGE])
         summaries[mode] = summarize(questions, traces)
         if records is not None and mode == ROUTER:
             kept = write_teacher_records(records, traces, [row["measures"]["recall"] for row in rows], router.wording)

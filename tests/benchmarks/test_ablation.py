@@ -82,6 +82,7 @@ def test_the_number_of_steps_does_not_mind_what_they_say(data):
     whole, _, nonsense, _ = completions[:4]
     num_steps = whole.count("### Step")
     claims = "### Step 1:\nno\n\n" * (num_steps + 1)
+    of["solution"] = of["answer"]  # as in the split that is trained on
     rewards_given = controls.answer_and_number_of_steps(
         [""] * 4, [whole, claims, "### Step 1:\nno", nonsense], **{name: values[:4] for name, values in of.items()}
     )
