@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import pkgutil
 import re
 import sys
@@ -47,16 +48,20 @@ def _scaled(factor: float):
     return lambda results: jax.tree.map(lambda each: each * factor, results)
 
 
+def _slow(*values: object):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("name", "corrupt", "wrong_cases"),
     [
         ("", None, []),
-        ("attention.cudnn.cudnn_attention", _scaled(1.02), ["images", "128, text"]),
+        _slow("attention.cudnn.cudnn_attention", _scaled(1.02), ["images", "128, text"]),
         ("attention.flash_decode_gpu.flash_decode", _scaled(1.02), ["128, 32 tokens", "128, decoder layer"]),
-        ("attention.flash_decode_gpu.flash_decode", _scaled(float("nan")), ["128, 32 tokens", "128, decoder layer"]),
-        ("decode_linear_gpu.matmul_split_k", _scaled(1.1), ["128, decoder layer"]),
-        ("decode_linear_gpu.fused_add_rms_norm", _scaled(1.1), ["128, decoder layer"]),
-        ("decode_linear_gpu.swiglu", _scaled(1.1), ["128, decoder layer"]),
+        _slow("attention.flash_decode_gpu.flash_decode", _scaled(math.nan), ["128, 32 tokens", "128, decoder layer"]),
+        _slow("decode_linear_gpu.matmul_split_k", _scaled(1.1), ["128, decoder layer"]),
+        _slow("decode_linear_gpu.fused_add_rms_norm", _scaled(1.1), ["128, decoder layer"]),
+        _slow("decode_linear_gpu.swiglu", _scaled(1.1), ["128, decoder layer"]),
         ("decode_linear_gpu.qkv_heads_with_rope", _scaled(1.1), ["128, decoder layer"]),
     ],
 )

@@ -49,6 +49,7 @@ def test_fewer_slots_take_more_steps_and_less_memory():
     assert "sampling.slots=" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_slots_are_sharded_over_the_decoding_mesh():
     """Four shards on four devices, where the trainer's mesh has two."""
     done = _run("--repeats=1", "--config.mesh.tensor=2", num_devices=4)
