@@ -30,7 +30,7 @@ def get_config():
     config.vision_pretrain.optim.lr_scheduler_type = "constant"
     config.vision_pretrain.optim.adam_b2 = 0.98
 
-    config.warmup.max_steps = 2_000
+    config.warmup.max_steps = 1_000
     config.warmup.batch_size = 48
     config.warmup.optim.learning_rate = 2e-3
     config.warmup.optim.adam_b2 = 0.98
