@@ -75,7 +75,7 @@ def evaluate(
     if records is not None and records.exists():
         raise FileExistsError(f"--records={records}: exists; name another directory, or delete it")
     out.mkdir(parents=True, exist_ok=True)
-    summaries = {}
+    summaries, searched = {}, []
     for mode in modes:
         asking = dataclasses.replace(router, baseline="" if mode == ROUTER else mode)
         traces = list(_answer_all(asking, questions, batch_size=batch_size, console=console))
@@ -84,10 +84,12 @@ def evaluate(
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         write_searches(path.with_suffix(".html"), f"Searches: {mode}", rows[:_ON_PAGE])
         summaries[mode] = summarize(questions, traces)
-        if records is not None and mode == ROUTER:
-            kept = write_teacher_records(records, traces, [row["measures"]["recall"] for row in rows], router.wording)
-            summaries[mode]["num_kept"] = kept
         write_json(epath.Path(out) / "summary.json", summaries)
+        if mode == ROUTER:
+            searched = traces
+    if records is not None:  # last: there may be none to keep, and then all else is there
+        recalls = [measure(*pair)["recall"] for pair in zip(questions, searched, strict=True)]
+        write_teacher_records(records, searched, recalls, router.wording)
     return summaries
 
 
