@@ -45,5 +45,6 @@ def write_teacher_records(directory: Path, traces: Sequence[Trace], recalls: Seq
 
 
 def _is_whole(trace: Trace) -> bool:
-    """Whether each step could be read in the end."""
-    return trace.ended in (STOPPED, LIMIT) and all(lookup.reading for lookup in trace.trajectory.lookups)
+    """Whether each step could be read in the end, and each look-up found something."""
+    found_and_read = (lookup.documents and lookup.reading for lookup in trace.trajectory.lookups)
+    return trace.ended in (STOPPED, LIMIT) and all(found_and_read)

@@ -9,6 +9,7 @@ import pytest
 from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.data.records import open_split
 from r1vl_jax.router.datasets import Question
+from r1vl_jax.router.evaluate import evaluate
 from r1vl_jax.router.knowledge import Document, build
 from r1vl_jax.router.loop import BASELINES, LIMIT, NOT_SEARCHED, STOPPED, UNREADABLE, Limits, Router
 from r1vl_jax.router.measures import measure, summarize
@@ -40,11 +41,12 @@ class Script:
     """Answers to prompts, by what the prompt contains; a list is used up from the front."""
 
     def __init__(self, replies: dict[str, str | list[str]]):
-        self.replies, self.asked, self.calls = replies, [], []
+        self.replies, self.asked, self.calls, self.systems = replies, [], [], []
 
     def encode(self, conversation) -> EncodedPrompt:
         text = "".join(part["text"] for part in conversation.turns[-1]["content"] if part["type"] == "text")
         self.asked.append(text)
+        self.systems.append([turn["content"] for turn in conversation.turns if turn["role"] == "system"])
         number = len(self.asked) - 1
         return EncodedPrompt(np.full(len(text.split()), number, np.int32), np.zeros(len(text.split()), np.int32), ())
 
@@ -95,6 +97,32 @@ def test_many_questions_are_sampled_together(searcher):
     assert len(script.calls) == 6  # as many as for one: three routes, two readings, the final answer
 
 
+def test_the_system_prompt_is_that_of_routing(searcher):
+    wording = load_wording("full")
+    script = Script({"has to be looked up": STOP, "Origin question": write_answer("So.", "1828")})
+    Router(script.encode, script.sample, wording, searcher).answer([BORN])
+    assert script.systems == [[wording.route_system], []]
+
+
+def test_limits_are_those_of_the_original():
+    assert Limits() == Limits(max_lookups=3, route_tries=5, answer_tries=3)
+
+
+def test_searches_with_a_look_up_that_failed_are_not_kept(searcher, tmp_path):
+    nowhere = Script(TWO_LOOKUPS | {"Route:": write_retrieval("A picture.", WHO, IMAGE)})
+    unread = Script(TWO_LOOKUPS | {WHO: "no format"})
+    traces = [trace for script in (nowhere, unread) for trace in router(script, searcher).answer([BORN])]
+    with pytest.raises(ValueError, match="none of 2 searches is right"):
+        write_teacher_records(tmp_path / "none", traces, [1.0, 1.0], load_wording("short"))
+
+
+def test_an_evaluation_runs_each_mode_and_keeps_right_searches(searcher, tmp_path):
+    asking = router(Script(TWO_LOOKUPS), searcher)
+    summaries = evaluate(asking, [BORN], tmp_path / "out", ["router", EVERY], records=tmp_path / "records")
+    assert {mode: summary["retrievals"] for mode, summary in summaries.items()} == {"router": 2, EVERY: 4}
+    assert [record.id for record in open_split(tmp_path / "records", "warmup")] == [f"q/{n}" for n in range(1, 7)]
+
+
 def test_it_ends_at_the_limit(searcher):
     script = Script(TWO_LOOKUPS | {"2. ": write_retrieval("More.", WHO, TEXT), "1. ": write_retrieval("x", WHO, TEXT)})
     (trace,) = router(script, searcher, limits=Limits(max_lookups=2)).answer([BORN])
@@ -133,7 +161,7 @@ def test_baselines(searcher, baseline):
     else:
         assert {each.retriever for each in trace.trajectory.lookups} == {baseline}
     if baseline == EVERY:
-        assert {line[:3] for line in trace.trajectory.lookups[1].documents} == {"ter", "tar"}
+        assert [line[:5] for line in trace.trajectory.lookups[1].documents[:2]] == ["ter-1", "tar-1"]
 
 
 def test_a_retriever_without_a_base_is_named(searcher):
@@ -148,7 +176,7 @@ def test_right_searches_become_records(searcher, tmp_path):
     (cut,) = router(Script(TWO_LOOKUPS), searcher, limits=Limits(max_lookups=1)).answer(
         [dataclasses.replace(BORN, id="cut")]
     )
-    assert write_teacher_records(tmp_path / "records", [*traces, cut], [1.0, 0.5, 1.0], load_wording("short")) == 2
+    assert write_teacher_records(tmp_path / "records", [*traces, cut], [1.0, 0.9, 1.0], load_wording("short")) == 2
     taught, asked = (list(open_split(tmp_path / "records", split)) for split in ("warmup", "train"))
     first = [f"q/{number}" for number in range(1, 7)]
     assert [record.id for record in taught] == [*first, "cut/1", "cut/2", "cut/3"]
@@ -164,6 +192,8 @@ def test_right_searches_become_records(searcher, tmp_path):
 def test_measures(searcher):
     (trace,) = router(Script(TWO_LOOKUPS), searcher).answer([BORN])
     measured = measure(BORN, trace)
+    assert (measured["tokens_read"], measured["tokens_written"]) == trace.num_tokens
+    assert trace.num_tokens[1] == sum(len(TWO_LOOKUPS[part].split()) for part in TWO_LOOKUPS)
     assert (measured["recall"], measured["exact_match"], measured["routing_accuracy"]) == (1, 1, 1)
     once = dataclasses.replace(BORN, retrievers=(TABLE,), golds=("1829",))
     assert measure(once, trace)["routing_accuracy"] == 0  # the first is another; the second is one too many

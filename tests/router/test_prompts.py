@@ -42,6 +42,12 @@ def test_a_placeholder_in_a_text_is_no_picture():
     assert text == "Route: What is (image)?\n1. a (image) b\n<image>"
 
 
+@pytest.mark.parametrize("given", ["<video>", "<image 2>", "<image_2>", "<video 1>"])
+def test_neither_is_one_of_another_form(given):
+    text = load_wording("short").answer_prompt("Which?", [f"ter-1: see {given}"], has_image=False).text
+    assert text == f"ter-1: see ({given[1:-1]})\nWhich?"
+
+
 def test_words_of_the_users_own(tmp_path):
     shutil.copytree(SHIPPED / "short", tmp_path / "own")
     (tmp_path / "own" / "final.txt").write_text("$image Sum up $question: $history")

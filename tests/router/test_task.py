@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from r1vl_jax.data.digits.scans import load_scans
 from r1vl_jax.data.records import open_split
 from r1vl_jax.router.datasets import read_questions
 from r1vl_jax.router.digits import task
@@ -76,6 +77,13 @@ def test_questions_name_what_answers_them(directory):
     assert [question.source for question in questions] == 2 * [kind.name for kind in KINDS]
     assert [len(question.retrievers) for question in questions[:6]] == [1, 1, 1, 2, 2, 3]
     assert all(question.image and len(question.golds) == 1 for question in questions)
+
+
+def test_held_out_pictures_have_scans_of_their_own(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(task, "load_scans", lambda split: opened.append(split) or load_scans(split))
+    task.write(tmp_path / "task", **SIZES)
+    assert opened == ["train", "train", "validation", "test", "train"]  # of the splits, and single digits
 
 
 def test_facts_are_unique():

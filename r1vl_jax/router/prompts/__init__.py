@@ -6,6 +6,7 @@ the package, `full` for pretrained models and `short` for the embedded task; a d
 that a model was trained with. Where `$image` stands decides whether the picture comes first or last.
 """
 
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
 
 WORDINGS = ("full", "short")
+_PLACEHOLDER = re.compile(r"<((?:image|video)[ _]?\d*)>")  # in any form that `data.placeholders` knows
 # The templates, with the names that each must have.
 _NAMES = {
     "route_system": (),
@@ -86,7 +88,7 @@ def load_wording(name: str) -> Wording:
 
 def _fill(template: str, values: dict[str, str], has_image: bool) -> str:
     """The template with values whose own placeholders are words; lines of a name alone that is empty go."""
-    plain = {name: value.replace(IMAGE_PLACEHOLDER, "(image)") for name, value in values.items()}
+    plain = {name: _PLACEHOLDER.sub(r"(\1)", value) for name, value in values.items()}
     plain["image"] = IMAGE_PLACEHOLDER if has_image else ""
     empty = [f"${name}" for name, value in plain.items() if not value]
     lines = (line for line in template.split("\n") if line.strip() not in empty)
