@@ -28,6 +28,7 @@ from r1vl_jax.training import step_grpo
 from r1vl_jax.training.components import Components, build_components, conventions, initial_params
 from r1vl_jax.training.inputs import Inputs
 from r1vl_jax.training.loop import Run
+from r1vl_jax.training.multi_turn.episode import RolloutFunctionError
 from r1vl_jax.training.supervised import supervised
 
 _STEPS_OF_FINAL_KL = 10
@@ -93,6 +94,7 @@ def _run_stage(run: Run, stage: str, params: Params, components: Components) -> 
             loader=loader,
             sampler=components.sampler,
             rewarder=components.rewarder,
+            rollout_func=components.rollout_func,
         )
     return supervised(run, stage, params, definition=definition, loader=loader)
 
@@ -183,7 +185,11 @@ def main() -> None:
                 raise SystemExit(str(error)) from None
             try:
                 _train(config, *prepared)
-            except (NoUsableRecords, RewardFunctionError) as error:  # the user's data and code: their lines are in it
+            except (
+                NoUsableRecords,
+                RewardFunctionError,
+                RolloutFunctionError,
+            ) as error:  # the user's data and code: their lines are in it
                 raise SystemExit(str(error)) from None
 
     run_with_config(start)

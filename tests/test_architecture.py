@@ -21,7 +21,7 @@ LAYERS = (
     ("sampling", "checkpoint"),
     ("learner", "evaluation", "chat"),
     ("training",),
-    ("aot", "router"),
+    ("aot", "router", "tools"),
     ("train", "generate", "evaluate"),
 )
 PROGRAMS = {
@@ -41,6 +41,10 @@ PROGRAMS = {
         "router.digits.task",
         "router.evaluate",
         "router.rewards",  # which a configuration names
+        "router.rollouts",
+        "tools.crop",
+        "tools.loop",
+        "tools.worker",
     )
 }
 MODULES_AT_THE_ROOT = {"__init__", "train", "generate", "evaluate", "arrays", "response_format"}

@@ -1,5 +1,6 @@
 """The picture of the ablation: training curves of chosen arms, and held-out accuracy after each."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from PIL import Image
 
 from benchmarks.ablation.arms import ANSWER_ONLY, BOTH
 from benchmarks.ablation.results import BLOCK, Results
@@ -38,7 +40,9 @@ def plot(results: Results, path: Path, arms: Sequence[str] = _SHOWN) -> None:
     handles, labels = axes["answer_correct"].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(arms))
     _plot_arms(axes["arms"], results, color)
-    figure.savefig(path, dpi=100)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100)
+    Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)  # a third of the bytes; notebooks carry it
     plt.close(figure)
 
 

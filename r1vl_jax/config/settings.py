@@ -261,6 +261,9 @@ class Train:
             fine-tuning on reasoning responses; unrelated to `warmup_ratio`), "step_grpo".
         prompts_per_update: prompts P of one update, which has P times `sampling.num_generations` rows.
         max_steps: updates of StepGRPO.
+        rollout_func: rolls out several turns in place of one completion a sample (docs/multi_turn.md):
+            "module:function", or "module:Class"; "" is none.
+        rollout_args: keyword arguments of the class, as JSON: '{"bases": "runs/router_task/bases"}'; "" for a function.
         fused: compile sampling, rewards, reference log-probs and update into one program, without the host in between.
         completion_bucket: log-probs and updates pad completions to the smallest multiple of this many tokens that holds
             the longest one, so that short completions cost less, and so do supervised stages with responses; each
@@ -283,6 +286,8 @@ class Train:
     stages: tuple[str, ...] = ("warmup", "step_grpo")
     prompts_per_update: int = 16
     max_steps: int = 100
+    rollout_func: str = ""
+    rollout_args: str = ""
     fused: bool = False
     completion_bucket: int = 256
     micro_batches: int = 1

@@ -50,6 +50,7 @@ def validate(config: Config) -> Iterator[str]:
     for stage in _supervised_stages(config):
         yield from _supervised_errors(config, stage)
     yield from _reward_errors(config)
+    yield from _rollout_errors(config)
     yield from _source_errors(config.data)
     if config.data.source == "digits":
         yield from _digits_errors(config)
@@ -156,6 +157,24 @@ def _reward_errors(config: Config) -> Iterator[str]:
                 f"train.fused makes one update of a generation, but loss.num_iterations x loss.steps_per_generation is"
                 f" {loss.updates_per_generation}; set both to 1"
             )
+
+
+def _rollout_errors(config: Config) -> Iterator[str]:
+    """What rollouts of several turns do not go with."""
+    loss, train = config.loss, config.train
+    if not train.rollout_func:
+        if train.rollout_args:
+            yield f"train.rollout_args={train.rollout_args!r} has no effect without train.rollout_func; unset it"
+        return
+    without = {
+        "train.fused": train.fused,
+        "loss.dynamic_sample": loss.dynamic_sample,
+        "loss.egsw_level": loss.egsw_level,
+        "loss.soft_punish_cache": loss.soft_punish_cache,
+        "loss.steps_per_generation": loss.steps_per_generation > 1,
+    }
+    if wrong := [name for name, is_set in without.items() if is_set]:
+        yield f"train.rollout_func={train.rollout_func!r} does not go with {', '.join(wrong)}; unset one or the other"
 
 
 def _digits_errors(config: Config) -> Iterator[str]:

@@ -23,6 +23,7 @@ from r1vl_jax.data.collate import pad_rows, round_up
 from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.data.records import Record, UnusableRecord
+from r1vl_jax.data.turns import Conversation
 from r1vl_jax.runtime import processes
 
 Stream = grain.DatasetIterator
@@ -79,6 +80,14 @@ class Encoder:
             UnusableRecord: the record is invalid or its prompt is too long.
         """
         return prompts.encode(record, self.processor, **self._limits)
+
+    def conversation(self, record: Record) -> Conversation:
+        """The conversation of a record, with the instruction. Raises ValueError: a picture cannot be read."""
+        return prompts.conversation(record, self._limits["instruction"])
+
+    def render(self, conversation: Conversation) -> EncodedPrompt:
+        """The prompt of a conversation. Raises ValueError: it cannot be written, or is too long."""
+        return prompts.render_within(conversation, self.processor, self._limits["max_prompt_length"])
 
     def answerable_prompt(self, record: Record) -> EncodedPrompt:
         """The prompt of a record whose completions are compared with its answer.

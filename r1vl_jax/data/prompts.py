@@ -46,16 +46,33 @@ def encode(
         UnusableRecord: the record is invalid or its prompt is too long.
     """
     try:
-        images, videos = decode_images(record), decode_videos(record)
-        prompt = render(Conversation(instruct(_turns(record), instruction), images, videos), processor)
+        return render_within(conversation(record, instruction), processor, max_prompt_length)
     except ValueError as error:
         raise UnusableRecord(record.id, str(error)) from error
+
+
+def conversation(record: Record, instruction: str = "") -> Conversation:
+    """The turns of a record, without its response, and its pictures.
+
+    Raises:
+        ValueError: a picture cannot be read.
+    """
+    images, videos = decode_images(record), decode_videos(record)
+    return Conversation(instruct(_turns(record), instruction), images, videos)
+
+
+def render_within(conversation: Conversation, processor: Processor, max_prompt_length: int | None) -> EncodedPrompt:
+    """`render`, which refuses a prompt of more tokens than `max_prompt_length`.
+
+    Raises:
+        ValueError: as `render`, or the prompt is too long.
+    """
+    prompt = render(conversation, processor)
     length = len(prompt.token_S)
     if max_prompt_length is not None and length > max_prompt_length:
-        raise UnusableRecord(
-            record.id,
+        raise ValueError(
             f"its prompt has {length} tokens, {np.count_nonzero(prompt.type_S != TEXT)} of them for images and videos;"
-            f" at most max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels",
+            f" at most max_prompt_length={max_prompt_length} fit; raise it, or lower max_pixels"
         )
     return prompt
 

@@ -1,9 +1,12 @@
 """From rewards to advantages and weights, token by token: the one path of the staged and the fused step."""
 
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from r1vl_jax import losses
@@ -71,30 +74,71 @@ def apply_overlong_penalty(loss: Loss, total_B: Float[Array, " B"], completions:
 @partial(jax.jit, static_argnums=0)
 def compute_advantages(loss: Loss, sampled: SampledRows, rewards: GroupRewards) -> TrainRows:
     """Compares the samples of each group, over the whole generation, before it is split into updates."""
+    advantage_BT = _advantage(loss, sampled.completions, rewards)
+    rows = make_train_rows(loss, sampled, advantage_BT)
+    if not loss.egsw_level:
+        return rows
+    assert sampled.entropy_BT is not None
+    weight_BT = losses.egsw_weight(
+        advantage_BT,
+        sampled.entropy_BT,
+        rows.completions.mask_BT,
+        num_generations=rewards.reward_PG.shape[1],
+        entropy_weight=loss.egsw_entropy_weight,
+        temperature=loss.egsw_temperature,
+        level=loss.egsw_level,
+    )
+    return dataclasses.replace(rows, weight_BT=weight_BT)
+
+
+def make_train_rows(loss: Loss, sampled: SampledRows, advantage_BT: Float[Array, "B T"]) -> TrainRows:
+    """The loss's inputs for sampled completions, without weights."""
     mask_BT = sampled.completions.mask_BT
     if loss.mask_truncated_completions:
         mask_BT = losses.mask_truncated(mask_BT, sampled.has_ended_B)
-    advantage_BT = _advantage(loss, sampled.completions, rewards)
-    weight_BT = None
-    if loss.egsw_level:
-        assert sampled.entropy_BT is not None
-        weight_BT = losses.egsw_weight(
-            advantage_BT,
-            sampled.entropy_BT,
-            mask_BT,
-            num_generations=rewards.reward_PG.shape[1],
-            entropy_weight=loss.egsw_entropy_weight,
-            temperature=loss.egsw_temperature,
-            level=loss.egsw_level,
-        )
     return TrainRows(
         completions=Completions(sampled.completions.token_BT, mask_BT),
         advantage_BT=advantage_BT,
         ref_logp_BT=sampled.ref_logp_BT,
         sampling_logp_BT=sampled.sampling_logp_BT,
         old_logp_BT=sampled.policy_logp_BT if loss.updates_per_generation > 1 else None,
-        weight_BT=weight_BT,
     )
+
+
+def turn_advantages(
+    loss: Loss, end_reward_PG: Float[np.ndarray, "P G"], turn_rewards: Sequence[Sequence[float]]
+) -> list[Float[np.ndarray, " J"]]:
+    """The advantage of each turn of each episode; all episodes of a group are compared.
+
+    With `loss.credit="trajectory"` all turns of an episode have that of its total reward. With "step" a turn has that
+    of the rewards from it on, as `losses.step_advantage` defines it for sections of a completion.
+
+    Args:
+        end_reward_PG: what each episode earns at its end, in reward units.
+        turn_rewards: of episode p*G + g, for each of its turns.
+    """
+    num_turns_B = np.array([len(of_turns) for of_turns in turn_rewards])
+    reward_BJ = np.zeros((len(turn_rewards), max(num_turns_B.max(), 1)), np.float32)
+    for row_J, of_turns in zip(reward_BJ, turn_rewards, strict=True):
+        row_J[: len(of_turns)] = of_turns
+    num_sections_B = np.maximum(num_turns_B, 1)
+    reward_BJ[np.arange(len(reward_BJ)), num_sections_B - 1] += end_reward_PG.reshape(-1)
+    reward_PG = reward_BJ.sum(axis=1).reshape(end_reward_PG.shape)
+    if loss.credit == "trajectory":
+        advantage_PG = losses.group_advantage(reward_PG, scale_rewards=loss.scale_rewards)
+        advantage_BJ = np.broadcast_to(np.asarray(advantage_PG).reshape(-1, 1), reward_BJ.shape)
+    else:
+        advantage_BJ = np.asarray(
+            losses.step_advantage(
+                jnp.asarray(reward_BJ),
+                jnp.broadcast_to(jnp.arange(reward_BJ.shape[1]), reward_BJ.shape),
+                jnp.asarray(num_sections_B),
+                num_generations=reward_PG.shape[1],
+                reward_PG=reward_PG,
+                scale_rewards=loss.scale_rewards,
+            )
+        )
+    return [advantage_J[:num_turns] for advantage_J, num_turns in zip(advantage_BJ, num_turns_B, strict=True)]
 
 
 def _advantage(loss: Loss, completions: Completions, rewards: GroupRewards) -> Float[Array, "B T"]:

@@ -18,8 +18,9 @@ Row = Mapping[str, Any]
 
 # A row is a completion. `prompt` is the question; `image` the file of its first image or frame, or empty;
 # `answer_reason` why the answer is right or wrong; `key_steps` and `key_step_spans` are JSON: the spellings of each key
-# step, and where it matched, [start, end) in characters of `completion`.
-_TEXTS = ("prompt", "kind", "answer", "answer_reason", "key_steps", "completion", "key_step_spans")
+# step, and where it matched, [start, end) in characters of `completion`. `turns`, of rollouts of several turns, is
+# JSON, too: what each turn was given and what was written; `completion` is then what was written last.
+_TEXTS = ("prompt", "kind", "answer", "answer_reason", "key_steps", "completion", "key_step_spans", "turns")
 SCHEMA = pa.schema(
     [("step", pa.int64())]
     + [(name, pa.string()) for name in _TEXTS]

@@ -53,6 +53,9 @@ class Completion:
     Attributes:
         row: of the Parquet file.
         advantage_width: of the bar, in percent of its frame: 50 from 3 standard deviations on.
+        pieces: of the text; of its last turn if there are several.
+        earlier: of several turns, what each before the last was given, which is not learned from, and what was written.
+        given: what the last one was given; "" for a single one.
     """
 
     row: Row
@@ -60,6 +63,8 @@ class Completion:
     advantage_width: float
     pieces: tuple[Piece, ...]
     key_steps: tuple[KeyStep, ...]
+    earlier: tuple[tuple[str, str], ...] = ()
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ def image_url(image: bytes) -> str:
 def make_completion(row: Row) -> Completion:
     """One row of the Parquet file, as the page shows it."""
     key_steps, spans = json.loads(row["key_steps"]), json.loads(row["key_step_spans"])
+    turns = json.loads(row.get("turns") or "[]")  # absent from files of earlier versions
     spellings = [(group,) if isinstance(group, str) else tuple(group) for group in key_steps]
     return Completion(
         row=row,
@@ -130,6 +136,8 @@ def make_completion(row: Row) -> Completion:
         advantage_width=min(abs(row["advantage"]) / 3, 1) * 50,
         pieces=tuple(split_into_pieces(row["completion"], spans)),
         key_steps=tuple(KeyStep(group, bool(found)) for group, found in zip(spellings, spans, strict=True)),
+        earlier=tuple((given, written) for given, written in turns[:-1]),
+        given=turns[-1][0] if turns else "",
     )
 
 

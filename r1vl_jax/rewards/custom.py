@@ -16,7 +16,6 @@ arguments are those of `rewards.kernels.step_reward`.
 """
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from jaxtyping import Float
 
 from r1vl_jax.arrays import Array
 from r1vl_jax.rewards.bundles import Answers, KeySteps
-from r1vl_jax.rewards.user_code import RewardFunctionError, call_all, describe
+from r1vl_jax.rewards.user_code import RewardFunctionError, call_all, describe, import_by_name
 
 _DEVICE_PARAMETERS = ("byte_BU", "length_B", "key_steps", "answers")
 
@@ -144,7 +143,7 @@ def load(
     functions, errors = [], []
     for name, weight in zip(names, weights, strict=True):
         try:
-            function = _import(name)
+            function = import_by_name(name)
             runs_on_device = _has_device_signature(function)
         except RewardFunctionError as error:
             errors.append(f"reward.functions has {name!r}: {error}")
@@ -180,13 +179,6 @@ def _turns(system: str, history: Sequence[Sequence[str]], question: str) -> Iter
 
 def _message(role: str, text: str) -> dict[str, str]:
     return {"role": role, "content": text}
-
-
-def _import(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise RewardFunctionError('expected "module:function", such as "my_rewards:brevity"')
-    return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
 
 
 def _has_device_signature(function: Callable[..., Any]) -> bool:

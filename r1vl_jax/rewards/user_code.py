@@ -42,6 +42,18 @@ def call_all(calls: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], li
     return returned, [f"reward function {name} raised {describe(error)}" for name, error in errors.items()]
 
 
+def import_by_name(name: str) -> Callable[..., Any]:
+    """What a module of the user's has under a name, such as "my_rewards:brevity".
+
+    Raises:
+        ValueError: the name is of another form. Whatever the module raises.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise RewardFunctionError('expected "module:function", such as "my_rewards:brevity"')
+    return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+
+
 def describe(error: BaseException) -> str:
     """Type and message of an exception, and below them the lines of the user's code that led to it."""
     while isinstance(error, BaseExceptionGroup):

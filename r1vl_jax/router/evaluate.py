@@ -28,10 +28,10 @@ from r1vl_jax.observe.files import atomic_write, write_json
 from r1vl_jax.observe.progress import Progress
 from r1vl_jax.report.searches import write_searches
 from r1vl_jax.router.datasets import Question, read_questions
-from r1vl_jax.router.loop import BASELINES, Limits, Router, SampleFn, Trace
+from r1vl_jax.router.loop import BASELINES, Limits, Response, Router, SampleFn, Trace
 from r1vl_jax.router.measures import measure, summarize
 from r1vl_jax.router.prompts import load_wording
-from r1vl_jax.router.search import NUM_RETRIEVED, NUM_SHOWN, Searcher, open_bases
+from r1vl_jax.router.search import NUM_RETRIEVED, NUM_SHOWN, find_bases
 from r1vl_jax.router.teacher import write_teacher_records
 from r1vl_jax.runtime import compilation_cache
 
@@ -43,9 +43,9 @@ _SHOWN = ("recall", "exact_match", "routing_accuracy", "retrievals", "unreadable
 def sample_with(model: Pretrained, settings: Settings) -> SampleFn:
     """Completions by a model; each call has random numbers of its own."""
 
-    def sample(prompts: Sequence[Any], call: int) -> list[tuple[str, int]]:
+    def sample(prompts: Sequence[Any], call: int) -> list[Response]:
         answers = model.answer(prompts, dataclasses.replace(settings, seed=settings.seed + call))
-        return [(str(answer), len(answer.token_ids)) for (answer,) in answers]
+        return [Response(str(answer), len(answer.token_ids)) for (answer,) in answers]
 
     return sample
 
@@ -116,19 +116,12 @@ def _answer_all(
 
 def trace_row(question: Question, trace: Trace) -> dict[str, Any]:
     """A trace with its measures as JSON values, its picture in base64."""
-    row: dict[str, Any] = {**dataclasses.asdict(trace), "measures": measure(question, trace)}
+    row: dict[str, Any] = dataclasses.asdict(dataclasses.replace(trace, written=()))
+    del row["written"]  # the trajectory has it
+    row["measures"] = measure(question, trace)
     image = trace.trajectory.image
     row["trajectory"]["image"] = None if image is None else base64.b64encode(image).decode()
     return row
-
-
-def find_bases(directory: Path, num_shown: int = NUM_SHOWN) -> Searcher:
-    """The knowledge bases in the directories of a directory.
-
-    Raises:
-        FileNotFoundError, ValueError: there is none, or two of one kind.
-    """
-    return open_bases(sorted(path for path in directory.iterdir() if path.is_dir()), num_shown)
 
 
 def _table(summaries: dict[str, dict[str, Any]]) -> Table:

@@ -6,7 +6,9 @@ a search ends when the model says so, at the most look-ups, or when nothing read
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+from absl import logging
 
 from r1vl_jax.data.pictures import open_picture
 from r1vl_jax.data.prompts import EncodedPrompt
@@ -23,7 +25,7 @@ NO_RETRIEVAL = "no retrieval"
 # Whom a sub-question is put to, in place of the retriever that the model names.
 BASELINES = (NO_RETRIEVAL, *(retriever.name for retriever in RETRIEVERS), EVERY)
 
-# Why a search ended.
+# Why a search ended; "unreadable" also where a prompt could not be written.
 STOPPED, LIMIT, UNREADABLE, NOT_SEARCHED = "stopped", "limit", "unreadable", "not searched"
 _NOTHING = "nothing"  # stands for an answer that could not be read
 
@@ -42,6 +44,24 @@ class Limits:
     answer_tries: int = 3
 
 
+class Written(Protocol):
+    """What was sampled for a prompt."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model wrote: its text, and how many tokens it has."""
+
+    text: str
+    num_tokens: int
+
+
 @dataclass(frozen=True)
 class Trace:
     """How a question was answered.
@@ -51,7 +71,8 @@ class Trace:
         ended: why the search ended.
         num_retrievals: knowledge bases that were searched.
         num_tokens: read in prompts, and written.
-        unreadable: what was written and sampled again, with the reason.
+        unreadable: what was written and sampled again, with the reason; "" where a prompt could not be written.
+        written: everything that was sampled, in order, as `SampleFn` gave it.
     """
 
     trajectory: Trajectory
@@ -60,10 +81,11 @@ class Trace:
     num_retrievals: int = 0
     num_tokens: tuple[int, int] = (0, 0)
     unreadable: tuple[tuple[str, str], ...] = ()
+    written: tuple[Written, ...] = ()
 
 
-# (prompts, number of the call, which decides the random numbers) -> for each its text and how many tokens it has
-SampleFn = Callable[[Sequence[EncodedPrompt], int], list[tuple[str, int]]]
+# (prompts, number of the call, which decides the random numbers) -> what was written to each
+SampleFn = Callable[[Sequence[EncodedPrompt], int], Sequence[Written]]
 
 
 @dataclass
@@ -80,6 +102,7 @@ class _Search:
     num_read: int = 0
     num_written: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
 
     @property
     def history(self) -> list[tuple[str, str]]:
@@ -97,8 +120,15 @@ class _Search:
             stopping=self.stopping,
             answering=self.answering,
         )
-        tokens = (self.num_read, self.num_written)
-        return Trace(trajectory, self.prediction, self.ended, self.num_retrievals, tokens, tuple(self.unreadable))
+        return Trace(
+            trajectory,
+            self.prediction,
+            self.ended,
+            self.num_retrievals,
+            num_tokens=(self.num_read, self.num_written),
+            unreadable=tuple(self.unreadable),
+            written=tuple(self.written),
+        )
 
 
 @dataclass
@@ -122,8 +152,7 @@ class Router:
     def answer(self, questions: Sequence[Question]) -> list[Trace]:
         """A trace for each question; all are sampled together.
 
-        Raises:
-            ValueError: a question's picture cannot be read, or its prompt not be written.
+        A prompt that cannot be written, as one that is too long, counts as a response that cannot be read.
         """
         searches = [_Search(question) for question in questions]
         if self.baseline == NO_RETRIEVAL:
@@ -174,36 +203,43 @@ class Router:
     def _sample_readable(
         self,
         searches: Sequence[_Search],
-        prompt: Callable[[_Search], Prompt],
+        make_prompt: Callable[[_Search], Prompt],
         parse: Callable[[str], Parsed | Malformed],
         num_tries: int,
     ) -> list[tuple[Parsed | None, str]]:
         """What is read of a completion for each search, and its text; None where no try could be read."""
         results: list[tuple[Parsed | None, str]] = [(None, "")] * len(searches)
-        encoded = [self._encode(each.question, prompt(each)) for each in searches]
-        waiting = list(range(len(searches)))
+        encoded = [self._encode(each, make_prompt(each)) for each in searches]
+        waiting = [index for index, each in enumerate(encoded) if each is not None]
         for _ in range(num_tries):
             if not waiting:
                 break
             self._num_calls += 1
-            texts = self.sample([encoded[index] for index in waiting], self._num_calls)
+            asked = [prompt for index in waiting if (prompt := encoded[index]) is not None]
             unread = []
-            for index, (text, num_tokens) in zip(waiting, texts, strict=True):
-                search, parsed = searches[index], parse(text)
-                search.num_read += len(encoded[index].token_S)
-                search.num_written += num_tokens
+            for index, prompt, written in zip(waiting, asked, self.sample(asked, self._num_calls), strict=True):
+                search, parsed = searches[index], parse(written.text)
+                search.num_read += len(prompt.token_S)
+                search.num_written += written.num_tokens
+                search.written.append(written)
                 if isinstance(parsed, Malformed):
-                    search.unreadable.append((text, parsed.reason))
+                    search.unreadable.append((written.text, parsed.reason))
                     unread.append(index)
                 else:
-                    results[index] = (parsed, text)
+                    results[index] = (parsed, written.text)
             waiting = unread
         return results
 
-    def _encode(self, question: Question, prompt: Prompt) -> EncodedPrompt:
-        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        images = [] if question.image is None else [open_picture(question.image, name=f"question {question.id}")]
-        return self.encode(Conversation([*system, make_turn("user", prompt.text)], images))
+    def _encode(self, search: _Search, prompt: Prompt) -> EncodedPrompt | None:
+        """The prompt of a search; None, with a warning and the reason kept, if it cannot be written."""
+        question, system = search.question, [{"role": "system", "content": prompt.system}] if prompt.system else []
+        try:
+            images = [] if question.image is None else [open_picture(question.image, name="its picture")]
+            return self.encode(Conversation([*system, make_turn("user", prompt.text)], images))
+        except ValueError as error:
+            logging.warning("question %s: a prompt that cannot be written: %s", question.id, error)
+            search.unreadable.append(("", f"the prompt cannot be written: {error}"))
+            return None
 
     def _route_prompt(self, search: _Search) -> Prompt:
         return self.wording.route_prompt(

@@ -76,6 +76,15 @@ def open_bases(directories: Sequence[Path], num_shown: int = NUM_SHOWN) -> Searc
     return Searcher(bases, num_shown)
 
 
+def find_bases(directory: Path, num_shown: int = NUM_SHOWN) -> Searcher:
+    """The knowledge bases in the directories of a directory.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or two of one kind.
+    """
+    return open_bases(sorted(path for path in directory.iterdir() if path.is_dir()), num_shown)
+
+
 def _lines(documents: Sequence[tuple[str, Document]]) -> Iterator[str]:
     rank = dict.fromkeys(_MARKS, 0)
     for name, document in documents:

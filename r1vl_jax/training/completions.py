@@ -28,14 +28,14 @@ def keep_completions(
     """Writes every completion of a step with its rewards, and prints some of the first prompt's.
 
     The main process writes those of its own prompts. The advantage that is written is the mean over the completion's
-    tokens.
+    tokens, or over those of all turns of its episode.
     """
     if not processes.is_main_process():
         return
-    mask_BT = np.asarray(batch.completions.mask_BT)[:, : advantage_BT.shape[1]]  # further columns are all padding
-    advantage_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64) / mask_BT.sum(axis=1)
+    advantage_B = batch.mean_advantages(advantage_BT)
     texts = decode_completions(batch.completions, rewarder.vocabulary)
     records = [batch.records[row // batch.reward_PG.shape[1]] for row in range(len(texts))]
+    turns = [json.dumps(each) for each in batch.turns.shown()] if batch.turns else [""] * len(texts)
     rows = []
     for row, explanation in enumerate(rewarder.explain(texts, records)):
         text, record = texts[row], records[row]
@@ -53,6 +53,7 @@ def keep_completions(
                 "key_step_spans": json.dumps(spans),
                 "reward": batch.reward_PG.flat[row],
                 "advantage": advantage_B[row],
+                "turns": turns[row],
             }
             | {name: float(getattr(batch.rewards.reward, name)[row]) for name in REWARD_PARTS}
             | {name: float(value_B[row]) for name, value_B in batch.rewards.custom.items()}

@@ -39,6 +39,8 @@ from r1vl_jax.training.data_loader import DataLoader
 from r1vl_jax.training.dry_run import dry_run
 from r1vl_jax.training.inputs import Inputs, preflight
 from r1vl_jax.training.metrics import COUNTED, REWARD_PARTS
+from r1vl_jax.training.multi_turn.load import load_rollout_function
+from r1vl_jax.training.multi_turn.policy import RolloutFunction
 from r1vl_jax.training.rewarder import Rewarder
 
 
@@ -51,6 +53,7 @@ class Components:
         definition: the model, and its mesh.
         sampler: of training.
         judge: math-verify's workers, which rewarder and evaluator ask; to be closed at the end.
+        rollout_func: rolls out several turns; None where a completion is all there is.
         adapter: that training starts from, on the host; None for a new one or none.
     """
 
@@ -61,6 +64,7 @@ class Components:
     rewarder: Rewarder
     evaluator: Evaluator
     judge: Judge
+    rollout_func: RolloutFunction | None
     adapter: Params | None
 
 
@@ -71,6 +75,7 @@ def build_components(config: Config) -> Components:
         FileNotFoundError, ValueError: data or model that are not there or do not fit the configuration.
     """
     reward_spec = make_reward_spec(config)  # the user's own functions are refused before any data is written
+    rollout_func = load_rollout_function(config.train)
     inputs = preflight(config)
     sizes = model_config(inputs.model, inputs.tokenizer)  # and with it, whether the tokenizer is the weights' own
     processor = make_processor(config, inputs, sizes)
@@ -89,7 +94,7 @@ def build_components(config: Config) -> Components:
     judge = Judge(config.reward.num_workers, config.reward.timeout_s)
     rewarder = Rewarder(reward_spec, byte_table(inputs.tokenizer, sizes.vocab_size), judge)
     evaluator = make_evaluator(config, loader=loader, sampler=sampler, rewarder=rewarder, judge=judge)
-    return Components(inputs, definition, loader, sampler, rewarder, evaluator, judge, adapter)
+    return Components(inputs, definition, loader, sampler, rewarder, evaluator, judge, rollout_func, adapter)
 
 
 def conventions(config: Config, components: Components) -> str:

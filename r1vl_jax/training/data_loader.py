@@ -10,6 +10,7 @@ from r1vl_jax.data import pipeline
 from r1vl_jax.data.collate import round_up
 from r1vl_jax.data.pipeline import Encoder
 from r1vl_jax.data.process_shards import ProcessStream, to_global_width, to_process_shard
+from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.data.records import Record, Split
 from r1vl_jax.runtime import processes
 from r1vl_jax.sharding.batch import batch_sharding, shard_batch
@@ -68,7 +69,16 @@ class DataLoader:
 
     def batch(self, records: Sequence[Record]) -> PromptBatch:
         """The prompts of these records of this process, on the host; all processes must call this."""
-        return self._globalize(self.encoder.batch([self.encoder.prompt(record) for record in records]))
+        return self.collate([self.encoder.prompt(record) for record in records])
+
+    def collate(self, encoded: Sequence[EncodedPrompt]) -> PromptBatch:
+        """As `batch`, of encoded prompts, of which all processes have equally many."""
+        return self._globalize(self.encoder.batch(encoded))
+
+    @property
+    def num_local_shards(self) -> int:
+        """What the rows of this process are divided over."""
+        return len(local_shards(self.mesh, BATCH_AXES))
 
     def shard_batch(self, batch: Bundle) -> Bundle:
         """Gives each device its rows of a batch, and its images; what is there already is not copied."""

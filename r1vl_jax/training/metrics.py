@@ -1,5 +1,8 @@
 """Metrics of one StepGRPO step that are computed on the host, under TRL's names (NumPy in, floats out)."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
@@ -57,7 +60,12 @@ def completion_stats(completions: Completions, has_ended_B: Bool[Array, " B"]) -
 
 
 def completion_metrics(stats: CompletionStats) -> dict[str, float]:
-    """Lengths in tokens, of all completions and of those that ended by themselves (0 where none did); repetition."""
+    """Lengths in tokens, of all completions and of those that ended by themselves (0 where none did); repetition.
+
+    Nothing, where there are no completions.
+    """
+    if not len(stats.length_B):
+        return {}
     length_B, has_ended_B = stats.length_B, stats.has_ended_B
     terminated_B = length_B[has_ended_B] if has_ended_B.any() else np.zeros(1)
     metrics = {
@@ -69,6 +77,20 @@ def completion_metrics(stats: CompletionStats) -> dict[str, float]:
         metrics[f"completions/min_{kind}"] = lengths.min()
         metrics[f"completions/max_{kind}"] = lengths.max()
     return _floats(metrics)
+
+
+def episode_metrics(
+    ended: Sequence[str], metrics: Sequence[Mapping[str, float]], *, num_turns: int
+) -> dict[str, float]:
+    """Turns of an episode and its metrics, on average; and which fraction of the episodes ended for which reason.
+
+    Args:
+        ended, metrics: of each episode, see `multi_turn.Episode`.
+        num_turns: of all of them together.
+    """
+    reasons = {f"episodes/ended/{reason}": count / len(ended) for reason, count in Counter(ended).items() if reason}
+    means = {f"episodes/{name}": float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
+    return {"episodes/mean_turns": num_turns / len(ended), **means, **reasons}
 
 
 def repetition(token_T: Int[np.ndarray, " T"]) -> float:

@@ -1,20 +1,21 @@
 """Prompts of an update with their sampled completions and rewards, and operations on such rows."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from r1vl_jax.arrays import Array, Completions, PromptBatch, SampledRows
 from r1vl_jax.data.records import Record
 from r1vl_jax.learner.advantages import GroupRewards
 from r1vl_jax.rewards.weighted_sum import RewardOutput
 from r1vl_jax.runtime import processes
-from r1vl_jax.training.metrics import completion_metrics, completion_stats, reward_metrics
+from r1vl_jax.training.metrics import completion_metrics, completion_stats, episode_metrics, reward_metrics
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,26 @@ class RolloutMetrics:
 
 
 @dataclass(frozen=True)
+class TurnRows:
+    """The turns of this process's episodes, which are rows of their own.
+
+    Attributes:
+        completions, has_ended_B: of each turn, on the host.
+        episode_B: the episode of each turn, a row of `RolloutBatch.completions`.
+        shown: gives of each episode what each turn was given and what was written, for readers.
+        ended: why each episode ended.
+        metrics: of each episode, as the rollout function gives them.
+    """
+
+    completions: Completions
+    has_ended_B: Bool[np.ndarray, " B"]
+    episode_B: Int[np.ndarray, " B"]
+    shown: Callable[[], list[list[tuple[str, str]]]]
+    ended: list[str]
+    metrics: list[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class RolloutBatch:
     """P prompts, G completions of each, and their rewards.
 
@@ -42,6 +63,8 @@ class RolloutBatch:
         num_prompt_tokens: padding excluded.
         num_columns: hold every completion; later columns are outside all masks.
         num_rollouts: batches sampled for this one: more than 1 if zero-std groups were resampled.
+        turns: of rollouts of several turns: the rows of `sampled` and `prompts` are then these turns, and `completions`
+            has the last turn of each episode; None where a completion is all there is.
     """
 
     records: list[Record]
@@ -54,6 +77,7 @@ class RolloutBatch:
     num_prompt_tokens: int
     num_columns: int
     num_rollouts: int = 1
+    turns: TurnRows | None = None
 
     @property
     def reward_PG(self) -> Float[np.ndarray, "P G"]:
@@ -62,13 +86,37 @@ class RolloutBatch:
 
     def compute_metrics(self) -> RolloutMetrics:
         """Means over the rollouts of all processes, which must all call this."""
-        stats = completion_stats(self.completions, self.has_ended_B)
+        counted = self.turns or self
+        stats = completion_stats(counted.completions, counted.has_ended_B)
+        episodes = (self.turns.ended, self.turns.metrics) if self.turns else ([], [])
         own = jax.device_get((self.rewards, self.reward_PG, stats, self.num_prompt_tokens))
-        rewards, totals, stats, num_prompt_tokens = zip(*processes.all_gather_objects(own), strict=True)
+        gathered = processes.all_gather_objects((*own, *episodes))
+        rewards, totals, stats, num_prompt_tokens, ended, of_episodes = zip(*gathered, strict=True)
         stats = concatenate_rows(stats)
         metrics = reward_metrics(concatenate_rows(rewards), np.concatenate(totals)) | completion_metrics(stats)
         num_tokens = int(sum(num_prompt_tokens) + stats.length_B.sum())
-        return RolloutMetrics(metrics | {"sampling/num_rollouts": float(self.num_rollouts)}, num_tokens)
+        metrics |= {"sampling/num_rollouts": float(self.num_rollouts)}
+        if self.turns:
+            ended, of_episodes = (list(itertools.chain(*each)) for each in (ended, of_episodes))
+            metrics |= episode_metrics(ended, of_episodes, num_turns=len(stats.length_B))
+        return RolloutMetrics(metrics, num_tokens)
+
+    def mean_advantages(self, advantage_BT: Float[np.ndarray, "B T"]) -> Float[np.ndarray, " B"]:
+        """The mean advantage of the tokens of each row of `completions`, or of the episode that it ends.
+
+        Args:
+            advantage_BT: of this process's rows of `sampled`; columns that are absent are all padding.
+        """
+        counted = self.turns or self
+        mask_BT = np.asarray(counted.completions.mask_BT)
+        num_columns = min(mask_BT.shape[1], advantage_BT.shape[1])
+        mask_BT, advantage_BT = mask_BT[:, :num_columns], advantage_BT[: len(mask_BT), :num_columns]
+        sum_B, num_B = (advantage_BT * mask_BT).sum(axis=1, dtype=np.float64), mask_BT.sum(axis=1)
+        if self.turns:
+            sum_B, num_B = (
+                np.bincount(self.turns.episode_B, each, len(self.completions.mask_BT)) for each in (sum_B, num_B)
+            )
+        return sum_B / np.maximum(num_B, 1)
 
 
 def concatenate_rows(bundles: Sequence[Any]) -> Any:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from r1vl_jax.training.completions import keep_completions
 from r1vl_jax.training.components import make_learner
 from r1vl_jax.training.data_loader import DataLoader
 from r1vl_jax.training.loop import Plan, Run, Stage, shard_state, step_key
+from r1vl_jax.training.multi_turn.policy import RolloutFunction
+from r1vl_jax.training.multi_turn.worker import EpisodeWorker
 from r1vl_jax.training.rewarder import Rewarder
 from r1vl_jax.training.rollout_batch import RolloutBatch, RolloutMetrics
 from r1vl_jax.training.rollouts import RolloutWorker
@@ -30,13 +33,27 @@ STAGE = "step_grpo"
 
 
 def step_grpo(
-    run: Run, params: Params, *, definition: Definition, loader: DataLoader, sampler: Sampler, rewarder: Rewarder
+    run: Run,
+    params: Params,
+    *,
+    definition: Definition,
+    loader: DataLoader,
+    sampler: Sampler,
+    rewarder: Rewarder,
+    rollout_func: RolloutFunction | None = None,
 ) -> Params:
-    """StepGRPO from `params`, which are donated; returns the parameters after the last update."""
+    """StepGRPO from `params`, which are donated; returns the parameters after the last update.
+
+    Args:
+        rollout_func: of rollouts of several turns.
+    """
     config, loss = run.config, run.config.loss
     trained, frozen = partition(params, config.model)
     learner = make_learner(config, definition, optim=config.optim, max_steps=config.train.max_steps, trained=trained)
-    worker = RolloutWorker(
+    make_worker = RolloutWorker
+    if rollout_func is not None:
+        make_worker = partial(EpisodeWorker, name=config.train.rollout_func, function=rollout_func)
+    worker = make_worker(
         learner=learner,
         sampler=sampler,
         rewarder=rewarder,
@@ -48,7 +65,11 @@ def step_grpo(
         completion_bucket=config.train.completion_bucket,
     )
     initial = shard_state(learner.init(trained), loader.mesh)
-    update = _fused(worker, frozen) if config.train.fused else _staged(worker, frozen)
+    if config.train.fused:
+        assert isinstance(worker, RolloutWorker)
+        update = _fused(worker, frozen)
+    else:
+        update = _staged(worker, frozen)
     plan = Plan(
         STAGE,
         config.train.max_steps,
@@ -97,7 +118,7 @@ class _UpdateOutput:
 _UpdateFn = Callable[[Stage, int], _UpdateOutput]
 
 
-def _staged(worker: RolloutWorker, frozen: Params) -> _UpdateFn:
+def _staged(worker: RolloutWorker | EpisodeWorker, frozen: Params) -> _UpdateFn:
     """Samples a generation every `updates_per_generation` updates, and trains on one batch of it at a time."""
     loss, generation = worker.learner.loss, []
 

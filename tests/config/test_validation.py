@@ -195,6 +195,16 @@ def test_a_fused_step_resolves():
             FUSED | {"loss__num_iterations": 2},
             "train.fused makes one update of a generation, but loss.num_iterations x loss.steps_per_generation is 2",
         ),
+        ({"train__rollout_args": "{}"}, "train.rollout_args='{}' has no effect without train.rollout_func; unset it"),
+        (
+            FUSED | {"train__rollout_func": "m:f", "loss__soft_punish_cache": 2},
+            "train.rollout_func='m:f' does not go with train.fused, loss.soft_punish_cache; unset one or the other",
+        ),
+        (
+            {"train__rollout_func": "m:f", "loss__egsw_level": "step", "loss__steps_per_generation": 2}
+            | {"loss__dynamic_sample": True},
+            "train.rollout_func='m:f' does not go with loss.dynamic_sample, loss.egsw_level, loss.steps_per",
+        ),
         ({"eval__supervised_steps": -1}, "eval.supervised_steps=-1: expected at least 0"),
         ({"sampling__temperature": 0.0}, "sampling.temperature=0.0: expected at least 0.001"),
         ({"sampling__mesh__tensor": 0}, "sampling.mesh.tensor=0: expected at least 1, or -1"),

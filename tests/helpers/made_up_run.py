@@ -51,6 +51,7 @@ def completion_row(step: int, *, is_right: bool, advantage: float) -> dict:
         "complete": 1.0,
         "ordered": 1.0,
         "advantage": advantage,
+        "turns": "",
     }
 
 

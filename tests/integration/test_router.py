@@ -12,9 +12,10 @@ from r1vl_jax.checkpoint.hf.export import export_once
 from r1vl_jax.config import resolve
 from r1vl_jax.router.datasets import read_questions
 from r1vl_jax.router.digits import task
-from r1vl_jax.router.evaluate import evaluate, find_bases, sample_with
+from r1vl_jax.router.evaluate import evaluate, sample_with
 from r1vl_jax.router.loop import Router
 from r1vl_jax.router.prompts import load_wording
+from r1vl_jax.router.search import find_bases
 from r1vl_jax.train import run
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import pytest
 from r1vl_jax import losses
 from r1vl_jax.arrays import Completions, RewardSections, SampledRows
 from r1vl_jax.config import Loss
-from r1vl_jax.learner.advantages import GroupRewards, compute_advantages
+from r1vl_jax.learner.advantages import GroupRewards, compute_advantages, turn_advantages
 
 REWARD = np.array([[0.0, 1.0], [2.0, 2.5]], np.float32)
 
@@ -63,3 +63,22 @@ def test_weights_are_those_of_egsw(sampled, level):
 def test_later_updates_know_the_policy_that_sampled(sampled):
     rows = compute_advantages(Loss(num_iterations=2), sampled, GroupRewards(REWARD, None))
     np.testing.assert_array_equal(rows.old_logp_BT, sampled.policy_logp_BT)
+
+
+TURN_REWARDS = [[0.5, 0.0], [0.0], [], [0.0, 1.0, 0.0]]  # of two samples of two records
+END = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+
+
+def test_all_turns_of_an_episode_have_the_advantage_of_its_total():
+    advantages = turn_advantages(Loss(), END, TURN_REWARDS)
+    (first, second), (third, fourth) = np.asarray(losses.group_advantage(np.array([[1.5, 0.0], [0.0, 2.0]])))
+    for actual, expected in zip(advantages, [[first] * 2, [second], [], [fourth] * 3], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert third == -fourth
+
+
+def test_a_turn_has_the_advantage_of_the_rewards_from_it_on():
+    """Rewards to go of the first record: 1.5, 1.0 and 0; of the second: 0 and 2, 2, 1, where one has no turns."""
+    advantages = turn_advantages(Loss(credit="step", scale_rewards="none"), END, TURN_REWARDS)
+    for actual, expected in zip(advantages, [[0.75, 0.5], [-0.75], [], [1.0, 1.0, 0.5]], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)

@@ -11,7 +11,7 @@ from r1vl_jax.data.records import open_split
 from r1vl_jax.router.datasets import Question
 from r1vl_jax.router.evaluate import evaluate
 from r1vl_jax.router.knowledge import Document, build
-from r1vl_jax.router.loop import BASELINES, LIMIT, NOT_SEARCHED, STOPPED, UNREADABLE, Limits, Router
+from r1vl_jax.router.loop import BASELINES, LIMIT, NOT_SEARCHED, STOPPED, UNREADABLE, Limits, Response, Router
 from r1vl_jax.router.measures import measure, summarize
 from r1vl_jax.router.prompts import load_wording
 from r1vl_jax.router.protocol import NONE, write_answer, write_retrieval
@@ -50,10 +50,10 @@ class Script:
         number = len(self.asked) - 1
         return EncodedPrompt(np.full(len(text.split()), number, np.int32), np.zeros(len(text.split()), np.int32), ())
 
-    def sample(self, prompts: Sequence[EncodedPrompt], call: int) -> list[tuple[str, int]]:
+    def sample(self, prompts: Sequence[EncodedPrompt], call: int) -> list[Response]:
         self.calls.append(call)
         texts = [self._reply(self.asked[prompt.token_S[0]]) for prompt in prompts]
-        return [(text, len(text.split())) for text in texts]
+        return [Response(text, len(text.split())) for text in texts]
 
     def _reply(self, prompt: str) -> str:
         reply = next(reply for part, reply in self.replies.items() if part in prompt)

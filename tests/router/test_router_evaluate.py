@@ -10,9 +10,10 @@ import r1vl_jax
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.router.datasets import read_questions
 from r1vl_jax.router.digits import task
-from r1vl_jax.router.evaluate import choose_baselines, evaluate, find_bases, sample_with
+from r1vl_jax.router.evaluate import choose_baselines, evaluate, sample_with
 from r1vl_jax.router.loop import BASELINES, Router
 from r1vl_jax.router.prompts import load_wording
+from r1vl_jax.router.search import find_bases
 
 
 @pytest.fixture(scope="module")

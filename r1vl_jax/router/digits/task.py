@@ -4,6 +4,7 @@
 
 OUT/bases/{text,image,table}           knowledge bases
 OUT/records                            one record for each step of each question: what `data.source` takes
+OUT/searches                           questions of `train` alone, for `train.rollout_func`
 OUT/questions/{validation,test}.jsonl  what `router.evaluate` takes
 
 Numbers, and with them all facts, belong to one split alone, and validation and test have scans of their own. In the
@@ -21,9 +22,11 @@ from absl import app, flags
 from rich.progress import track
 
 from r1vl_jax.data.digits.scans import load_scans, render
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
 from r1vl_jax.data.records import Record, write_splits
 from r1vl_jax.router.datasets import Question, write_questions
 from r1vl_jax.router.digits.facts import IMAGE, KINDS, TABLE, TEXT, Facts, documents, draw_facts
+from r1vl_jax.router.golds import ANSWER, gold_answer
 from r1vl_jax.router.knowledge import build
 from r1vl_jax.router.prompts import load_wording
 from r1vl_jax.router.protocol import write_answer, write_retrieval
@@ -76,6 +79,8 @@ def write(
     records["vision_pretrain"] = _single_digits(vision_pretrain_records, np.random.default_rng([seed, len(sizes)]))
     tracked = {split: track(each, f"writing {split}", disable=not show_progress) for split, each in records.items()}
     write_splits(unfinished / "records", tracked, settings={"habit": habit, "seed": seed, "num_facts": num_facts})
+    searches = (_question_record(each) for each in trajectories["train"])
+    write_splits(unfinished / "searches", {"train": searches}, settings={"seed": seed, "num_facts": num_facts})
     for split in ("validation", "test"):
         write_questions(unfinished / "questions" / f"{split}.jsonl", map(_question, trajectories[split]))
     unfinished.rename(directory)
@@ -138,6 +143,17 @@ def _single_digits(size: int, rng: np.random.Generator) -> Iterator[Record]:
             kind="digit",
             source=_SOURCE,
         )
+
+
+def _question_record(trajectory: Trajectory) -> Record:
+    return Record.make(
+        f"{trajectory.question}\n{IMAGE_PLACEHOLDER}",
+        images=[trajectory.image] if trajectory.image else (),
+        answer=gold_answer(trajectory.golds),
+        id=trajectory.id,
+        kind=ANSWER,
+        source=trajectory.kind,
+    )
 
 
 def _question(trajectory: Trajectory) -> Question:

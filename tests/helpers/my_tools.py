@@ -1,0 +1,74 @@
+"""Tools as a user writes them; some fail."""
+
+import os
+import time
+
+from PIL import Image
+
+
+def double(number: int) -> int:
+    """Doubles a number.
+
+    Args:
+        number: to double.
+    """
+    return 2 * number
+
+
+def fail(number: int) -> str:
+    """Fails.
+
+    Args:
+        number: of the failure.
+    """
+    raise KeyError(number)
+
+
+def hang(seconds: float) -> str:
+    """Takes its time.
+
+    Args:
+        seconds: to sleep.
+    """
+    time.sleep(seconds)
+    return "awake"
+
+
+def exit_at_once(code: int) -> str:
+    """Ends its process.
+
+    Args:
+        code: of the exit.
+    """
+    os._exit(code)
+
+
+def nonsense(number: int) -> dict:
+    """Returns what is no text.
+
+    Args:
+        number: of values.
+    """
+    return {"number": number}
+
+
+def unsendable(number: int) -> object:
+    """Returns what no other process can have.
+
+    Args:
+        number: unused.
+    """
+    return lambda: number
+
+
+def invert(images: list[Image.Image]) -> list:
+    """Inverts the last picture.
+
+    Args:
+        images: the pictures so far.
+    """
+    return ["inverted:", images[-1].point(lambda value: 255 - value)]
+
+
+def undescribed(number):
+    return number
