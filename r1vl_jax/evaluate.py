@@ -31,7 +31,6 @@ from r1vl_jax import config, rewards
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Pretrained, load
 from r1vl_jax.chat.prompter import Prompter
-from r1vl_jax.checkpoint.hf.directory import weights_fingerprint
 from r1vl_jax.checkpoint.hf.export import export_once
 from r1vl_jax.config import Data, read_instruction
 from r1vl_jax.data.pipeline import NO_ANSWER
@@ -74,7 +73,7 @@ def evaluate(
     """
     split, about = data.open(out / "data")
     num_records = min(data.limit or len(split), len(split))
-    kept = {"data": about, "num_records": num_records, "semantics": semantics, **_identify(model, settings)}
+    kept = {"data": about, "num_records": num_records, "semantics": semantics, **model.identify(settings)}
     predictions = Predictions(out, kept, batch_size=batch_size, about={"model": name})
     with rewards.Judge() as judge:
 
@@ -88,13 +87,6 @@ def evaluate(
     summary = summarize(rows, num_records=num_records, dropped=dropped) | {"data": about}
     predictions.write_summary(summary)
     return summary
-
-
-def _identify(model: Pretrained, settings: Settings) -> dict[str, Any]:
-    """What decides the answers of a model, as JSON values."""
-    directories = {"weights": model.directory, "adapter": model.adapter}
-    prints = {kind: "" if each is None else weights_fingerprint(str(each)) for kind, each in directories.items()}
-    return {"dtype": model.definition.dtype} | prints | vars(settings)
 
 
 def _encode(prompter: Prompter, record: Record) -> EncodedPrompt:
@@ -191,7 +183,7 @@ def main() -> None:
             loaded.prompter.encode,
             partial(loaded.answer, settings=settings),
             instruction or loaded.prompter.instruction,
-            _identify(loaded, settings),
+            loaded.identify(settings),
             name,
         )
         asking = {"batch_size": batch_size.value, "console": Console()}

@@ -22,7 +22,7 @@ from r1vl_jax.chat import generation
 from r1vl_jax.chat.generation import Completion, Settings
 from r1vl_jax.chat.messages import Messages, read_messages, read_prompt
 from r1vl_jax.chat.prompter import Prompter, load_prompter
-from r1vl_jax.checkpoint.hf.directory import local_directory
+from r1vl_jax.checkpoint.hf.directory import local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf.load import load_params, read_config
 from r1vl_jax.checkpoint.hf.peft import load_adapter
 from r1vl_jax.data.processor import from_inputs
@@ -68,6 +68,12 @@ class Pretrained:
     params: Params
     directory: Path | None = None
     adapter: Path | None = None
+
+    def identify(self, settings: Settings) -> dict[str, Any]:
+        """What decides the answers of the model, as JSON values: digests of its weights, dtype and settings."""
+        directories = {"weights": self.directory, "adapter": self.adapter}
+        prints = {kind: "" if each is None else weights_fingerprint(str(each)) for kind, each in directories.items()}
+        return {"dtype": self.definition.dtype} | prints | vars(settings)
 
     def generate(
         self,

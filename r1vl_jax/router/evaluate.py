@@ -4,6 +4,7 @@
         [--baselines=all] [--prompts=short] [--temperature=1.0 --top_k=20] [--limit=200] [--records=DIR]
 
 `--bases` is a directory of knowledge bases, as `router.build_index` makes them, each of a kind of its own.
+OUT/MODE/ keeps each batch of questions as it is done: started again, the program goes on there. At the end
 OUT/MODE.jsonl has a line for each question: its look-ups with what was shown, its answer, and why the search ended;
 OUT/MODE.html shows the first of them, OUT/summary.json has the measures. MODE is "router", or a baseline: answering
 without any retrieval, every sub-question put to one base, whichever the model names, or to all of them at once.
@@ -11,11 +12,15 @@ without any retrieval, every sub-question put to one base, whichever the model n
 
 import base64
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from absl import app, flags, logging
 from etils import epath
 from rich.console import Console
@@ -24,18 +29,20 @@ from rich.table import Table
 from r1vl_jax.chat.generation import Settings
 from r1vl_jax.chat.pretrained import Pretrained, load
 from r1vl_jax.checkpoint.hf.export import export_once
+from r1vl_jax.evaluation.predictions import Predictions
 from r1vl_jax.observe.files import atomic_write, write_json
-from r1vl_jax.observe.progress import Progress
 from r1vl_jax.report.searches import write_searches
 from r1vl_jax.router.datasets import Question, read_questions
 from r1vl_jax.router.loop import BASELINES, Limits, Response, Router, SampleFn, Trace
 from r1vl_jax.router.measures import measure, summarize
 from r1vl_jax.router.prompts import load_wording
 from r1vl_jax.router.search import NUM_RETRIEVED, NUM_SHOWN, find_bases
+from r1vl_jax.router.steps import Lookup, Trajectory
 from r1vl_jax.router.teacher import write_teacher_records
 from r1vl_jax.runtime import compilation_cache
 
 ROUTER = "router"
+_SCHEMA = pa.schema([("search", pa.string())])  # what `trace_row` gives, as JSON
 _ON_PAGE = 100  # searches that the page shows
 _SHOWN = ("recall", "exact_match", "routing_accuracy", "retrievals", "unreadable")
 
@@ -43,8 +50,9 @@ _SHOWN = ("recall", "exact_match", "routing_accuracy", "retrievals", "unreadable
 def sample_with(model: Pretrained, settings: Settings) -> SampleFn:
     """Completions by a model; each call has random numbers of its own."""
 
-    def sample(prompts: Sequence[Any], call: int) -> list[Response]:
-        answers = model.answer(prompts, dataclasses.replace(settings, seed=settings.seed + call))
+    def sample(prompts: Sequence[Any], call: tuple[int, int]) -> list[Response]:
+        (seed,) = np.random.SeedSequence((settings.seed, *call)).generate_state(1)
+        answers = model.answer(prompts, dataclasses.replace(settings, seed=int(seed)))
         return [Response(str(answer), len(answer.token_ids)) for (answer,) in answers]
 
     return sample
@@ -56,6 +64,7 @@ def evaluate(
     out: Path,
     modes: Sequence[str] = (ROUTER,),
     *,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     records: Path | None = None,
     batch_size: int = 64,
     console: Console | None = None,
@@ -65,24 +74,35 @@ def evaluate(
     Args:
         out: directory of the results.
         modes: "router", and names of `loop.BASELINES`.
+        settings: what decides the answers, as JSON values; searches made with the same ones are not made again.
         records: receives the steps of searches whose answer is right, see `teacher`; must not exist.
         batch_size: questions that are asked at one time.
         console: shows the progress.
 
     Raises:
-        FileExistsError, ValueError: `records` exists, or there is nothing to put into it.
+        FileExistsError, ValueError: `records` exists, or there is nothing to put into it; or `out` has searches of
+            other settings.
     """
     if records is not None and records.exists():
         raise FileExistsError(f"--records={records}: exists; name another directory, or delete it")
     out.mkdir(parents=True, exist_ok=True)
+    settings = {**settings, "limits": dataclasses.asdict(router.limits), "questions": _digest(questions)}
     summaries, searched = {}, []
     for mode in modes:
+        path = epath.Path(out) / mode.replace(" ", "_").lower()
+        kept = Predictions(Path(path), settings, batch_size=batch_size, schema=_SCHEMA, file="searches.parquet")
         asking = dataclasses.replace(router, baseline="" if mode == ROUTER else mode)
-        traces = list(_answer_all(asking, questions, batch_size=batch_size, console=console))
-        rows = [trace_row(*pair) for pair in zip(questions, traces, strict=True)]
-        path = epath.Path(out) / f"{mode.replace(' ', '_').lower()}.jsonl"
-        atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+        def search(numbers: range, asking: Router = asking) -> tuple[list[dict[str, str]], dict[str, str]]:
+            asked = [questions[number] for number in numbers]
+            traces = asking.answer(asked, number=numbers.start)
+            return [{"search": json.dumps(trace_row(*pair))} for pair in zip(asked, traces, strict=True)], {}
+
+        made, _ = kept.make(len(questions), search, stage=mode, console=console)
+        rows = [json.loads(row["search"]) for row in made]
+        atomic_write(path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode())
         write_searches(path.with_suffix(".html"), f"Searches: {mode}", rows[:_ON_PAGE])
+        traces = list(map(read_trace, rows))
         summaries[mode] = summarize(questions, traces)
         write_json(epath.Path(out) / "summary.json", summaries)
         if mode == ROUTER:
@@ -104,14 +124,8 @@ def choose_baselines(names: Sequence[str]) -> list[str]:
     return list(BASELINES) if "all" in names else list(names)
 
 
-def _answer_all(
-    router: Router, questions: Sequence[Question], *, batch_size: int, console: Console | None = None
-) -> Iterator[Trace]:
-    """A trace for each question, `batch_size` questions at a time."""
-    with Progress(router.baseline or ROUTER, len(questions), console=console) as progress:
-        for start in range(0, len(questions), batch_size):
-            yield from router.answer(questions[start : start + batch_size])
-            progress.update(min(start + batch_size, len(questions)))
+def _digest(questions: Sequence[Question]) -> str:
+    return hashlib.sha256("".join(map(repr, questions)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def trace_row(question: Question, trace: Trace) -> dict[str, Any]:
@@ -122,6 +136,20 @@ def trace_row(question: Question, trace: Trace) -> dict[str, Any]:
     image = trace.trajectory.image
     row["trajectory"]["image"] = None if image is None else base64.b64encode(image).decode()
     return row
+
+
+def read_trace(row: Mapping[str, Any]) -> Trace:
+    """The trace of a row of `trace_row`."""
+    said = dict(row["trajectory"])
+    image = said.pop("image")
+    lookups = tuple(Lookup(**each | {"documents": tuple(each["documents"])}) for each in said.pop("lookups"))
+    golds = tuple(said.pop("golds"))
+    trajectory = Trajectory(
+        **said, image=None if image is None else base64.b64decode(image), golds=golds, lookups=lookups
+    )
+    of_trace = {name: row[name] for name in ("prediction", "ended", "num_retrievals")}
+    unreadable = tuple((text, reason) for text, reason in row["unreadable"])
+    return Trace(trajectory, **of_trace, num_tokens=tuple(row["num_tokens"]), unreadable=unreadable)
 
 
 def _table(summaries: dict[str, dict[str, Any]]) -> Table:
@@ -174,10 +202,17 @@ def main() -> None:
         path = export_once(run.value, stage.value, 0, directory, dtype.value) if run.value else model.value
         loaded = load(path, dtype=dtype.value, param_dtype=dtype.value)
         sampling = {"temperature": temperature.value, "top_k": top_k.value if temperature.value else 0}
-        sample = sample_with(loaded, Settings(max_new_tokens.value, **sampling, seed=seed.value))
+        settings = Settings(max_new_tokens.value, **sampling, seed=seed.value)
+        sample = sample_with(loaded, settings)
         router = Router(loaded.prompter.encode, sample, wording, searcher, Limits(max_lookups.value))
+        decides = {
+            **loaded.identify(settings),
+            "prompts": dataclasses.asdict(wording),
+            "bases": {name: [str(Path(bases.value).absolute()), len(base)] for name, base in searcher.bases.items()},
+            "num_shown": num_shown.value,
+        }
         asking = {"records": Path(records.value) if records.value else None, "batch_size": batch_size.value}
-        summaries = evaluate(router, asked, directory, modes, **asking, console=Console())
+        summaries = evaluate(router, asked, directory, modes, settings=decides, **asking, console=Console())
         Console().print(_table(summaries))
 
     app.run(start)

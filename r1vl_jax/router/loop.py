@@ -4,7 +4,8 @@ Every round samples one prompt for each question that is still searched for. Wha
 a search ends when the model says so, at the most look-ups, or when nothing readable was written.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -84,8 +85,8 @@ class Trace:
     written: tuple[Written, ...] = ()
 
 
-# (prompts, number of the call, which decides the random numbers) -> what was written to each
-SampleFn = Callable[[Sequence[EncodedPrompt], int], Sequence[Written]]
+# (prompts, a number of the questions and one of the call) -> what was written; the numbers decide the random numbers
+SampleFn = Callable[[Sequence[EncodedPrompt], tuple[int, int]], Sequence[Written]]
 
 
 @dataclass
@@ -147,13 +148,17 @@ class Router:
     searcher: Searcher
     limits: Limits = Limits()
     baseline: str = ""
-    _num_calls: int = field(default=0, init=False)
+    _calls: Iterator[tuple[int, int]] = field(default_factory=lambda: iter(()), init=False)
 
-    def answer(self, questions: Sequence[Question]) -> list[Trace]:
+    def answer(self, questions: Sequence[Question], *, number: int = 0) -> list[Trace]:
         """A trace for each question; all are sampled together.
 
         A prompt that cannot be written, as one that is too long, counts as a response that cannot be read.
+
+        Args:
+            number: of these questions, so that the random numbers of others are others.
         """
+        self._calls = zip(itertools.repeat(number), itertools.count())
         searches = [_Search(question) for question in questions]
         if self.baseline == NO_RETRIEVAL:
             for each in searches:
@@ -188,7 +193,8 @@ class Router:
             [(name, each.sub_question) for name, (_, each, _) in zip(names, asking, strict=True)]
         )
         for name, (search, retrieval, text), of_each in zip(names, asking, found, strict=True):
-            search.lookups.append(Lookup(retrieval.sub_question, name, of_each.lines, _NOTHING, routing=text))
+            lookup = Lookup(retrieval.sub_question, name, of_each.lines, _NOTHING, text, found_nothing=of_each.nothing)
+            search.lookups.append(lookup)
             search.num_retrievals += len(self.searcher.bases) if name == EVERY else name in self.searcher.bases
         searches = [search for search, _, _ in asking]
         read = self._sample_readable(searches, self._answer_prompt, parse_answer, self.limits.answer_tries)
@@ -214,10 +220,10 @@ class Router:
         for _ in range(num_tries):
             if not waiting:
                 break
-            self._num_calls += 1
+            call = next(self._calls)
             asked = [prompt for index in waiting if (prompt := encoded[index]) is not None]
             unread = []
-            for index, prompt, written in zip(waiting, asked, self.sample(asked, self._num_calls), strict=True):
+            for index, prompt, written in zip(waiting, asked, self.sample(asked, call), strict=True):
                 search, parsed = searches[index], parse(written.text)
                 search.num_read += len(prompt.token_S)
                 search.num_written += written.num_tokens

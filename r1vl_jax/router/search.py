@@ -21,10 +21,12 @@ class Found:
     Attributes:
         lines: of the documents that the model is shown, each with the mark of its source and its rank.
         documents: all that were retrieved, with their retrievers.
+        nothing: why there are none; "" where there are.
     """
 
     lines: tuple[str, ...]
     documents: tuple[tuple[str, Document], ...]
+    nothing: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,12 @@ class Searcher:
         names = self.bases if name == EVERY else [name]
         of_each = [[(each, document) for document in found.get((each, query), [])] for each in names]
         ranked = [pair for rank in itertools.zip_longest(*of_each) for pair in rank if pair is not None]
-        return Found(tuple(_lines(ranked[: self.num_shown])), tuple(ranked))
+        return Found(tuple(_lines(ranked[: self.num_shown])), tuple(ranked), "" if ranked else self._reason(name))
+
+    def _reason(self, name: str) -> str:
+        """Why a retriever found nothing."""
+        is_there = name == EVERY or name in self.bases
+        return "no document fits" if is_there else f"there is no knowledge base of the {name}"
 
 
 def open_bases(directories: Sequence[Path], num_shown: int = NUM_SHOWN) -> Searcher:

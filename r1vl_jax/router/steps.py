@@ -24,6 +24,7 @@ class Lookup:
     Attributes:
         documents: the lines that were shown.
         routing, reading: what was written to ask and to answer; "" where only the outcome is known.
+        found_nothing: why there are no documents; "" where there are.
     """
 
     sub_question: str
@@ -32,6 +33,7 @@ class Lookup:
     answer: str
     routing: str = ""
     reading: str = ""
+    found_nothing: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Script:
         number = len(self.asked) - 1
         return EncodedPrompt(np.full(len(text.split()), number, np.int32), np.zeros(len(text.split()), np.int32), ())
 
-    def sample(self, prompts: Sequence[EncodedPrompt], call: int) -> list[Response]:
+    def sample(self, prompts: Sequence[EncodedPrompt], call: tuple[int, int]) -> list[Response]:
         self.calls.append(call)
         texts = [self._reply(self.asked[prompt.token_S[0]]) for prompt in prompts]
         return [Response(text, len(text.split())) for text in texts]

@@ -47,6 +47,38 @@ def test_it_writes_traces_and_measures(directory):
     assert page.count("data:image/png;base64,") == 3
 
 
+def test_a_stopped_evaluation_goes_on_and_gives_the_same(directory, tmp_path):
+    model = r1vl_jax.load(str(directory / "model"))
+    searcher = find_bases(directory / "task" / "bases")
+    questions = read_questions(directory / "task" / "questions" / "test.jsonl")
+    settings = Settings(max_new_tokens=8, temperature=1.0)
+
+    def ask(out, *, stop_after: int | None = None, **changes) -> list[str]:
+        asked, sample = [], sample_with(model, settings)
+
+        def counted(prompts, call):
+            asked.append(call)
+            if len({number for number, _ in asked}) == stop_after:
+                raise KeyboardInterrupt
+            return sample(prompts, call)
+
+        router = Router(model.prompter.encode, counted, load_wording("short"), searcher)
+        evaluate(router, questions, out, settings=vars(settings) | changes, batch_size=1)
+        return asked
+
+    whole = ask(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path / "stopped", stop_after=3)
+    assert len(list((tmp_path / "stopped" / "router" / "parts").iterdir())) == 2
+    rest = ask(tmp_path / "stopped")
+    assert rest == [call for call in whole if call[0] == 2]
+    for name in ("router.jsonl", "summary.json"):
+        assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert ask(tmp_path / "stopped") == []
+    with pytest.raises(ValueError, match="has predictions made with other settings; .*\n  top_k: 0, now 5"):
+        ask(tmp_path / "stopped", top_k=5)
+
+
 def test_baselines_are_chosen_by_name():
     assert choose_baselines(["all"]) == list(BASELINES)
     assert choose_baselines([BASELINES[1]]) == [BASELINES[1]]
