@@ -21,14 +21,15 @@ def get_config():
     config.model.path = "Qwen/Qwen2.5-VL-7B-Instruct"
     config.model.preset = "2.5-7b"
     config.model.dtype = "bfloat16"
+    config.model.freeze_vision_tower = True  # 128 pictures an update: else v5e-16 lacks 2.6 GiB
     config.data.source = "data/router_steps"
-    config.data.max_prompt_length = 3072
+    config.data.max_prompt_length = 2048
     config.data.max_pixels = 400_000
 
     config.train.prompts_per_update = 128
     config.train.max_steps = 100
     config.train.save_steps = 20
-    config.train.tokens_per_micro_batch = 8_192
+    config.train.tokens_per_micro_batch = 4_096
     config.sampling.num_generations = 5
     config.sampling.temperature = 1.0
     config.sampling.max_completion_length = 1024

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, with few updates."""
 
+import json
 import re
 from pathlib import Path
 
@@ -58,6 +59,15 @@ def test_losses_in_your_project(tmp_path):
     before, after = map(float, re.search(r"reward ([\d.]+) at first, ([\d.]+) at last", trained).groups())
     assert before < 0.3
     assert after > 0.7  # it saturates at 0.8
+
+
+def test_reward_ablation(tmp_path):
+    *_, _, small, full = run("reward_ablation", tmp_path)
+    for table in (small, full):
+        assert "| answer only |" in table
+        assert "<image/png>" in table
+    results = json.loads((tmp_path / "reward_ablation" / "results.json").read_text())
+    assert list(results) == ["both step rewards", "answer only", "rewards shuffled within groups"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

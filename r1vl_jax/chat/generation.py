@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1vl_jax.arrays import Params, PromptBatch
+from r1vl_jax.chat.prefix_reuse import PrefixReuse
 from r1vl_jax.data import prompts
 from r1vl_jax.data.collate import TEXT
 from r1vl_jax.data.images import PATCHES_PER_FEATURE
@@ -99,7 +100,12 @@ def make_sampler(definition: Definition, settings: Settings, eos_token_ids: tupl
 
 
 def generate(
-    sampler: Sampler, params: Params, decoder_params: Params, encoded: Sequence[EncodedPrompt], settings: Settings
+    sampler: Sampler,
+    params: Params,
+    decoder_params: Params,
+    encoded: Sequence[EncodedPrompt],
+    settings: Settings,
+    reuse: PrefixReuse | None = None,
 ) -> list[list[Completion]]:
     """`settings.n` completions of each prompt, all prompts in one batch.
 
@@ -108,8 +114,12 @@ def generate(
     Args:
         sampler: from `make_sampler`.
         decoder_params: of the sampler, from `weight_sync.sampler_params`.
+        reuse: what earlier calls have read. Prompts that do not fit, and those of several shards, are read anew.
     """
-    prefilled = chunked_prefill(_for_prefill(sampler))(params, _batch(encoded, sampler.num_shards))
+    if reuse is not None and sampler.num_shards == 1 and reuse.fits(encoded):
+        prefilled = reuse.prefill(_for_prefill(sampler), params, encoded, _batch(encoded, 1, reuse.width))
+    else:
+        prefilled = chunked_prefill(_for_prefill(sampler))(params, _batch(encoded, sampler.num_shards))
     limit = jnp.int32(settings.max_new_tokens)
     rollout = decode(sampler)(decoder_params, prefilled, jax.random.key(settings.seed), limit)
     arrays = rollout.completions.token_BT, rollout.completions.mask_BT, rollout.has_ended_B
@@ -141,9 +151,10 @@ def _for_prefill(sampler: Sampler) -> Sampler:
     return make_sampler(sampler.definition, Settings(), ())
 
 
-def _batch(encoded: Sequence[EncodedPrompt], num_shards: int) -> PromptBatch:
+def _batch(encoded: Sequence[EncodedPrompt], num_shards: int, width: int = 0) -> PromptBatch:
+    """The prompts and filler rows; as wide as the longest, or `width`."""
     num_rows = num_shards * bucket(-(-len(encoded) // num_shards))
-    width = bucket(max(len(prompt.token_S) for prompt in encoded), _LEAST_PROMPT, _GROWTH)
+    width = width or bucket(max(len(prompt.token_S) for prompt in encoded), _LEAST_PROMPT, _GROWTH)
     num_patches = sum(len(patches) for prompt in encoded for patches, _ in (*prompt.images, *prompt.videos))
     return prompts.batch(
         [*encoded, *[_FILLER] * (num_rows - len(encoded))],

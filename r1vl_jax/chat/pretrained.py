@@ -21,6 +21,7 @@ from r1vl_jax.arrays import PromptBatch
 from r1vl_jax.chat import generation
 from r1vl_jax.chat.generation import Completion, Settings
 from r1vl_jax.chat.messages import Messages, read_messages, read_prompt
+from r1vl_jax.chat.prefix_reuse import PrefixReuse
 from r1vl_jax.chat.prompter import Prompter, load_prompter
 from r1vl_jax.checkpoint.hf.directory import local_directory, weights_fingerprint
 from r1vl_jax.checkpoint.hf.load import load_params, read_config
@@ -210,10 +211,16 @@ class Pretrained:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
-    def answer(self, encoded: Sequence[EncodedPrompt], settings: Settings) -> list[list[Answer]]:
-        """`settings.n` answers to each of at least one encoded prompt, in one batch."""
+    def answer(
+        self, encoded: Sequence[EncodedPrompt], settings: Settings, reuse: PrefixReuse | None = None
+    ) -> list[list[Answer]]:
+        """`settings.n` answers to each of at least one encoded prompt, in one batch.
+
+        Args:
+            reuse: of calls of this model; what prompts share with earlier ones is not read again.
+        """
         sampler = generation.make_sampler(self.definition, settings, self.prompter.eos_token_ids)
-        completions = generation.generate(sampler, self.params, self._decoder_params, encoded, settings)
+        completions = generation.generate(sampler, self.params, self._decoder_params, encoded, settings, reuse)
         return [[Answer.of(each, self.prompter) for each in of_prompt] for of_prompt in completions]
 
     def __call__(

@@ -1,7 +1,9 @@
 """Prompts: records and conversations as tokens and patches, and a `PromptBatch` of several."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -11,7 +13,7 @@ from r1vl_jax.data.collate import TEXT, make_prompt_batch, pad_rows, round_up
 from r1vl_jax.data.images import TEMPORAL_PATCH_SIZE, Grid, Patches, image_patches, num_features, video_patches
 from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.records import Record, UnusableRecord, decode_images, decode_videos
-from r1vl_jax.data.turns import Conversation, Turn, instruct, make_turn
+from r1vl_jax.data.turns import TOOL_TAGS, Conversation, Turn, instruct, make_turn
 from r1vl_jax.data.user_text import UserText
 
 
@@ -147,5 +149,9 @@ def _protect(turn: Turn, user_text: UserText) -> Turn:
     content = turn["content"]
     if isinstance(content, str):
         return turn | {"content": user_text.protect(content)}
-    parts = [part | {"text": user_text.protect(part["text"])} if part["type"] == "text" else part for part in content]
-    return turn | {"content": parts}
+    return turn | {"content": [_protect_part(part, user_text) if part["type"] == "text" else part for part in content]}
+
+
+def _protect_part(part: dict[str, Any], user_text: UserText) -> dict[str, Any]:
+    pieces = re.split(f"({'|'.join(TOOL_TAGS)})", part["text"]) if part.get("has_tool_tags") else [part["text"]]
+    return part | {"text": "".join(piece if piece in TOOL_TAGS else user_text.protect(piece) for piece in pieces)}

@@ -1,5 +1,6 @@
 """Conversations for a chat template: turns, and their pictures and videos in the order of their places."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 Turn = dict[str, Any]  # role, and content: a string, or parts of type "text", "image" and "video", without the picture
 
 FPS = 2.0  # frames a second of a video where nothing says so; what Qwen's processors sample
+TOOL_TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+_TEXT = {"type": "text", "has_tool_tags": True}
 _PARTS = {IMAGE_PLACEHOLDER: {"type": "image"}, VIDEO_PLACEHOLDER: {"type": "video"}}
 
 
@@ -39,6 +42,21 @@ def make_turn(role: str, text: str) -> Turn:
         "role": role,
         "content": [_PARTS.get(piece) or {"type": "text", "text": piece} for piece in pieces if piece],
     }
+
+
+def extend(conversation: Conversation, role: str, *parts: str | Image.Image) -> Conversation:
+    """The conversation with a turn of texts and pictures at its end.
+
+    The texts are words alone, placeholders of pictures included; but tags of tools (`TOOL_TAGS`) are the tokens that a
+    model may have for them.
+    """
+    content = [_TEXT | {"text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
+    images = [part for part in parts if not isinstance(part, str)]
+    return dataclasses.replace(
+        conversation,
+        turns=[*conversation.turns, {"role": role, "content": content}],
+        images=[*conversation.images, *images],
+    )
 
 
 def instruct(turns: Sequence[Turn], instruction: str) -> list[Turn]:

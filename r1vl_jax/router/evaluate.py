@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r1vl_jax.chat.generation import Settings
+from r1vl_jax.chat.prefix_reuse import PrefixReuse
 from r1vl_jax.chat.pretrained import Pretrained, load
 from r1vl_jax.checkpoint.hf.export import export_once
 from r1vl_jax.evaluation.predictions import Predictions
@@ -47,12 +48,16 @@ _ON_PAGE = 100  # searches that the page shows
 _SHOWN = ("recall", "exact_match", "routing_accuracy", "retrievals", "unreadable")
 
 
-def sample_with(model: Pretrained, settings: Settings) -> SampleFn:
-    """Completions by a model; each call has random numbers of its own."""
+def sample_with(model: Pretrained, settings: Settings, reuse: PrefixReuse | None = None) -> SampleFn:
+    """Completions by a model; each call has random numbers of its own.
+
+    Args:
+        reuse: what prompts share with earlier ones is not read again.
+    """
 
     def sample(prompts: Sequence[Any], call: tuple[int, int]) -> list[Response]:
         (seed,) = np.random.SeedSequence((settings.seed, *call)).generate_state(1)
-        answers = model.answer(prompts, dataclasses.replace(settings, seed=int(seed)))
+        answers = model.answer(prompts, dataclasses.replace(settings, seed=int(seed)), reuse)
         return [Response(str(answer), len(answer.token_ids)) for (answer,) in answers]
 
     return sample
@@ -181,6 +186,9 @@ def main() -> None:
     seed = flags.DEFINE_integer("seed", 0, "Of the random numbers.")
     limit = flags.DEFINE_integer("limit", 0, "Ask the first so many questions; 0 for all.", lower_bound=0)
     batch_size = flags.DEFINE_integer("batch_size", 64, "Questions that are asked at one time.", lower_bound=1)
+    reuse_width = flags.DEFINE_integer(
+        "reuse_width", 0, "Keep prompts of up to so many tokens, a multiple of 128, and read what they share once.", 0
+    )
     dtype = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the weights and the computation.")
     cache = flags.DEFINE_string("compile_cache", "~/.cache/r1vl_jax", "Directory for compiled programs; '' for none.")
 
@@ -203,7 +211,8 @@ def main() -> None:
         loaded = load(path, dtype=dtype.value, param_dtype=dtype.value)
         sampling = {"temperature": temperature.value, "top_k": top_k.value if temperature.value else 0}
         settings = Settings(max_new_tokens.value, **sampling, seed=seed.value)
-        sample = sample_with(loaded, settings)
+        reuse = PrefixReuse(batch_size.value, reuse_width.value) if reuse_width.value else None
+        sample = sample_with(loaded, settings, reuse)
         router = Router(loaded.prompter.encode, sample, wording, searcher, Limits(max_lookups.value))
         decides = {
             **loaded.identify(settings),
@@ -214,6 +223,8 @@ def main() -> None:
         asking = {"records": Path(records.value) if records.value else None, "batch_size": batch_size.value}
         summaries = evaluate(router, asked, directory, modes, settings=decides, **asking, console=Console())
         Console().print(_table(summaries))
+        if reuse is not None:
+            print(reuse.describe())
 
     app.run(start)
 

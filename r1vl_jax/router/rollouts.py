@@ -14,7 +14,7 @@ from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
 from r1vl_jax.data.records import Record
 from r1vl_jax.router.answers import normalize
 from r1vl_jax.router.datasets import Question
-from r1vl_jax.router.golds import read_answer_golds
+from r1vl_jax.router.golds import ANSWER, read_answer_golds
 from r1vl_jax.router.loop import Limits, Router, Trace
 from r1vl_jax.router.prompts import load_wording
 from r1vl_jax.router.search import NUM_SHOWN, find_bases
@@ -90,5 +90,10 @@ def make_question(record: Record) -> Question:
         golds = read_answer_golds(record.answer)
     except ValueError as error:
         raise ValueError(f"record {record.id}: {error}") from None
+    if record.kind != ANSWER or len(record.images) > 1 or record.videos or record.history or record.system:
+        raise ValueError(
+            f"record {record.id}: expected a question of kind {ANSWER!r} with at most one picture, and no video, system"
+            " prompt or earlier turns"
+        )
     text = record.problem.replace(IMAGE_PLACEHOLDER, "").strip()
     return Question(record.id, text, next(iter(record.images), None), golds, record.source)

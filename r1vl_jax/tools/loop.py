@@ -17,21 +17,25 @@ Calls and results are written as Qwen's chat templates write them, so that model
 import dataclasses
 import inspect
 import json
+import math
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from absl import logging
 from PIL import Image
 from transformers.utils import get_json_schema
 
 from r1vl_jax.data.records import Record
-from r1vl_jax.data.turns import Conversation
+from r1vl_jax.data.turns import Conversation, extend
 from r1vl_jax.rewards.user_code import describe, import_by_name
 from r1vl_jax.tools.processes import Call, Result, ToolProcesses
 from r1vl_jax.training.multi_turn import Episode, Policy, Turn
 
 ANSWERED, LIMIT, TOO_LONG = "answered", "limit", "prompt"  # why an episode ended
+_MOST_CALLS = 8  # of a turn; further ones are not made
 _IMAGES = "images"  # a parameter of this name gets the pictures so far
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _INTRODUCTION = """Before you answer, you may call functions. Each is described here in JSON:
@@ -78,7 +82,7 @@ class ToolLoop:
         num_processes: int = 4,
         failure_reward: float = 0.0,
     ):
-        """Imports the tools; their processes start with the first call.
+        """Imports the tools and starts a process of them; the others start with the first call.
 
         Args:
             tools: functions with annotations and a docstring of Google's style, each "module:function". One with a
@@ -90,18 +94,24 @@ class ToolLoop:
 
         Raises:
             ValueError: a tool cannot be imported or described, or a number is out of range.
+            RuntimeError: a process does not start.
         """
-        if max_turns < 1 or num_processes < 1 or not timeout_s > 0:
+        if isinstance(tools, str) or not tools:
+            raise ValueError(f'tools: expected a list, as ["my_tools:price"], got {tools!r}')
+        numbers = {"max_turns": max_turns, "num_processes": num_processes}
+        if wrong := {name: value for name, value in numbers.items() if type(value) is not int or value < 1}:
+            raise ValueError(f"expected whole numbers of at least 1, got {wrong}")
+        if not 0 < timeout_s <= threading.TIMEOUT_MAX or not math.isfinite(failure_reward):
             raise ValueError(
-                "expected max_turns and num_processes of at least 1 and timeout_s above 0,"
-                f" got {max_turns}, {num_processes} and {timeout_s}"
+                f"expected timeout_s above 0 and a finite failure_reward, got {timeout_s}, {failure_reward}"
             )
         described = [describe_tool(path) for path in tools]
         self._tools = {tool.name: tool for tool in described}
-        if not tools or len(self._tools) < len(tools):
+        if len(self._tools) < len(tools):
             raise ValueError(f"tools: expected functions with names of their own, got {list(tools)}")
         self._max_turns, self._failure_reward = max_turns, failure_reward
         self._processes = ToolProcesses(tools, num_processes=num_processes, timeout_s=timeout_s)
+        self._processes.start()
         schemas = "\n".join(json.dumps(tool.schema, ensure_ascii=False) for tool in described)
         self._introduction = _INTRODUCTION.format(schemas=schemas)
 
@@ -120,7 +130,8 @@ class ToolLoop:
         """The conversation behind a system turn about the tools, in front of one that it may have."""
         first, *others = conversation.turns
         before, others = ("", conversation.turns) if first["role"] != "system" else (f"{first['content']}\n\n", others)
-        return dataclasses.replace(conversation, turns=[_turn("system", before + self._introduction), *others])
+        (system,) = extend(Conversation([]), "system", before + self._introduction).turns
+        return dataclasses.replace(conversation, turns=[system, *others])
 
     def _take_turn(self, active: Sequence["_Dialogue"], policy: Policy) -> None:
         prompts = [(each, prompt) for each in active if (prompt := each.encode(policy.encode)) is not None]
@@ -143,7 +154,7 @@ class ToolLoop:
         """A call that the policy wrote; or why it is none."""
         try:
             call = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return f"expected JSON in <tool_call>, got {text.strip()!r:.100} ({error})"
         if not isinstance(call, dict) or (tool := self._tools.get(str(call.get("name")))) is None:
             return f'expected {{"name": NAME, "arguments": {{...}}}} with a name of {", ".join(self._tools)}'
@@ -168,7 +179,8 @@ class _Dialogue:
         """The prompt of the next turn; None, and the episode has ended, if it is too long or cannot be written."""
         try:
             return encode(self.conversation)
-        except ValueError:
+        except ValueError as error:
+            logging.warning("a dialogue ends, since its prompt cannot be written: %s", error)
             self.ended = TOO_LONG
             return None
 
@@ -176,8 +188,8 @@ class _Dialogue:
         """Appends what the policy wrote; returns the texts of its calls. Without one the episode has ended."""
         self.turns.append(turn)
         self.rewards.append(0.0)
-        self.conversation = _extended(self.conversation, _turn("assistant", turn.text))
-        calls = _CALL.findall(turn.text)
+        self.conversation = extend(self.conversation, "assistant", turn.text)
+        calls = _CALL.findall(turn.text)[:_MOST_CALLS]
         if not calls:
             self.ended = ANSWERED
         return calls
@@ -188,9 +200,7 @@ class _Dialogue:
         self.num_calls += len(results)
         self.num_failures += num_failures
         self.rewards[-1] += failure_reward * (num_failures > 0)
-        parts = [part for result in results for part in _response(result)]
-        images = [part for part in parts if isinstance(part, Image.Image)]
-        self.conversation = _extended(self.conversation, _turn("user", *parts), images)
+        self.conversation = extend(self.conversation, "user", *(part for each in results for part in _response(each)))
 
     def episode(self) -> Episode:
         metrics = {"tool_calls": float(self.num_calls), "tool_failures": float(self.num_failures)}
@@ -220,15 +230,3 @@ def _response(result: Result) -> Iterator[str | Image.Image]:
     yield "<tool_response>\n"
     yield from [f"error: {result.failure}"] if result.failure else result.parts
     yield "\n</tool_response>\n"
-
-
-def _turn(role: str, *parts: str | Image.Image) -> dict[str, Any]:
-    """A turn whose texts are words alone, placeholders of pictures included."""
-    if role == "system":
-        return {"role": role, "content": "".join(str(part) for part in parts)}
-    content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
-    return {"role": role, "content": content}
-
-
-def _extended(conversation: Conversation, turn: dict[str, Any], images: Sequence[Image.Image] = ()) -> Conversation:
-    return dataclasses.replace(conversation, turns=[*conversation.turns, turn], images=[*conversation.images, *images])

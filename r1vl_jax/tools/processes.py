@@ -1,10 +1,12 @@
 """Calls functions of the user's in processes of their own, with a time limit: what fails or hangs there ends there."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +16,10 @@ from typing import Any
 
 from PIL import Image
 
+from r1vl_jax.data.pictures import open_picture
+
+# The accelerator is the run's.
+_WITHOUT_ACCELERATOR = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 _STARTUP_LIMIT_S = 120.0
 _MAX_REASON = 500  # characters that are kept of an exception's message
 
@@ -62,13 +68,21 @@ class ToolProcesses:
             self._idle.put(_Process(tuple(names)))
 
     def call(self, calls: Sequence[Call]) -> list[Result]:
-        """The result of each call; they run side by side, in no order.
-
-        Raises:
-            RuntimeError: a process did not start.
-        """
+        """The result of each call; they run side by side, in no order."""
         with ThreadPoolExecutor(self._num_processes) as threads:
             return list(threads.map(self._call, calls))
+
+    def start(self) -> None:
+        """Starts one process, so that what cannot be imported there is seen at once.
+
+        Raises:
+            RuntimeError: it did not start.
+        """
+        process = self._idle.get()
+        try:
+            process.start()
+        finally:
+            self._idle.put(process)
 
     def close(self) -> None:
         """Ends the processes; a later call starts new ones."""
@@ -90,43 +104,57 @@ class _Process:
     names: tuple[str, ...]
     _popen: subprocess.Popen | None = field(default=None, init=False)
     _connection: Any = field(default=None, init=False)
+    _number: int = field(default=0, init=False)
 
     def call(self, call: Call, timeout_s: float) -> Result:
-        if self._popen is None:
-            self._start()
         try:
-            self._connection.send((call.name, call.arguments))
-            if not self._connection.poll(timeout_s):
-                self.kill()
-                return Result(failure=f"it took more than {timeout_s:g} seconds")
-            returned, failure = self._connection.recv()
-        except (EOFError, OSError):
+            if self._popen is None:
+                self.start()
+            return self._call(call, timeout_s)
+        except (EOFError, OSError, RuntimeError):
             self.kill()
-            return Result(failure="its process ended")
-        except Exception as error:  # arguments that cannot be sent, or results that cannot be received
+            return Result(failure="its process ended, or did not start")
+        except Exception as error:  # arguments that cannot be sent, or answers of another program
             self.kill()
             return Result(failure=f"{type(error).__name__}: {error}"[:_MAX_REASON])
-        return Result(failure=failure[:_MAX_REASON]) if failure else _check(returned)
 
-    def kill(self) -> None:
-        if self._popen is not None:
-            self._connection.close()
-            self._popen.kill()
-            self._popen.wait()
-            self._popen = None
+    def _call(self, call: Call, timeout_s: float) -> Result:
+        self._number += 1
+        # A tool that holds the other end can block sending and receiving: the end of time closes both.
+        timer = threading.Timer(timeout_s, self._kill_group)
+        timer.start()
+        try:
+            self._connection.send((self._number, call.name, call.arguments))
+            number, parts, failure = self._connection.recv()
+            while number != self._number:
+                number, parts, failure = self._connection.recv()
+        except (EOFError, OSError):
+            if timer.finished.is_set():
+                self.kill()
+                return Result(failure=f"it took more than {timeout_s:g} seconds")
+            raise
+        finally:
+            timer.cancel()
+        if failure:
+            return Result(failure=failure[:_MAX_REASON])
+        return Result(tuple(open_picture(p, name="a result") if isinstance(p, bytes) else p for p in parts))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Starts the process and waits until it has imported the functions.
+
+        Raises:
+            RuntimeError: it did not start.
+        """
         self._connection, other_end = multiprocessing.Pipe()
         self._popen = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(other_end.fileno())],
             pass_fds=[other_end.fileno()],
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},  # the accelerator is the run's
+            env=os.environ | _WITHOUT_ACCELERATOR,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C interrupts the run only
+            start_new_session=True,  # Ctrl-C interrupts the run only; and what a tool starts is killed with it
         )
         other_end.close()
-        started = time.monotonic()
         try:
             self._connection.send((sys.path, self.names))
             is_ready = self._connection.poll(_STARTUP_LIMIT_S) and self._connection.recv() == "ready"
@@ -134,17 +162,17 @@ class _Process:
             is_ready = False
         if not is_ready:
             self.kill()
-            raise RuntimeError(
-                f"the process of {', '.join(self.names)} did not start within {time.monotonic() - started:.0f} seconds;"
-                " see its message above"
-            )
+            raise RuntimeError(f"the process of {', '.join(self.names)} did not start; see its message above")
 
+    def kill(self) -> None:
+        """Ends the process with all that it has started."""
+        if self._popen is not None:
+            self._kill_group()
+            self._connection.close()
+            self._popen.wait()
+            self._popen = None
 
-def _check(returned: Any) -> Result:
-    """A text, a number, a picture, or several of them; anything else is a failure."""
-    parts = returned if isinstance(returned, list | tuple) else [returned]
-    parts = [str(part) if isinstance(part, int | float) else part for part in parts]
-    wrong = [part for part in parts if not isinstance(part, str | Image.Image)]
-    if wrong or not parts:
-        return Result(failure=f"expected texts or pictures, got {returned!r:.200}")
-    return Result(tuple(parts))
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._popen is not None:
+                os.killpg(self._popen.pid, signal.SIGKILL)

@@ -14,6 +14,7 @@ GIVEN = "9 9 9 9"
 def roll_out(records: Sequence[Record], policy: Policy) -> list[Episode]:
     asked = [policy.conversation(record) for record in records for _ in range(policy.num_generations)]
     first = policy.sample([policy.encode(each) for each in asked])
+    again = policy.sample([policy.encode(each) for each in asked])  # other random numbers
     going_on = [row for row in range(len(asked)) if row % 2]
     second = policy.sample([policy.encode(_given(asked[row], first[row].text)) for row in going_on])
     turns_of = {row: (first[row], turn) for row, turn in zip(going_on, second, strict=True)}
@@ -22,7 +23,7 @@ def roll_out(records: Sequence[Record], policy: Policy) -> list[Episode]:
             turns_of.get(row, (turn,)),
             turn_rewards=(0.0, 0.25) if row in turns_of else (),
             ended="two" if row in turns_of else "one",
-            metrics={"length": float(turn.num_tokens)},
+            metrics={"sampled_alike": float(turn.text == again[row].text)},
         )
         for row, turn in enumerate(first)
     ]

@@ -115,6 +115,7 @@ def _check_what_is_counted_and_kept(first_update):
     (first, _), episodes = _metrics(first_update["workdir"]), first_update["episodes"][0]
     turns = [turn for episode in episodes for turn in episode.turns]
     assert first["episodes/mean_turns"] == 1.5
+    assert first["episodes/sampled_alike"] == 0
     assert (first["episodes/ended/one"], first["episodes/ended/two"]) == (0.5, 0.5)
     assert first["completions/mean_length"] == pytest.approx(np.mean([turn.num_tokens for turn in turns]))
     assert first["num_tokens"] == sum(len(turn.prompt.token_S) + turn.num_tokens for turn in turns)

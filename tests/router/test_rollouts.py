@@ -1,5 +1,6 @@
 """Whole searches as episodes: their turns, rewards and ends, with turns written by the test."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,3 +90,5 @@ def test_records_become_questions():
     assert (question.text, question.golds, question.source) == ("Who wrote it?", ("a", "b"), "one")
     with pytest.raises(ValueError, match="record q: expected JSON, got 'Melville'"):
         make_question(Record.make("Who?", answer="Melville", id="q"))
+    with pytest.raises(ValueError, match="record q: expected a question of kind 'ans' with at most one picture"):
+        make_question(dataclasses.replace(record, system="Be brief."))

@@ -8,6 +8,7 @@ from helpers.chat_model import write_chat_model
 
 import r1vl_jax
 from r1vl_jax.chat.generation import Settings
+from r1vl_jax.chat.prefix_reuse import PrefixReuse
 from r1vl_jax.router.datasets import read_questions
 from r1vl_jax.router.digits import task
 from r1vl_jax.router.evaluate import choose_baselines, evaluate, sample_with
@@ -27,7 +28,8 @@ def directory(tmp_path_factory):
 
 def test_it_writes_traces_and_measures(directory):
     model = r1vl_jax.load(str(directory / "model"))
-    sample = sample_with(model, Settings(max_new_tokens=8, temperature=1.0))
+    reuse = PrefixReuse(2, 512)
+    sample = sample_with(model, Settings(max_new_tokens=8, temperature=1.0), reuse)
     router = Router(model.prompter.encode, sample, load_wording("short"), find_bases(directory / "task" / "bases"))
     questions = read_questions(directory / "task" / "questions" / "test.jsonl")
     modes, out = ["router", "no retrieval"], directory / "out"
@@ -45,6 +47,8 @@ def test_it_writes_traces_and_measures(directory):
     page = (directory / "out" / "router.html").read_text()
     assert page.count("The search ended: no response was in the format.") == 3
     assert page.count("data:image/png;base64,") == 3
+    assert reuse.num_reused_pictures > reuse.num_pictures / 2  # a response that cannot be read is sampled again
+    assert "pictures not seen again" in reuse.describe()
 
 
 def test_a_stopped_evaluation_goes_on_and_gives_the_same(directory, tmp_path):

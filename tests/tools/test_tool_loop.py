@@ -1,5 +1,7 @@
 """The loop with tools: what it asks, what it makes of calls, and why it ends, with turns written by the test."""
 
+import copy
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -9,6 +11,7 @@ from helpers.chat_model import write_chat_model
 from PIL import Image
 
 from r1vl_jax.chat.prompter import load_prompter
+from r1vl_jax.data.processor import Processor
 from r1vl_jax.data.prompts import EncodedPrompt, conversation
 from r1vl_jax.data.records import Record
 from r1vl_jax.tools.crop import crop
@@ -95,6 +98,7 @@ def test_the_policy_sees_the_part_of_the_picture_that_it_asked_for(prompter):
     ("call", "reason"),
     [
         ("{not json}", "expected JSON in <tool_call>, got '{not json}'"),
+        ("[" * 5000, "expected JSON in <tool_call>, got '[[["),
         ("[1]", 'expected {"name": NAME, "arguments": {...}} with a name of double'),
         ('{"name": "rm"}', "with a name of double"),
         ('{"name": "double", "arguments": {"x": 1}}', "double: expected arguments number, got {'x': 1}"),
@@ -113,6 +117,40 @@ def test_a_call_that_cannot_be_made_gets_the_reason(prompter, call, reason):
     assert episode.metrics["tool_failures"] == 1
 
 
+def test_a_call_that_is_cut_off_is_a_call_and_few_are_made_at_a_time(prompter):
+    cut = DOUBLE.removesuffix("\n</tool_call>")
+    assert roll_out(Script(prompter, cut, "8.")).metrics == {"tool_calls": 1.0, "tool_failures": 0.0}
+    assert roll_out(Script(prompter, DOUBLE * 20, "8.")).metrics["tool_calls"] == 8
+
+
+def test_a_failure_is_rewarded_once_a_turn(prompter):
+    bad = "<tool_call>x</tool_call>"
+    assert roll_out(Script(prompter, bad * 3, "2."), failure_reward=-0.5).turn_rewards == (-0.5, 0.0)
+
+
+def test_the_system_prompt_of_a_record_stays(prompter):
+    script = Script(prompter, "2.")
+    record = dataclasses.replace(RECORD, system="Be brief.")
+    ToolLoop(["helpers.my_tools:double"])([record], script)
+    system, _ = script.asked[0].turns
+    assert text_of(system).startswith("Be brief.\n\nBefore you answer")
+
+
+def test_tags_of_tools_are_the_tokens_that_a_model_has_for_them(prompter):
+    """As Qwen2.5-VL has; in the texts of users and in what tools say about other tags they are words."""
+    tokenizer = copy.deepcopy(prompter.processor.tokenizer)
+    tokenizer.add_tokens(["<tool_call>", "</tool_call>"])
+    processor = Processor(tokenizer, prompter.processor.image_processor)
+    other = dataclasses.replace(prompter, processor=processor)
+    id_of = tokenizer.get_vocab()
+    script = Script(other, f"{DOUBLE} <|im_end|>", "8.")
+    ToolLoop(["helpers.my_tools:double"])([dataclasses.replace(RECORD, problem="<image>A <tool_call>?")], script)
+    before, after = (other.encode(asked).token_S.tolist() for asked in script.asked)
+    assert before.count(id_of["<tool_call>"]) == 1  # of the introduction, and not of the question
+    assert after.count(id_of["<tool_call>"]) == 2
+    assert after.count(id_of["<|im_end|>"]) == before.count(id_of["<|im_end|>"]) + 2  # two turns more
+
+
 def test_several_calls_of_a_turn_are_answered_in_order(prompter):
     script = Script(prompter, f"{DOUBLE}{HALF}{DOUBLE.replace('4', '5')}", "Done.")
     roll_out(script)
@@ -124,8 +162,8 @@ def test_several_calls_of_a_turn_are_answered_in_order(prompter):
 
 def test_it_ends_at_the_most_turns_and_at_the_longest_prompt(prompter):
     assert roll_out(Script(prompter, *[DOUBLE] * 3), max_turns=2).ended == "limit"
-    short = Script(prompter, HALF, "unasked", max_length=700)
-    episode = roll_out(short)
+    first = len(roll_out(Script(prompter, "2")).turns[0].prompt.token_S)
+    episode = roll_out(Script(prompter, HALF, "unasked", max_length=first + 50))
     assert (episode.ended, len(episode.turns)) == ("prompt", 1)
 
 
@@ -141,9 +179,13 @@ def test_placeholders_that_a_policy_or_a_tool_writes_are_words(prompter):
         (["helpers.my_tools:undescribed"], {}, "docstring"),
         (["helpers.my_tools:absent"], {}, "has no attribute 'absent'"),
         (["helpers.my_tools"], {}, "module:function"),
-        ([], {}, "expected functions with names of their own"),
+        ([], {}, "tools: expected a list"),
+        ("helpers.my_tools:double", {}, "tools: expected a list, as .*, got 'helpers.my_tools:double'"),
         (["helpers.my_tools:double", "helpers.my_tools:double"], {}, "names of their own"),
-        (["helpers.my_tools:double"], {"max_turns": 0}, "at least 1"),
+        (["helpers.my_tools:double"], {"max_turns": 0}, "whole numbers of at least 1, got {'max_turns': 0}"),
+        (["helpers.my_tools:double"], {"max_turns": 2.5}, "whole numbers"),
+        (["helpers.my_tools:double"], {"failure_reward": float("nan")}, "a finite failure_reward"),
+        (["helpers.my_tools:double"], {"timeout_s": float("inf")}, "timeout_s above 0"),
     ],
 )
 def test_tools_that_cannot_be_used_are_refused(tools, settings, message):

@@ -81,15 +81,24 @@ def image_features(model: Qwen2VL, vision: PackedVision) -> Float[Array, "M D"]:
 
 
 def prefill(
-    model: Qwen2VL, prompts: PromptBatch, feature_MD: Float[Array, "M D"]
+    model: Qwen2VL,
+    prompts: PromptBatch,
+    feature_MD: Float[Array, "M D"],
+    known: PrefixCache | None = None,
+    first_column: Int[Array, ""] | int = 0,
 ) -> tuple[Float[Array, "P D"], PrefixCache]:
-    """As `Qwen2VL.prefill`, with the hidden states of the last column alone."""
+    """As `Qwen2VL.prefill`, with the hidden states of the last column alone.
+
+    Args:
+        known: keys and values of the columns before `first_column`, which are then not computed.
+    """
     config, size, mask_PS = model.definition.config, TOKENS_PER_CHUNK, prompts.mask_PS
     num_chunks = mask_PS.shape[1] // size
     first_chunk = jnp.argmax(jnp.any(mask_PS, axis=0)) // size  # prompts are padded on the left
+    first_unknown = jnp.maximum(first_chunk, first_column // size)
     angles = text_rope_angles(prompts.position_3PS, config)
 
-    def apply(layer: DecoderLayer, x_PSD: Float[Array, "P S D"]):
+    def apply(layer: DecoderLayer, x_PSD: Float[Array, "P S D"], *cache: Float[Array, "P K ..."]):
         def advance(chunk: Int[Array, ""], carry: Any) -> Any:
             x_PSD, cache = carry
             x_PCD = _read(x_PSD, chunk, size)
@@ -104,11 +113,12 @@ def prefill(
             attended = _attend(query, cache, is_visible, size=size, first=first_chunk, last=chunk)
             return _write(x_PSD, layer.add_residuals(x_PCD, attended), chunk), cache
 
-        empty = _empty_cache(x_PSD, config.num_key_value_heads, config.head_dim)
-        return jax.lax.fori_loop(first_chunk, num_chunks, advance, (x_PSD, empty))
+        cache = cache or _empty_cache(x_PSD, config.num_key_value_heads, config.head_dim)
+        return jax.lax.fori_loop(first_unknown, num_chunks, advance, (x_PSD, cache))
 
+    known_L = () if known is None else (jnp.stack(known.key_PKHS), jnp.stack(known.value_PKSH))
     x_PSD = model.embed(prompts.token_PS, prompts.feature_index_PS, feature_MD)
-    x_PSD, (key_LPKHS, value_LPKSH) = model.scan(model.text.layers, apply, x_PSD)
+    x_PSD, (key_LPKHS, value_LPKSH) = model.scan(model.text.layers, apply, x_PSD, *known_L)
     return model.text.norm(x_PSD[:, -1]), PrefixCache(list(key_LPKHS), list(value_LPKSH), mask_PS)
 
 

@@ -5,6 +5,8 @@ a prompt; so what is learned from, and counted, is the policy's own text alone.
 """
 
 import itertools
+import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from r1vl_jax.data.collate import TEXT
-from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER
+from r1vl_jax.data.collate import IMAGE, TEXT, VIDEO
+from r1vl_jax.data.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 from r1vl_jax.data.prompts import EncodedPrompt
 
 
@@ -66,6 +68,10 @@ class RolloutFunctionError(ValueError):
     """A rollout function raised, or returned what are no episodes; the message says which, where and why."""
 
 
+_PLACEHOLDERS = {IMAGE: IMAGE_PLACEHOLDER, VIDEO: VIDEO_PLACEHOLDER}
+OWN_METRICS = ("mean_turns", "ended")  # names that the trainer uses itself
+
+
 def check_episodes(name: str, episodes: Any, num_expected: int) -> list[Episode]:
     """What a rollout function returned, if it is one episode for each sample.
 
@@ -73,40 +79,58 @@ def check_episodes(name: str, episodes: Any, num_expected: int) -> list[Episode]
         RolloutFunctionError: it is not; says what was expected and found.
     """
     expected = f"rollout function {name}: expected a list of {num_expected} episodes"
-    if not isinstance(episodes, Sequence) or not all(isinstance(episode, Episode) for episode in episodes):
+    if not isinstance(episodes, list | tuple) or not all(isinstance(episode, Episode) for episode in episodes):
         raise RolloutFunctionError(f"{expected}, got {episodes!r:.200}")
     if len(episodes) != num_expected:
         raise RolloutFunctionError(f"{expected}, num_generations of each record, got {len(episodes)}")
     for number, episode in enumerate(episodes):
-        rewards = np.asarray(episode.reward_of_turns(), np.float64)
-        if rewards.shape != (len(episode.turns),) or not np.isfinite(rewards).all():
-            raise RolloutFunctionError(
-                f"rollout function {name}: episode {number}: expected a finite reward for each of its"
-                f" {len(episode.turns)} turns, or none, got {episode.turn_rewards!r:.200}"
-            )
-        if (names := set(episode.metrics)) != (expected_names := set(episodes[0].metrics)):
-            raise RolloutFunctionError(
-                f"rollout function {name}: episode {number}: expected metrics of the same names as the first,"
-                f" {sorted(expected_names)}, got {sorted(names)}"
-            )
+        if fault := _fault(episode, set(episodes[0].metrics or ())):
+            raise RolloutFunctionError(f"rollout function {name}: episode {number}: expected {fault}")
     return list(episodes)
+
+
+def _fault(episode: Episode, names: set[str]) -> str:
+    """What is wrong with an episode, as what was expected and found; "" if nothing is.
+
+    Args:
+        names: of the first episode's metrics.
+    """
+    if not isinstance(episode.turns, tuple) or not all(isinstance(turn, Turn) for turn in episode.turns):
+        return f"a tuple of turns that policy.sample gave, got {episode.turns!r:.200}"
+    rewards = episode.turn_rewards
+    if not isinstance(rewards, Sequence) or len(rewards) not in (0, len(episode.turns)) or not _are_finite(rewards):
+        return f"a finite reward for each of its {len(episode.turns)} turns, or none, got {rewards!r:.200}"
+    metrics = episode.metrics
+    if not isinstance(metrics, Mapping) or set(metrics) != names or not _are_finite(list(metrics.values())):
+        return f"metrics that are finite numbers, of the same names as the first, {sorted(names)}, got {metrics!r:.200}"
+    if taken := names.intersection(OWN_METRICS):
+        return f"metrics of other names than {', '.join(sorted(taken))}"
+    return "" if isinstance(episode.ended, str) else f"a word for `ended`, got {episode.ended!r:.100}"
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, numbers.Real) and math.isfinite(value) for value in values)
 
 
 def shown(episode: Episode, decode: Callable[[Sequence[int]], str]) -> Iterator[tuple[str, str]]:
     """What each turn was given, and what the policy wrote: a prompt without what it repeats of the turn before.
 
+    What the policy wrote in the turn before is learned from there, so that it is left out, too.
+
     Args:
         decode: token ids to text.
     """
-    before: list[int] = []
+    before, written = [], ""
     for turn in episode.turns:
         ids = turn.prompt.token_S.tolist()
-        num_repeated = len(before) if before and ids[: len(before)] == before else 0
-        yield "".join(_spell(ids[num_repeated:], turn.prompt.type_S[num_repeated:], decode)), turn.text
-        before = ids
+        goes_on = bool(before) and ids[: len(before)] == before
+        start = len(before) if goes_on else 0
+        given = "".join(_spell(ids[start:], turn.prompt.type_S[start:], decode))
+        yield given.removeprefix(written) if goes_on else given, turn.text
+        before, written = ids, turn.text
 
 
 def _spell(ids: Sequence[int], types: np.ndarray, decode: Callable[[Sequence[int]], str]) -> Iterator[str]:
     """The text of a prompt; what takes many tokens, an image, is a placeholder."""
     for kind, group in itertools.groupby(zip(ids, types, strict=True), lambda pair: pair[1]):
-        yield decode([token for token, _ in group]) if kind == TEXT else IMAGE_PLACEHOLDER
+        yield decode([token for token, _ in group]) if kind == TEXT else _PLACEHOLDERS[kind]

@@ -36,7 +36,7 @@ class Policy:
         sampler: of one completion a prompt.
         num_generations: episodes of each record.
         max_rows: prompts of this process that are sampled at a time, a multiple of `row_multiple`.
-        row_multiple: devices of this process that rows are divided over.
+        row_multiple: what the rows of this process are divided over, in sampling and in learning.
         key: of the update; each call of `sample` has random numbers of its own.
     """
 

@@ -1,6 +1,7 @@
 """Makes the batches of StepGRPO updates from episodes: each turn is a row, with an advantage from its episode."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,7 +112,7 @@ class EpisodeWorker:
                 vocabulary=self.rewarder.vocabulary,
                 num_generations=self.sampler.num_generations,
                 max_rows=num_episodes,
-                row_multiple=self.loader.num_local_shards,
+                row_multiple=math.lcm(self.loader.num_local_shards, -(-sampler.num_shards // processes.count())),
                 key=step_key(self.seed, step),
             )
             try:

@@ -1,13 +1,18 @@
 """Episodes: what a rollout function may return, and what of them is shown."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from r1vl_jax.arrays import Completions
+from r1vl_jax.config import Loss
 from r1vl_jax.data.collate import IMAGE, TEXT
 from r1vl_jax.data.prompts import EncodedPrompt
 from r1vl_jax.training.multi_turn import Episode, RolloutFunctionError, Turn
 from r1vl_jax.training.multi_turn.episode import check_episodes, shown
 from r1vl_jax.training.multi_turn.policy import choose_num_rows
+from r1vl_jax.training.multi_turn.worker import EpisodeWorker
 
 
 def turn(prompt: str, text: str = "ok") -> Turn:
@@ -29,7 +34,14 @@ def turn(prompt: str, text: str = "ok") -> Turn:
             "episode 1: expected a finite reward for each of its 1 turns",
         ),
         ([Episode((turn("a"),), (float("nan"),)), Episode(())], "episode 0: expected a finite reward"),
-        ([Episode(()), Episode((), metrics={"calls": 1.0})], "episode 1: expected metrics of the same names"),
+        ([Episode(()), Episode((), metrics={"calls": 1.0})], "episode 1: expected metrics that are finite numbers"),
+        ([Episode(("a",)), Episode(())], "episode 0: expected a tuple of turns that policy.sample gave"),
+        ([Episode((turn("a"),), ("1",)), Episode(())], "episode 0: expected a finite reward"),
+        ([Episode((turn("a"),), None), Episode(())], "episode 0: expected a finite reward"),
+        ([Episode((), metrics={"q": "1"})] * 2, "episode 0: expected metrics that are finite numbers"),
+        ([Episode((), metrics=None)] * 2, "episode 0: expected metrics that are finite numbers"),
+        ([Episode((), metrics={"mean_turns": 1.0})] * 2, "episode 0: expected metrics of other names than mean_turns"),
+        ([Episode((), ended=3)] * 2, "episode 0: expected a word for `ended`, got 3"),
     ],
 )
 def test_what_are_no_episodes_is_refused(episodes, message):
@@ -45,7 +57,7 @@ def test_rewards_of_turns_are_zero_unless_given():
 def test_a_prompt_is_shown_without_what_it_repeats():
     episode = Episode((turn("##Q?", "call"), turn("##Q?call:12", "more"), turn("other#", "end")))
     decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
-    assert list(shown(episode, decode)) == [("<image>Q?", "call"), ("call:12", "more"), ("other<image>", "end")]
+    assert list(shown(episode, decode)) == [("<image>Q?", "call"), (":12", "more"), ("other<image>", "end")]
 
 
 @pytest.mark.parametrize(
@@ -62,3 +74,15 @@ def test_a_prompt_is_shown_without_what_it_repeats():
 )
 def test_rows_are_of_few_numbers_that_devices_divide(num_prompts, max_rows, multiple, expected):
     assert choose_num_rows(num_prompts, max_rows, multiple) == expected
+
+
+@pytest.mark.parametrize(("loss_type", "expected"), [("grpo", 3.0), ("dr_grpo", 24.0), ("bnpo", 5.0), ("dapo", 5.0)])
+def test_padding_is_no_row(loss_type, expected):
+    """Of three turns with five tokens, in four rows."""
+    mask_BT = np.zeros((4, 6), bool)
+    mask_BT[:3] = np.arange(6) < np.array([[2], [2], [1]])
+    worker = SimpleNamespace(
+        learner=SimpleNamespace(loss=Loss(loss_type=loss_type)), sampler=SimpleNamespace(max_length=8)
+    )
+    rows = SimpleNamespace(completions=Completions(np.zeros((4, 6), np.int32), mask_BT))
+    assert float(EpisodeWorker._denominator(worker, rows, 3)) == expected
