@@ -21,6 +21,7 @@ from r1vl_jax.train import run
 
 REPOSITORY = Path(__file__).parents[2]
 NUM_STEPS = 3
+NUM_OTHER_CALLS = 3  # of the reward function: it is tried before the run, and called by two evaluations
 
 
 def get_config() -> ConfigDict:
@@ -37,15 +38,12 @@ def get_config() -> ConfigDict:
 
 
 def odd_bytes(prompts, completions, **columns) -> list[float]:
-    """A reward that depends on every byte. Kills process 1 while it scores the last rollout, once.
-
-    Before the first rollout it is tried on made-up completions.
-    """
-    tally = Path(os.environ["R1VL_TEST_DATA"]).with_name("rollouts scored")
+    """A reward that depends on every byte. Kills process 1 while it scores the last rollout, once."""
+    tally = Path(os.environ["R1VL_TEST_DATA"]).with_name("calls")
     if os.environ.get("JAX_PROCESS_ID") == "1":
         with tally.open("a") as file:
             file.write(".")
-        if len(tally.read_text()) == 1 + NUM_STEPS:
+        if len(tally.read_text()) == NUM_OTHER_CALLS + NUM_STEPS:
             _wait_until_process_0_has_logged_an_update()
             os.kill(os.getpid(), signal.SIGKILL)
     return [sum(text.encode()) % 5 / 5 for text in completions]
