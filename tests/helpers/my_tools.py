@@ -32,8 +32,9 @@ def hang(seconds: float) -> str:
     Args:
         seconds: to sleep.
     """
+    start = time.monotonic()
     time.sleep(seconds)
-    return "awake"
+    return f"{start} {time.monotonic()}"
 
 
 def exit_at_once(code: int) -> str:

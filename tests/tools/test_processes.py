@@ -17,7 +17,7 @@ NAMES = [f"helpers.my_tools:{name}" for name in TOOLS.split()]
 
 @pytest.fixture(scope="module")
 def processes():
-    tools = ToolProcesses(NAMES, num_processes=2, timeout_s=1.0)
+    tools = ToolProcesses(NAMES, num_processes=2, timeout_s=3.0)
     yield tools
     tools.close()
 
@@ -32,11 +32,11 @@ def call(processes: ToolProcesses, name: str, **arguments) -> Result:
     [
         ("fail", {"number": 3}, "KeyError: 3"),
         ("double", {"numbers": 3}, "unexpected keyword argument 'numbers'"),
-        ("hang", {"seconds": 60}, "it took more than 1 seconds"),
+        ("hang", {"seconds": 60}, "it took more than 3 seconds"),
         ("exit_at_once", {"code": 0}, "its process ended"),
         ("nonsense", {"number": 1}, "expected texts, numbers or pictures, got {'number': 1}"),
         ("unsendable", {"number": 1}, "expected texts, numbers or pictures, got <function"),
-        ("start_another", {"seconds": 77}, "it took more than 1 seconds"),
+        ("start_another", {"seconds": 77}, "it took more than 3 seconds"),
         ("power", {"exponent": 5000}, "Exceeds the limit (4300 digits)"),
         ("repeat", {"text": "x", "times": 10**8}, "a result of 100,000,000 characters; at most 100,000 are taken"),
         ("draw", {"mode": "RGB", "width": 0, "height": 0}, "a picture of 0 x 0 pixels"),
@@ -113,10 +113,9 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 
 def test_calls_run_side_by_side(processes):
     processes.call([Call("helpers.my_tools:double", {"number": 1})] * 2)  # both processes are there
-    start = time.monotonic()
     results = processes.call([Call("helpers.my_tools:hang", {"seconds": 0.6})] * 2)
-    assert [result.parts for result in results] == [("awake",)] * 2
-    assert time.monotonic() - start < 1.1
+    (start, end), (other_start, other_end) = (map(float, result.parts[0].split()) for result in results)
+    assert max(start, other_start) < min(end, other_end)
 
 
 def test_a_module_that_cannot_be_imported_is_an_error():
